@@ -1,0 +1,98 @@
+"""Every worded error on user input, in one voice: what was got, what was expected, what to try.
+
+Knows nothing of models. Every other room raises through `refuse` or one of the checks built on it, so that the
+command line can turn any bad value into one line and exit status 2.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+
+import torch
+
+__all__ = ["InputError", "refuse"]
+
+
+class InputError(ValueError):
+    """A value given by the user cannot be used; the message is one line that says what to do instead."""
+
+
+def refuse(subject: str, got: object, expected: str, suggestion: str = "") -> NoReturn:
+    """Raise `InputError`: "subject: got ..., expected ...; try ...".
+
+    `got` is shown as it is when it is a string, else by its repr; line breaks are flattened so the error is one line.
+    """
+    text = f"{subject}: got {got if isinstance(got, str) else repr(got)}, expected {expected}"
+    text = f"{text}; {suggestion}" if suggestion else text
+    raise InputError(" ".join(text.split()))
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A suggestion, "did you mean 'x'?", when a choice is close to `name`; else the empty string."""
+    close = difflib.get_close_matches(name, list(choices), n=1)
+    return f"did you mean '{close[0]}'?" if close else ""
+
+
+def choice(subject: str, value: object, choices: Iterable[str]) -> str:
+    """`value` if it is one of `choices`."""
+    names = list(choices)
+    if not isinstance(value, str) or value not in names:
+        refuse(subject, repr(value), "one of " + ", ".join(names), nearest(str(value), names))
+    return value
+
+
+def integer(subject: str, value: object, minimum: int = 1) -> int:
+    """`value` if it is an integer (not a bool) of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        refuse(subject, value, f"an integer >= {minimum}")
+    return value
+
+
+def number(subject: str, value: object, minimum: float = -math.inf, exclusive: bool = False) -> float:
+    """`value` as a float if it is finite and at least (or, `exclusive`, above) `minimum`."""
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or value < minimum or (exclusive and value == minimum):  # type: ignore[operator]
+        bound = "" if minimum == -math.inf else f" {'>' if exclusive else '>='} {minimum:g}"
+        refuse(subject, value, f"a finite number{bound}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def sizes(subject: str, value: object) -> tuple[int, ...]:
+    """`value` as a tuple of positive integers; a single integer counts as a tuple of one."""
+    items = (value,) if isinstance(value, int) else value
+    if not isinstance(items, Sequence) or isinstance(items, str):
+        refuse(subject, value, "a sequence of positive integers")
+    return tuple(integer(f"{subject}[{i}]", item) for i, item in enumerate(items))
+
+
+def options(subject: str, value: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Every key of `value` is one of `known`."""
+    names = list(known)
+    for key in value:
+        if key not in names:
+            refuse(subject, repr(key), f"one of {', '.join(names)}" if names else "no option", nearest(key, names))
+
+
+def data(subject: str, x: object, event_shape: tuple[int, ...], minimum_rows: int = 1) -> torch.Tensor:
+    """`x` as data: a finite float tensor (N, *event_shape) with N >= `minimum_rows`."""
+    if not isinstance(x, torch.Tensor):
+        refuse(subject, type(x).__name__, "a torch.Tensor", "wrap it with torch.as_tensor(..., dtype=torch.float32)")
+    shape = f"(N, {', '.join(map(str, event_shape))})"
+    if tuple(x.shape[1:]) != event_shape or x.dim() != len(event_shape) + 1:
+        hint = " or x[None] for a single datum" if tuple(x.shape) == event_shape else ""
+        refuse(f"{subject}'s shape", str(tuple(x.shape)), shape, f"use x.reshape(-1, {', '.join(map(str, event_shape))}){hint}")
+    if len(x) < minimum_rows:
+        refuse(f"{subject}'s number of rows", len(x), f"at least {minimum_rows}")
+    return finite(subject, x)
+
+
+def finite(subject: str, x: torch.Tensor) -> torch.Tensor:
+    """`x` if it is floating point with neither NaN nor infinity in it."""
+    if not x.is_floating_point():
+        refuse(f"{subject}'s dtype", str(x.dtype), "a floating-point dtype", "use x.float(), scaled to [0, 1] if it holds pixels")
+    bad = int((~torch.isfinite(x)).sum())
+    if bad:
+        where = (~torch.isfinite(x)).flatten(1).any(1).nonzero()[0].item()
+        refuse(subject, f"{bad} NaN or infinite values (first in row {where})", "finite numbers", "drop or impute those rows")
+    return x
