@@ -81,7 +81,12 @@ def data(subject: str, x: object, event_shape: tuple[int, ...], minimum_rows: in
     shape = f"(N, {', '.join(map(str, event_shape))})"
     if tuple(x.shape[1:]) != event_shape or x.dim() != len(event_shape) + 1:
         hint = " or x[None] for a single datum" if tuple(x.shape) == event_shape else ""
-        refuse(f"{subject}'s shape", str(tuple(x.shape)), shape, f"use x.reshape(-1, {', '.join(map(str, event_shape))}){hint}")
+        refuse(
+            f"{subject}'s shape",
+            str(tuple(x.shape)),
+            shape,
+            f"use x.reshape(-1, {', '.join(map(str, event_shape))}){hint}",
+        )
     if len(x) < minimum_rows:
         refuse(f"{subject}'s number of rows", len(x), f"at least {minimum_rows}")
     return finite(subject, x)
@@ -90,9 +95,19 @@ def data(subject: str, x: object, event_shape: tuple[int, ...], minimum_rows: in
 def finite(subject: str, x: torch.Tensor) -> torch.Tensor:
     """`x` if it is floating point with neither NaN nor infinity in it."""
     if not x.is_floating_point():
-        refuse(f"{subject}'s dtype", str(x.dtype), "a floating-point dtype", "use x.float(), scaled to [0, 1] if it holds pixels")
+        refuse(
+            f"{subject}'s dtype",
+            str(x.dtype),
+            "a floating-point dtype",
+            "use x.float(), scaled to [0, 1] if it holds pixels",
+        )
     bad = int((~torch.isfinite(x)).sum())
     if bad:
         where = (~torch.isfinite(x)).flatten(1).any(1).nonzero()[0].item()
-        refuse(subject, f"{bad} NaN or infinite values (first in row {where})", "finite numbers", "drop or impute those rows")
+        refuse(
+            subject,
+            f"{bad} NaN or infinite values (first in row {where})",
+            "finite numbers",
+            "drop or impute those rows",
+        )
     return x
