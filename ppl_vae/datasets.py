@@ -158,7 +158,7 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     if raw[:4] != magic:
         checks.refuse(f"magic number of {path}", raw[:4].hex() or "an empty file", f"{magic.hex()} (idx, uint8)")
     header = 4 + 4 * len(shape)
-    got = tuple(np.frombuffer(raw[4:header], dtype=">u4").tolist())
+    got = tuple(np.frombuffer(raw[4:header].ljust(header - 4, b"\0"), dtype=">u4").tolist())
     if got != shape or len(raw) - header != np.prod(shape):
         checks.refuse(f"array in {path}", f"sizes {got} and {len(raw) - header} values", f"sizes {shape}")
     return np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape)
@@ -189,7 +189,8 @@ def _read_pickled_frames(path: Path) -> np.ndarray:
     with path.open("rb") as file:
         # Python 2 kept array bytes in its str type; latin1 maps each byte to the character of the same number.
         content = _ArrayUnpickler(file, encoding="latin1").load()
-    if not (isinstance(content, list) and isinstance(content[0], np.ndarray) and content[0].size == 1965 * 560):
+    shapes = [getattr(item, "shape", None) for item in content] if isinstance(content, list) else []
+    if shapes != [(1965, 560)]:
         checks.refuse(f"pickle in {path}", type(content).__name__, "a list of one array (1965, 560)")
     return content[0].reshape(1965, 28, 20)
 
