@@ -6,7 +6,7 @@ command line can turn any bad value into one line and exit status 2.
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -93,21 +93,39 @@ def data(subject: str, x: object, event_shape: tuple[int, ...], minimum_rows: in
 
 
 def finite(subject: str, x: torch.Tensor) -> torch.Tensor:
-    """`x` if it is floating point with neither NaN nor infinity in it."""
+    """`x` if it is uint8, or floating point with neither NaN nor infinity in it; looked at block by block."""
+    if x.dtype == torch.uint8:
+        return x
     if not x.is_floating_point():
-        refuse(
-            f"{subject}'s dtype",
-            str(x.dtype),
-            "a floating-point dtype",
-            "use x.float(), scaled to [0, 1] if it holds pixels",
-        )
-    bad = int((~torch.isfinite(x)).sum())
-    if bad:
-        where = (~torch.isfinite(x)).flatten(1).any(1).nonzero()[0].item()
-        refuse(
-            subject,
-            f"{bad} NaN or infinite values (first in row {where})",
-            "finite numbers",
-            "drop or impute those rows",
-        )
+        refuse(f"{subject}'s dtype", str(x.dtype), "floating point, or uint8 pixels", "use x.float()")
+    for start, rows in _blocks(x):
+        bad = ~torch.isfinite(rows)
+        if bad.any():
+            row = start + int(bad.flatten(1).any(1).nonzero()[0])
+            refuse(
+                subject,
+                f"{int(bad.sum())} NaN or infinite values from row {row} on",
+                "finite numbers",
+                "drop or impute them",
+            )
     return x
+
+
+def inside(subject: str, x: torch.Tensor, support: tuple[float, float], owner: str) -> torch.Tensor:
+    """`x` if all of it lies in the closed interval `support`, which is what `owner` is defined on."""
+    low, high = support
+    if (low, high) == (-math.inf, math.inf) or x.dtype == torch.uint8:
+        return x
+    for start, rows in _blocks(x):
+        wrong = (rows < low) | (rows > high)
+        if wrong.any():
+            row = start + int(wrong.flatten(1).any(1).nonzero()[0])
+            refuse(f"{subject} for {owner}", f"values outside [{low:g}, {high:g}] from row {row} on", "values inside",
+                   "rescale x, or use a normal likelihood")  # fmt: skip
+    return x
+
+
+def _blocks(x: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    """(first row, rows) of blocks small enough that data mapped from a disk are never held whole."""
+    size = max(1, 4_000_000 // max(1, x[:1].numel()))
+    return ((start, x[start : start + size]) for start in range(0, len(x), size))

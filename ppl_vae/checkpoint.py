@@ -1,0 +1,212 @@
+"""Save, load and resume: one safetensors file whose header holds JSON. Atomic, checked, and never executes what it reads.
+
+Knows files, hashes and a VAE's configuration; knows nothing of how a run goes on. Code of a user's own that a
+checkpoint names runs only if this user trained with that very file here (path and sha256 remembered in the user's
+own folder) or says `trust_code=True`.
+"""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import platformdirs
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from ppl_vae import __version__, checks
+from ppl_vae.priors.user_code import is_reference, reference_file
+from ppl_vae.vae import VAE, VAEConfig, build
+
+__all__ = ["CHECKPOINT", "atomic_write", "load", "read_tensors", "remember_code", "run_lock", "save", "write_tensors"]
+
+CHECKPOINT = "checkpoint.safetensors"
+FORMAT = "ppl-vae-1"
+# packages a checkpoint may name a prior or posterior in; any other module's code is not run on a checkpoint's word
+TRUSTED_PACKAGES = ("ppl_vae",)
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that appears at `path` whole, after its bytes are on the disk, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Write tensors and a JSON header as one safetensors file, atomically, with a digest of the tensors' bytes."""
+    kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    text = json.dumps({**header, "format": FORMAT, "version": __version__, "sha256": _digest(kept)})
+    try:
+        with atomic_write(path) as file:
+            file.write(to_bytes(kept, metadata={"ppl_vae": text}))
+    except OSError as error:
+        checks.refuse(f"saving {path}", f"{type(error).__name__}: {error.strerror}", "a disk that takes the file",
+                      "free some space; the file that was there before is whole")  # fmt: skip
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name}{tensors[name].dtype}{tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and header of a file written by `write_tensors`. `InputError` if missing, damaged or another kind."""
+    if not path.is_file():
+        checks.refuse("checkpoint", f"no file {path}", "a file written by save or fit(checkpoint=...)")
+    expected = "a whole safetensors file of this library"
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("ppl_vae", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        checks.refuse(f"checkpoint {path}", f"{type(error).__name__}: {error}", expected, "use an earlier checkpoint")
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        checks.refuse(f"checkpoint {path}", "a file without this library's header", f"format {FORMAT}")
+    if header.get("sha256") != _digest(tensors):
+        checks.refuse(
+            f"checkpoint {path}", "bytes that do not match their checksum", expected, "use an earlier checkpoint"
+        )
+    return tensors, header
+
+
+def config_to_json(config: VAEConfig) -> dict[str, Any]:
+    """The configuration in plain JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def config_from_json(values: Any) -> VAEConfig:
+    """The configuration written by `config_to_json`; `InputError` for unknown fields or bad values."""
+    if not isinstance(values, dict):
+        checks.refuse("config", type(values).__name__, "a JSON object of VAEConfig's fields")
+    checks.options("config", values, [field.name for field in dataclasses.fields(VAEConfig)])
+    return VAEConfig(**values)
+
+
+def save(vae: VAE, path: str | os.PathLike[str]) -> None:
+    """Write configuration, parameters and buffers to one file at `path`, atomically."""
+    write_tensors(Path(path), vae.state_dict(), model_header(vae))
+    remember_code(vae.config)
+
+
+def model_header(vae: VAE) -> dict[str, Any]:
+    """What a file needs besides tensors for `load` to build the VAE again."""
+    return {"config": config_to_json(vae.config), "num_data": vae.num_data, "code": _code_hashes(vae.config)}
+
+
+def load(path: str | os.PathLike[str], prior: Any = None, posterior: Any = None, trust_code: bool = False) -> VAE:
+    """The VAE saved at `path`, a file or a run's folder (its best epoch, if it stopped early), in evaluation mode.
+
+    `prior` and `posterior` stand in for objects that were given to `build` and that no reference names. A user's file
+    the checkpoint refers to is run only if unchanged since it was trained with here, or with `trust_code=True`.
+    """
+    file = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
+    tensors, header = read_tensors(file)
+    config = config_from_json(header.get("config"))
+    for name, given in ((config.prior, prior), (config.posterior, posterior)):
+        if given is None and is_reference(name) and not trust_code:
+            _check_trusted(name)
+    vae = build(config, prior=prior, posterior=posterior, num_data=header.get("num_data"))
+    best = {n.removeprefix("training/best/"): t for n, t in tensors.items() if n.startswith("training/best/")}
+    load_state(vae, best or {n: t for n, t in tensors.items() if not n.startswith("training/")}, file)
+    return vae.eval()
+
+
+def load_state(vae: VAE, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Copy parameters and buffers into the VAE; `InputError` if names or shapes differ."""
+    own = vae.state_dict()
+    wrong = [
+        n for n in own.keys() | tensors.keys() if n not in own or n not in tensors or own[n].shape != tensors[n].shape
+    ]
+    if wrong:
+        checks.refuse(
+            f"checkpoint {source}", f"other tensors ({', '.join(sorted(wrong)[:3])})", "this configuration's tensors"
+        )
+    vae.load_state_dict(dict(tensors))
+
+
+def _trust_file() -> Path:
+    return Path(os.environ.get("PPL_VAE_TRUST", platformdirs.user_data_path("ppl-vae") / "trusted-code.json"))
+
+
+def _code_hashes(config: VAEConfig) -> dict[str, str]:
+    files = [reference_file(name) for name in (config.prior, config.posterior) if is_reference(name)]
+    return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f is not None and f.is_file()}
+
+
+def _trusted() -> dict[str, list[str]]:
+    try:
+        return json.loads(_trust_file().read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def remember_code(config: VAEConfig) -> None:
+    """Note, in this user's own folder, the path and sha256 of the files whose code this process ran for `config`."""
+    hashes = _code_hashes(config)
+    known = _trusted()
+    if all(sha in known.get(path, []) for path, sha in hashes.items()):
+        return
+    for path, sha in hashes.items():
+        known[path] = [*known.get(path, []), sha]
+    with atomic_write(_trust_file()) as file:
+        file.write(json.dumps(known, indent=1).encode())
+
+
+def _check_trusted(reference: str) -> None:
+    path, suggestion = reference_file(reference), "read the code, then load with trust_code=True (--trust-code)"
+    if path is None:
+        package = reference.partition(":")[0].partition(".")[0]
+        if package not in TRUSTED_PACKAGES:
+            checks.refuse("checkpoint", f"code in module '{reference}'", "code of this library", suggestion)
+    elif not path.is_file():
+        checks.refuse(
+            "checkpoint", f"a prior in {path}, which is not there", "the file it was trained with", "or pass prior=..."
+        )
+    elif hashlib.sha256(path.read_bytes()).hexdigest() not in _trusted().get(str(path), []):
+        checks.refuse(
+            "checkpoint", f"code in {path} that was not trained with here", "a file this user trained with", suggestion
+        )
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold a run's folder for one process; a second one is refused. The lock goes with the process, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            checks.refuse(
+                f"run folder {folder}", "another process at work in it", "one process a folder", "choose another --out"
+            )
+        yield

@@ -1,0 +1,107 @@
+"""The mean-field guide: one head a site, of the prior's own family where that gives a closed-form KL.
+
+Knows latent sites and an encoder network. It knows nothing of the model it will be used with.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import pyro
+import pyro.distributions as dist
+from torch import Tensor, nn
+from torch.distributions import biject_to
+from torch.nn.functional import softplus
+
+from ppl_vae.guides.sites import LatentSite
+from ppl_vae.networks import initialize
+
+__all__ = ["DiagonalGuide", "split_heads"]
+
+Head = Callable[[Tensor, Tensor], dist.TorchDistribution]
+
+
+def _normal(location: Tensor, log_variance: Tensor) -> dist.TorchDistribution:
+    return dist.Normal(location, (0.5 * log_variance).exp(), validate_args=False)
+
+
+def _log_normal(location: Tensor, log_variance: Tensor) -> dist.TorchDistribution:
+    return dist.LogNormal(location, (0.5 * log_variance).exp(), validate_args=False)
+
+
+def _laplace(location: Tensor, log_scale: Tensor) -> dist.TorchDistribution:
+    return dist.Laplace(location, log_scale.exp(), validate_args=False)
+
+
+def _positive(raw: Tensor) -> Tensor:
+    return softplus(raw) + 1e-3  # shapes below a thousandth have densities that single precision cannot hold
+
+
+def _beta(first: Tensor, second: Tensor) -> dist.TorchDistribution:
+    return dist.Beta(_positive(first), _positive(second), validate_args=False)
+
+
+def _gamma(first: Tensor, second: Tensor) -> dist.TorchDistribution:
+    return dist.Gamma(_positive(first), _positive(second), validate_args=False)
+
+
+# families whose KL to a member of the same family has a closed form
+HEADS: dict[type, Head] = {
+    dist.Normal: _normal,
+    dist.LogNormal: _log_normal,
+    dist.Laplace: _laplace,
+    dist.Beta: _beta,
+    dist.Gamma: _gamma,
+}
+
+
+def site_distribution(site: LatentSite, first: Tensor, second: Tensor) -> dist.TorchDistribution:
+    """q of one site from its head's two parameters, each (*, *unconstrained_shape); batch shape (*,).
+
+    The prior's own family where `HEADS` has it; else a Normal pushed through `biject_to(support)`.
+    """
+    event_dim = len(site.event_shape)
+    if site.family in HEADS:
+        return HEADS[site.family](first, second).to_event(event_dim)
+    normal = _normal(first, second).to_event(len(site.unconstrained_shape))
+    transform = biject_to(site.support)
+    return normal if _is_real(site) else dist.TransformedDistribution(normal, [transform], validate_args=False)
+
+
+def _is_real(site: LatentSite) -> bool:
+    support = getattr(site.support, "base_constraint", site.support)
+    return support is dist.constraints.real or site.support is dist.constraints.real_vector
+
+
+def split_heads(outputs: Tensor, sites: Sequence[LatentSite], per_site: int = 2) -> list[tuple[Tensor, ...]]:
+    """One product's outputs (*, sum of sizes) -> for each site `per_site` tensors (*, *unconstrained_shape)."""
+    sizes = [per_site * math.prod(site.unconstrained_shape) for site in sites]
+    parts = outputs.split(sizes, -1)
+    return [tuple(t.reshape(*t.shape[:-1], *site.unconstrained_shape) for t in part.chunk(per_site, -1))
+            for part, site in zip(parts, sites, strict=True)]  # fmt: skip
+
+
+class DiagonalGuide(nn.Module):
+    """q(z|x) = prod over sites s and coordinates j of q_sj(z_sj; parameters from the encoder's features of x).
+
+    For a Normal site: N(m_j(x), exp(l_j(x))), m and l from one linear head of the features h(x), shape (M, H).
+    """
+
+    mean_field = True
+
+    def __init__(
+        self, encoder: nn.Module, feature_size: int, sites: Sequence[LatentSite], init: str = "fan_in"
+    ) -> None:
+        super().__init__()
+        self.encoder, self.sites = encoder, tuple(sites)
+        size = sum(2 * math.prod(site.unconstrained_shape) for site in sites)
+        self.heads = initialize(nn.Linear(feature_size, size), init, "tanh")
+
+    def distributions(self, x: Tensor) -> dict[str, dist.TorchDistribution]:
+        """q of every site given x (M, *event_shape), batch shape (M,)."""
+        parts = split_heads(self.heads(self.encoder(x)), self.sites)
+        return {site.name: site_distribution(site, *part) for site, part in zip(self.sites, parts, strict=True)}
+
+    def forward(self, x: Tensor) -> None:
+        """Sample every latent site, in the prior's order."""
+        for name, q in self.distributions(x).items():
+            pyro.sample(name, q)

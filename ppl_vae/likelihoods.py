@@ -1,0 +1,145 @@
+"""Decoder heads: a network's outputs -> the Pyro distribution of x.
+
+Each likelihood is a module with `num_outputs` (how many maps of the event's shape the decoder network has to give it)
+and `forward(outputs, x=None) -> distribution`, batch shape (*,), event shape `event_shape`. It knows nothing of
+latents, priors or guides. Argument checks are switched off per distribution, not globally: grey pixels under a
+Bernoulli are the reports' objective although they are no draws of it, and the data are checked once before a run.
+"""
+
+import math
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from ppl_vae import checks
+
+__all__ = ["LIKELIHOODS", "build_likelihood"]
+
+MEANS = {"identity": lambda outputs: outputs, "sigmoid": torch.sigmoid}
+
+
+class Bernoulli(nn.Module):
+    """log p(x|z) = sum_d [x_d l_d - softplus(l_d)], l (*, *event_shape) the logits.
+
+    With grey x in [0, 1] this is the reports' objective and not the density of anything (the data's own entropy caps
+    it near -45.5 nats on MNIST): never put it beside numbers of binary data.
+    """
+
+    num_outputs = 1
+    support = (0.0, 1.0)
+
+    def __init__(self, event_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.event_dim = len(event_shape)
+
+    def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
+        logits = outputs.select(-self.event_dim - 1, 0)
+        return dist.Bernoulli(logits=logits, validate_args=False).to_event(self.event_dim)
+
+
+class ContinuousBernoulli(nn.Module):
+    """log p(x|z) = sum_d [x_d l_d - softplus(l_d) + log C(l_d)] on [0, 1]: the Bernoulli objective, normalised.
+
+    Source: The continuous Bernoulli: fixing a pervasive error in variational autoencoders (2019), section 3.
+    """
+
+    num_outputs = 1
+    support = (0.0, 1.0)
+
+    def __init__(self, event_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.event_dim = len(event_shape)
+
+    def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
+        logits = outputs.select(-self.event_dim - 1, 0)
+        return dist.ContinuousBernoulli(logits=logits, validate_args=False).to_event(self.event_dim)
+
+
+class NormalUnit(nn.Module):
+    """log p(x|z) = -1/2 ||x - m||^2 - D/2 log 2 pi, m (*, *event_shape) the mean: unit variance."""
+
+    num_outputs = 1
+    support = (-math.inf, math.inf)
+
+    def __init__(self, event_shape: tuple[int, ...], mean: str = "identity") -> None:
+        super().__init__()
+        self.event_dim = len(event_shape)
+        self.mean = checks.choice("likelihood_options.mean", mean, MEANS)
+
+    def scale(self, mean: Tensor, x: Tensor | None) -> Tensor:
+        """The standard deviation, broadcastable to the mean's shape, in units of x."""
+        return mean.new_ones(())
+
+    def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
+        mean = MEANS[self.mean](outputs.select(-self.event_dim - 1, 0))
+        return dist.Normal(mean, self.scale(mean, x), validate_args=False).to_event(self.event_dim)
+
+
+class NormalShared(NormalUnit):
+    """log p(x|z) = log N(x; m, s^2 I) with one learned scale s = exp(log_scale), a parameter of the model."""
+
+    def __init__(self, event_shape: tuple[int, ...], mean: str = "identity", initial_scale: float = 1.0) -> None:
+        super().__init__(event_shape, mean)
+        initial = checks.number("likelihood_options.initial_scale", initial_scale, 0.0, exclusive=True)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(initial)))
+
+    def scale(self, mean: Tensor, x: Tensor | None) -> Tensor:
+        return self.log_scale.exp()
+
+
+class NormalOptimal(NormalUnit):
+    """log p(x|z) = log N(x; m, s*^2 I), s*^2 = mean of (x - m)^2 over the batch: the scale that maximises it.
+
+    The scale of a batch is used while training only; a running mean over training batches is kept and used in
+    evaluation, so no held-out likelihood looks at its own batch. Source: Simple and effective VAE training with
+    calibrated decoders (2020), section 4.2.
+    """
+
+    def __init__(self, event_shape: tuple[int, ...], mean: str = "identity", momentum: float = 0.01) -> None:
+        super().__init__(event_shape, mean)
+        self.momentum = checks.number("likelihood_options.momentum", momentum, 0.0, exclusive=True)
+        self.register_buffer("variance", torch.ones(()))
+
+    def scale(self, mean: Tensor, x: Tensor | None) -> Tensor:
+        variance: Tensor = self.variance  # type: ignore[assignment]
+        if self.training and x is not None:
+            batch_variance = (x - mean).square().mean().clamp(min=1e-8)
+            variance.mul_(1 - self.momentum).add_(batch_variance.detach(), alpha=self.momentum)
+            variance = batch_variance
+        return variance.sqrt()
+
+
+class NormalPixelwise(NormalUnit):
+    """log p(x|z) = sum_d log N(x_d; m_d, f^2 + exp(l_d)): a log-variance head l with a floor f, in units of x.
+
+    The floor bounds the density, which is unbounded on 8-bit data otherwise; the default is one grey level, 1/256.
+    """
+
+    num_outputs = 2
+
+    def __init__(self, event_shape: tuple[int, ...], mean: str = "identity", scale_floor: float = 1 / 256) -> None:
+        super().__init__(event_shape, mean)
+        self.scale_floor = checks.number("likelihood_options.scale_floor", scale_floor, 0.0)
+
+    def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
+        location, log_variance = outputs.unbind(-self.event_dim - 1)
+        scale = (log_variance.exp() + self.scale_floor**2).sqrt()
+        return dist.Normal(MEANS[self.mean](location), scale, validate_args=False).to_event(self.event_dim)
+
+
+LIKELIHOODS = {
+    "bernoulli": (Bernoulli, ()),
+    "continuous_bernoulli": (ContinuousBernoulli, ()),
+    "normal_unit": (NormalUnit, ("mean",)),
+    "normal_shared": (NormalShared, ("mean", "initial_scale")),
+    "normal_optimal": (NormalOptimal, ("mean", "momentum")),
+    "normal_pixelwise": (NormalPixelwise, ("mean", "scale_floor")),
+}
+
+
+def build_likelihood(name: str, event_shape: tuple[int, ...], options: dict) -> nn.Module:
+    """The named likelihood; `InputError` for an unknown name or option."""
+    kind, known = LIKELIHOODS[checks.choice("likelihood", name, LIKELIHOODS)]
+    checks.options("likelihood_options", options, known)
+    return kind(event_shape, **options)

@@ -1,0 +1,191 @@
+"""Estimators of the evidence lower bound, term by term and per datum, for any pair of Pyro programs.
+
+Knows traces and sites; knows nothing of networks, optimisers or epochs. Unlike the stock estimators it keeps the terms
+apart and per datum, needs no host synchronisation (so a step can be recorded), and refuses, rather than
+mis-estimates, what an estimator cannot do.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from ppl_vae import checks
+from ppl_vae.handlers import KLWeight
+from ppl_vae.handlers.kl_weight import in_data_plate
+
+__all__ = ["ESTIMATORS", "KL", "Objective", "Terms", "evidence_terms", "kl_report"]
+
+ESTIMATORS = ("A", "B")
+Program = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class KL:
+    """One site's KL(q || p) in nats, unweighted, the weight a handler gave it, and whether it is exact."""
+
+    value: Tensor
+    weight: float | Tensor
+    kind: str
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms of the bound: `log_likelihood` (M,) = E_q[log p(x|z, theta)] in nats per datum, signed;
+    `kl` by latent site, (M,) each; `weight_kl` by site of theta, scalars, in nats for all data."""  # fmt: skip
+
+    log_likelihood: Tensor
+    kl: dict[str, KL]
+    weight_kl: dict[str, KL]
+
+    @property
+    def lower_bound(self) -> Tensor:
+        """E_q[log p(x|z)] - sum of KL(q(z|x) || p(z)), (M,) nats per datum, KL(theta) left out."""
+        return self.log_likelihood - sum(kl.value for kl in self.kl.values())
+
+    def loss(self, inverse_num_data: float | Tensor) -> Tensor:
+        """The negated, weighted bound: -mean_i[log p - sum_s w_s KL_s] + w KL(theta) / N, in nats per datum."""
+        per_datum = self.log_likelihood - sum(_weighted(kl) for kl in self.kl.values() if kl.kind != "point")
+        return -per_datum.mean() + inverse_num_data * sum(_weighted(kl) for kl in self.weight_kl.values())
+
+
+def _weighted(kl: KL) -> Tensor:
+    return kl.value if isinstance(kl.weight, float) and kl.weight == 1.0 else kl.weight * kl.value
+
+
+def evidence_terms(model: Program, guide: Program, x: Tensor, estimator: str = "B", num_particles: int = 1) -> Terms:
+    """The terms of one estimate of the bound.
+
+    A (`Trace_ELBO`): log p(x|z_l) - [log q(z_l|x) - log p(z_l)], every term at draws z_l ~ q(z|x).
+    B (`TraceMeanField_ELBO`): the bracket replaced by the closed form of KL(q || p) wherever there is one.
+    `num_particles` draws are averaged, vectorised under one plate, the encoder run once.
+
+    x (M, *event_shape). Raises `InputError` where the estimator would be wrong: sites out of order under B, a site
+    that cannot be reparameterised, or one scaled differently in model and guide.
+    Source: Auto-Encoding Variational Bayes (2013), equations 6 and 7.
+    """
+    model_trace, guide_trace = _traces(model, guide, x, num_particles)
+    latent = {n: s for n, s in guide_trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
+    kls = {name: _kl(name, q, model_trace.nodes.get(name), estimator) for name, q in latent.items()}
+    if estimator == "B" and any(kl.kind == "analytic" for kl in kls.values()):
+        _check_order(model_trace, latent)
+    local = {name: kl for name, kl in kls.items() if in_data_plate(latent[name])}
+    observed = [
+        s for s in model_trace.nodes.values() if s["type"] == "sample" and s["is_observed"] and not site_is_subsample(s)
+    ]
+    log_likelihood = sum(_log_prob(site) for site in observed)
+    if num_particles > 1:
+        log_likelihood = log_likelihood.mean(0)  # type: ignore[union-attr]
+        kls = {n: KL(kl.value.mean(0) if n in local else kl.value.mean(), kl.weight, kl.kind) for n, kl in kls.items()}
+    weights = {n: KL(kls[n].value.sum(), kls[n].weight, kls[n].kind) for n in kls if n not in local}
+    return Terms(log_likelihood, {n: kls[n] for n in local}, weights)  # type: ignore[arg-type]
+
+
+def _traces(model: Program, guide: Program, x: Tensor, num_particles: int) -> tuple[poutine.Trace, poutine.Trace]:
+    plate = contextlib.nullcontext() if num_particles == 1 else pyro.plate("particles", num_particles, dim=-2)
+    with plate:
+        guide_trace = poutine.trace(guide).get_trace(x)
+    with plate:
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
+    return model_trace, guide_trace
+
+
+def _scale(site: Any) -> float | Tensor:
+    """A site's scale without the data plate's N/M and without a KL weight; almost always 1."""
+    scale = site["infer"].get("unweighted_scale", site["scale"])
+    for frame in site["cond_indep_stack"]:
+        if frame.full_size is not None and frame.full_size != frame.size:
+            scale = scale * frame.size / frame.full_size
+    return scale
+
+
+def _log_prob(site: Any) -> Tensor:
+    return scale_and_mask(site["fn"].log_prob(site["value"]), scale=_scale(site), mask=site["mask"])
+
+
+def _kl(name: str, q: Any, p: Any, estimator: str) -> KL:
+    weight = q["infer"].get("kl_weight", 1.0)
+    if q["infer"].get("point"):
+        return KL(q["value"].new_zeros(q["fn"].batch_shape), 0.0, "point")
+    if p is None:
+        return _auxiliary(name, q, weight)
+    _check_site(name, q, p)
+    if estimator == "B":
+        with contextlib.suppress(NotImplementedError):
+            value = kl_divergence(q["fn"], p["fn"])
+            return KL(scale_and_mask(value, scale=_scale(q), mask=q["mask"]), weight, "analytic")
+    return KL(_log_prob(q) - _log_prob(p), weight, "sampled")
+
+
+def _auxiliary(name: str, q: Any, weight: float | Tensor) -> KL:
+    if not q["infer"].get("is_auxiliary"):
+        checks.refuse("guide", f"a site '{name}' that the model lacks", "the model's latent sites",
+                      "remove it, or mark it with infer={'is_auxiliary': True}")  # fmt: skip
+    return KL(_log_prob(q), weight, "sampled")
+
+
+def _check_site(name: str, q: Any, p: Any) -> None:
+    if not q["fn"].has_rsample:
+        checks.refuse(f"guide site '{name}'", f"{type(q['fn']).__name__} without reparameterised draws",
+                      "a reparameterised distribution", "use a relaxed one")  # fmt: skip
+    weights = [s["infer"].get("kl_weight", 1.0) for s in (q, p)]
+    same = all(
+        a is b or (isinstance(a, float) and isinstance(b, float) and a == b)
+        for a, b in (weights, (_scale(q), _scale(p)))
+    )
+    if not same and not all(torch.is_tensor(w) for w in weights):
+        checks.refuse(f"site '{name}'", "different scales in model and guide", "one scale for both",
+                      "enter KLWeight around the estimator, not poutine.scale inside one program")  # fmt: skip
+
+
+def _check_order(model_trace: poutine.Trace, latent: dict[str, Any]) -> None:
+    model_order = [name for name in model_trace.nodes if name in latent]
+    guide_order = [name for name in latent if name in model_trace.nodes]
+    if model_order != guide_order:
+        checks.refuse("estimator B", f"guide sites in the order {', '.join(guide_order)}",
+                      f"the model's order, {', '.join(model_order)} (its mean-field condition)",
+                      "use estimator A or sample the guide's sites top-down")  # fmt: skip
+
+
+def kl_report(model: Program, guide: Program, x: Tensor, estimator: str) -> dict[str, str]:
+    """For each site of the guide, "analytic", "sampled" or "point": how the estimator gets its KL term."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.settings.context(module_local_params=True):
+        terms = evidence_terms(model, guide, x, checks.choice("estimator", estimator, ESTIMATORS))
+    return {name: kl.kind for name, kl in (terms.kl | terms.weight_kl).items()}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The training objective: estimator A or B with `num_particles` draws, as one differentiable function."""
+
+    estimator: str = "B"
+    num_particles: int = 1
+
+    def __post_init__(self) -> None:
+        """Check both fields; raises `InputError`."""
+        checks.choice("estimator", self.estimator, ESTIMATORS)
+        checks.integer("num_particles", self.num_particles)
+
+    def __call__(self, model: Program, guide: Program, x: Tensor, kl_weight: Tensor, weight_kl_weight: Tensor,
+                 inverse_num_data: Tensor) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+        """(loss, report): the loss to minimise and the unweighted terms to show, all 0-dimensional, nats per datum.
+
+        `kl_weight` weighs the latents' KL, `weight_kl_weight` KL(theta), `inverse_num_data` is 1/N: tensors, since
+        each may change between the steps of one recorded program.
+        """
+        with KLWeight(kl_weight), KLWeight(weight_kl_weight, weights=True):
+            terms = evidence_terms(model, guide, x, self.estimator, self.num_particles)
+        weight_kl = inverse_num_data * sum(kl.value for kl in terms.weight_kl.values()) if terms.weight_kl else None
+        report = {"lower_bound": terms.lower_bound.mean(), "reconstruction": terms.log_likelihood.mean()}
+        report |= {f"kl.{name}": kl.value.mean() for name, kl in terms.kl.items()}
+        if weight_kl is not None:
+            report |= {"lower_bound": report["lower_bound"] - weight_kl, "kl_weights": weight_kl}
+        return terms.loss(inverse_num_data), {name: value.detach() for name, value in report.items()}

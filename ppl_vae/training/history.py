@@ -1,0 +1,39 @@
+"""What a run reports: one row an epoch, kept in memory and in `history.csv`.
+
+Knows rows of numbers; knows nothing of what they mean.
+"""
+
+import csv
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ppl_vae.checkpoint import atomic_write
+
+__all__ = ["History"]
+
+
+@dataclass
+class History:
+    """The rows of a run, one an epoch, in nats per datum (higher `lower_bound` is better), and how it was run.
+
+    `best_epoch` is the epoch whose parameters the VAE holds in the end, `tier` the way its steps were run
+    ("off", "record" or "inductor"), `kl_kinds` says for each site whether its KL was analytic or sampled.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    kl_kinds: dict[str, str] = field(default_factory=dict)
+    tier: str = "off"
+    best_epoch: int | None = None
+    stopped: str = ""
+
+    def write(self, path: Path) -> None:
+        """Write the rows as CSV, atomically; columns in the order in which they first appeared."""
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        with atomic_write(path) as file:
+            file.write(text.getvalue().encode())

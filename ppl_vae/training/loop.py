@@ -1,0 +1,357 @@
+"""`fit`: the training loop, from top to bottom.
+
+Knows everything a run needs and nothing of what a step does inside: `step.py` and `recorded.py` give it gradients,
+`optimizers.py` applies them, `state.py` remembers. The global generator is used inside a fork and left as it was.
+"""
+
+import contextlib
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ppl_vae import checks
+from ppl_vae.checkpoint import CHECKPOINT, run_lock
+from ppl_vae.objectives import Objective, kl_report
+from ppl_vae.training.history import History
+from ppl_vae.training.optimizers import Update
+from ppl_vae.training.recorded import make_step
+from ppl_vae.training.schedules import Schedule, schedule
+from ppl_vae.training.state import RunState, restore_run, save_run
+from ppl_vae.training.step import ObjectiveModule, local_parameters
+from ppl_vae.vae import VAE, evaluating
+
+__all__ = ["Settings", "fit"]
+
+BINARIZATIONS = ("none", "dynamic")
+TIERS = ("auto", "off", "record", "inductor")
+# below this many steps compiling (about 30 s cold) costs more than it saves (0.5 to 1 ms a step); recording costs 0.5 s
+STEPS_WORTH_COMPILING, STEPS_WORTH_RECORDING = 40_000, 200
+VALIDATION_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of a run, as `fit` documents them: what a resumed run has to agree on."""
+
+    estimator: str
+    num_particles: int
+    batch_size: int
+    epochs: int
+    kl_weight: float | str | Schedule
+    weight_kl_weight: float | str | Schedule
+    learning_rate: float | str | Schedule
+    optimizer: str
+    weight_penalty: float
+    binarization: str
+    early_stopping: int | None
+    seed: int
+    compile: str
+
+    def __post_init__(self) -> None:
+        """Check every field; raises `InputError`."""
+        for name, minimum in (("batch_size", 1), ("epochs", 1), ("seed", 0)):
+            checks.integer(name, getattr(self, name), minimum)
+        checks.number("weight_penalty", self.weight_penalty, 0.0)
+        checks.choice("binarization", self.binarization, BINARIZATIONS)
+        checks.choice("compile", self.compile, TIERS)
+        if self.early_stopping is not None:
+            checks.integer("early_stopping", self.early_stopping)
+
+    def schedules(self) -> dict[str, Schedule]:
+        """What changes with the epoch, by name."""
+        names = ("kl_weight", "weight_kl_weight", "learning_rate")
+        return {name: schedule(name, getattr(self, name)) for name in names}
+
+    def plain(self) -> dict[str, Any]:
+        """The fields as JSON values, schedules by their text."""
+        return {**vars(self), **{name: str(value) for name, value in self.schedules().items()}}
+
+
+def fit(
+    vae: VAE,
+    data: Tensor,
+    *,
+    validation: Tensor | None = None,
+    estimator: str = "B",
+    num_particles: int = 1,
+    batch_size: int = 100,
+    epochs: int = 10,
+    kl_weight: float | str | Schedule = 1.0,
+    weight_kl_weight: float | str | Schedule = 1.0,
+    learning_rate: float | str | Schedule = 1e-3,
+    optimizer: str = "adam",
+    weight_penalty: float = 0.0,
+    binarization: str = "none",
+    early_stopping: int | None = None,
+    seed: int = 0,
+    compile: str = "auto",
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 1,
+    resume: bool = False,
+    progress: bool = True,
+) -> History:
+    """Train `vae` in place by maximising the evidence lower bound; leaves it in evaluation mode.
+
+    loss = -mean_i[ E_q log p(x_i|z_i) - kl_weight KL(q(z_i|x_i) || p(z_i)) ] + weight_kl_weight KL(theta) / N
+           + weight_penalty ||parameters||^2 / (2 N), in nats per datum.
+
+    Args:
+        vae: what `build` returns; its `num_data` becomes N = len(data).
+        data: x, (N, *event_shape), float, or uint8 pixels, which are divided by 255 batch by batch.
+        validation: held-out x, (V, *event_shape); its bound is computed each epoch with the same noise every time.
+        estimator: "A" (every term sampled) or "B" (closed-form KL where there is one).
+        num_particles: L, draws of z a datum.
+        kl_weight, weight_kl_weight, learning_rate: a number, "linear:start:end:epochs" or a function of the epoch.
+        optimizer: "adam" or "adagrad".
+        weight_penalty: lambda; 1 is the N(0, I) prior of Auto-Encoding Variational Bayes, counted once for all data.
+        binarization: "dynamic" draws each pixel anew, x ~ Bernoulli(data), every time a datum is used.
+        early_stopping: epochs without a better validation bound after which to stop, at the best epoch's parameters.
+        seed: fixes data order and noise; the global generator is left as it was.
+        compile: "off" (eager Pyro), "record" (recorded graph), "inductor" (compiled graph) or "auto" (by the number of
+            steps to run).
+        checkpoint: the run's folder; every `checkpoint_every` epochs, and on Ctrl-C, the run's state is saved there.
+        resume: go on from the folder's checkpoint; the result equals, bit for bit, that of a run never stopped.
+        progress: show a progress bar.
+
+    Returns the history. Raises `InputError` for bad values and `FloatingPointError` when the loss is not finite.
+    """
+    settings = Settings(estimator, num_particles, batch_size, epochs, kl_weight, weight_kl_weight, learning_rate,
+                        optimizer, weight_penalty, binarization, early_stopping, seed, compile)  # fmt: skip
+    data, validation = _checked(vae, data, validation, early_stopping)
+    folder = None if checkpoint is None else Path(checkpoint)
+    checks.integer("checkpoint_every", checkpoint_every)
+    vae.num_data = len(data)
+    run = _Run(vae, data, validation, settings, folder)
+    with run_lock(folder) if folder else contextlib.nullcontext(), torch.random.fork_rng():
+        run.start(resume)
+        with _deferred_interrupt() as interrupted, local_parameters(), run.bar(progress) as bar:
+            while run.state.epoch < epochs and not run.state.history.stopped:
+                run.epoch(bar, interrupted)
+                if run.state.epoch % checkpoint_every == 0 or run.state.epoch == epochs or run.state.history.stopped:
+                    run.save()
+        return run.finish()
+
+
+def _checked(
+    vae: VAE, data: Tensor, validation: Tensor | None, early_stopping: int | None
+) -> tuple[Tensor, Tensor | None]:
+    shape = vae.config.event_shape
+    support = getattr(vae.model.decoder.likelihood, "support", (-math.inf, math.inf))
+    checks.data("data", data, shape)
+    checks.inside("data", data, support, f"likelihood '{vae.config.likelihood}'")
+    if validation is not None:
+        checks.inside(
+            "validation", checks.data("validation", validation, shape), support, f"likelihood '{vae.config.likelihood}'"
+        )
+    if early_stopping is not None and validation is None:
+        checks.refuse("early_stopping", early_stopping, "validation data to stop by", "pass validation=...")
+    return data, validation
+
+
+class _Run:
+    """One call of `fit`: the pieces the loop works with, and the run's state."""
+
+    def __init__(
+        self, vae: VAE, data: Tensor, validation: Tensor | None, settings: Settings, folder: Path | None
+    ) -> None:
+        self.vae, self.data, self.validation, self.settings, self.folder = vae, data, validation, settings, folder
+        self.objective = Objective(settings.estimator, settings.num_particles)
+        self.schedules = settings.schedules()
+        self.parameters = [p for p in vae.parameters() if p.requires_grad]
+        decay = settings.weight_penalty / len(data)
+        self.update = Update(settings.optimizer, self.parameters, 1e-3, decay)
+        self.num_batches = math.ceil(len(data) / settings.batch_size)
+        self.state = RunState()
+
+    def start(self, resume: bool) -> None:
+        """Seed, check the programs once with validation on, read the checkpoint if resuming, and make the step."""
+        settings, file = self.settings, self.folder / CHECKPOINT if self.folder else None
+        torch.manual_seed(settings.seed)
+        first = self.batch(torch.arange(min(settings.batch_size, len(self.data))))
+        with evaluating(self.vae):
+            kinds = kl_report(self.vae.model, self.vae.guide, first, settings.estimator)
+        if file and file.exists() and not resume:
+            checks.refuse(
+                f"run folder {self.folder}",
+                "a run that is already there",
+                "a new folder",
+                "resume=True goes on with it",
+            )
+        torch.manual_seed(settings.seed)
+        if resume and file and file.exists():
+            self.state = restore_run(self.folder, self.vae, self.update, self.plain_settings())  # type: ignore[arg-type]
+        history = self.state.history
+        history.kl_kinds = kinds
+        tier = history.tier if history.rows or self.state.batch else self._tier()
+        self.vae.train()
+        with local_parameters():
+            module = ObjectiveModule(self.vae, self.objective)
+            self.step = make_step(module, self.parameters, tier, first, self.scheduled(0.0))
+        history.tier = self.step.tier
+
+    def _tier(self) -> str:
+        steps = self.num_batches * self.settings.epochs
+        by_steps = (
+            "inductor" if steps >= STEPS_WORTH_COMPILING else "record" if steps >= STEPS_WORTH_RECORDING else "off"
+        )
+        return by_steps if self.settings.compile == "auto" else self.settings.compile
+
+    def plain_settings(self) -> dict[str, Any]:
+        """What a checkpoint stores of the settings."""
+        return {**self.settings.plain(), "num_data": len(self.data)}
+
+    def batch(self, index: Tensor) -> Tensor:
+        """The rows of `index`, as float, binarised anew where asked."""
+        x = self.data[index.to(self.data.device)].to(self.parameters[0].device)
+        x = x.float() / 255 if x.dtype == torch.uint8 else x
+        return torch.bernoulli(x) if self.settings.binarization == "dynamic" else x
+
+    def scheduled(self, epoch: float) -> Tensor:
+        """The values that may change between steps, in the order of `SCHEDULED`."""
+        weights = self.schedules["kl_weight"](epoch), self.schedules["weight_kl_weight"](epoch)
+        return torch.tensor([*weights, 1.0 / len(self.data)], device=self.parameters[0].device)
+
+    def epoch(self, bar: tqdm, interrupted: list[bool]) -> None:
+        """The rest of one pass over the data, then its row, validation and early stopping."""
+        state, size, began = self.state, self.settings.batch_size, time.perf_counter()
+        order = torch.randperm(len(self.data), generator=_order(self.settings.seed, state.epoch))
+        shown_every = max(1, self.num_batches // 10)
+        self.vae.train()
+        while state.batch < self.num_batches:
+            position = state.epoch + state.batch / self.num_batches
+            x = self.batch(order[state.batch * size : (state.batch + 1) * size])
+            gradients, report = self.step(x, self.scheduled(position))
+            self._check_finite(report)
+            self.update(gradients, self.schedules["learning_rate"](position))
+            state.sums = report * len(x) if state.sums is None else state.sums.add_(report, alpha=len(x))
+            state.batch += 1
+            bar.update(1)
+            if state.batch % shown_every == 0:
+                bar.set_postfix(self._shown(min(state.batch * size, len(self.data))), refresh=False)
+            if interrupted:
+                state.seconds += time.perf_counter() - began
+                self._interrupt()
+        self._end_epoch(time.perf_counter() - began)
+
+    def _shown(self, rows: int) -> dict[str, str]:
+        means = self._means(rows)
+        kl = sum(value for name, value in means.items() if name.startswith("kl."))
+        return {
+            "bound": f"{means['lower_bound']:.2f}",
+            "reconstruction": f"{means['reconstruction']:.2f}",
+            "KL": f"{kl:.2f}",
+        }
+
+    def _means(self, rows: int) -> dict[str, float]:
+        assert self.state.sums is not None
+        values = (self.state.sums / rows).tolist()
+        return dict(zip(self.step.names[1:], values[1:], strict=True))
+
+    def _check_finite(self, report: Tensor) -> None:
+        if math.isfinite(report[0]):
+            return
+        state = self.state
+        terms = ", ".join(f"{n} {v:.4g}" for n, v in zip(self.step.names, report.tolist(), strict=True))
+        saved = self.folder / CHECKPOINT if self.folder and (self.folder / CHECKPOINT).exists() else "none"
+        raise FloatingPointError(
+            f"loss not finite at epoch {state.epoch + 1}, batch {state.batch + 1}: {terms}; last good checkpoint: {saved}; "
+            "try a smaller learning_rate, KL warm-up, or a scale floor in the likelihood"
+        )
+
+    def _end_epoch(self, seconds: float) -> None:
+        state = self.state
+        position = float(state.epoch + 1)
+        row: dict[str, Any] = {
+            "epoch": state.epoch + 1,
+            "samples": (state.epoch + 1) * len(self.data),
+            **self._means(len(self.data)),
+        }
+        row |= {name: value(position) for name, value in self.schedules.items()}
+        row["seconds"] = round(state.seconds + seconds, 3)
+        if self.validation is not None:
+            row |= {f"validation_{n}": v for n, v in self._validate(self.validation).items()}
+        state.history.rows.append(row)
+        state.epoch, state.batch, state.sums, state.seconds = state.epoch + 1, 0, None, 0.0
+        if self.settings.early_stopping is not None:
+            self._consider_stopping(row["validation_lower_bound"])
+
+    @torch.no_grad()
+    def _validate(self, x: Tensor) -> dict[str, float]:
+        """Means over held-out x in evaluation mode, with the same noise at every epoch."""
+        sums: Tensor | float = 0.0
+        scheduled = self.scheduled(float(self.state.epoch + 1))
+        with torch.random.fork_rng(), evaluating(self.vae):
+            torch.manual_seed(self.settings.seed)
+            for rows in x.split(VALIDATION_ROWS):
+                _, report = self.objective(
+                    self.vae.model, self.vae.guide, rows.to(scheduled.device), *scheduled.unbind()
+                )
+                sums = sums + torch.stack(list(report.values())) * len(rows)
+        return dict(zip(report, (sums / len(x)).tolist(), strict=True))  # type: ignore[union-attr]
+
+    def _consider_stopping(self, value: float) -> None:
+        state = self.state
+        if value > state.best_value:
+            state.best_value, state.history.best_epoch = value, state.epoch
+            state.best = {name: tensor.detach().clone() for name, tensor in self.vae.state_dict().items()}
+        elif state.epoch - (state.history.best_epoch or 0) >= (self.settings.early_stopping or 0):
+            state.history.stopped = f"no better validation bound for {self.settings.early_stopping} epochs"
+
+    def save(self) -> None:
+        """Write checkpoint and history, if the run has a folder."""
+        if self.folder:
+            save_run(self.folder, self.vae, self.update, self.state, self.plain_settings())
+            self.state.history.write(self.folder / "history.csv")
+
+    def _interrupt(self) -> None:
+        self.save()
+        where = f"; saved, resume with resume=True (ppl-vae train --resume {self.folder})" if self.folder else ""
+        raise KeyboardInterrupt(f"stopped in epoch {self.state.epoch + 1} after batch {self.state.batch}{where}")
+
+    def finish(self) -> History:
+        """Put the best epoch's parameters back, if early stopping kept them, and leave training mode."""
+        if self.state.best:
+            self.vae.load_state_dict(self.state.best)
+        self.vae.eval()
+        return self.state.history
+
+    def bar(self, progress: bool) -> tqdm:
+        """The progress bar, in steps."""
+        done = self.state.epoch * self.num_batches + self.state.batch
+        total = self.settings.epochs * self.num_batches
+        return tqdm(total=total, initial=done, disable=not progress, unit="step", mininterval=0.2, dynamic_ncols=True)
+
+
+def _order(seed: int, epoch: int) -> torch.Generator:
+    """The data order of an epoch depends on the seed and the epoch alone, so a resumed run finds it again."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+
+
+@contextlib.contextmanager
+def _deferred_interrupt() -> Iterator[list[bool]]:
+    """Ctrl-C waits for the step in hand: the list is no longer empty once it was pressed. A second one is immediate."""
+    pressed: list[bool] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
+
+    def note(number: int, frame: Any) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(True)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

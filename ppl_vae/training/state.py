@@ -1,0 +1,77 @@
+"""Everything a run has to remember so that a resumed one equals, bit for bit, one that was never stopped.
+
+Knows checkpoint files and generators; knows nothing of losses.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae import checks
+from ppl_vae.checkpoint import CHECKPOINT, load_state, model_header, read_tensors, remember_code, write_tensors
+from ppl_vae.training.history import History
+from ppl_vae.training.optimizers import Update
+from ppl_vae.vae import VAE
+
+__all__ = ["RunState", "restore_run", "save_run"]
+
+
+@dataclass
+class RunState:
+    """Where a run stands: `epoch` epochs and `batch` batches of the next one are done."""
+
+    epoch: int = 0
+    batch: int = 0
+    sums: Tensor | None = None
+    seconds: float = 0.0
+    best: dict[str, Tensor] = field(default_factory=dict)
+    best_value: float = -float("inf")
+    history: History = field(default_factory=History)
+
+
+def save_run(folder: Path, vae: VAE, update: Update, state: RunState, settings: dict[str, Any]) -> None:
+    """Write the run's one checkpoint file, atomically."""
+    tensors = dict(vae.state_dict())
+    tensors |= {f"training/optimizer/{name}": t for name, t in update.state().items()}
+    tensors |= {f"training/best/{name}": t for name, t in state.best.items()}
+    tensors["training/generator"] = torch.get_rng_state()
+    if next(vae.parameters()).is_cuda:
+        tensors["training/generator_cuda"] = torch.cuda.get_rng_state()
+    if state.sums is not None:
+        tensors["training/sums"] = state.sums
+    history = state.history
+    run = {"epoch": state.epoch, "batch": state.batch, "best_value": state.best_value, "seconds": state.seconds,
+           "rows": history.rows, "tier": history.tier, "best_epoch": history.best_epoch}  # fmt: skip
+    write_tensors(folder / CHECKPOINT, tensors, {**model_header(vae), "settings": settings, "run": run})
+    remember_code(vae.config)
+
+
+def restore_run(folder: Path, vae: VAE, update: Update, settings: dict[str, Any]) -> RunState:
+    """Put a run back to where `save_run` left it. `InputError` if it was run with other settings."""
+    tensors, header = read_tensors(folder / CHECKPOINT)
+    if "run" not in header:
+        checks.refuse(f"checkpoint in {folder}", "a saved VAE without a run's state", "a checkpoint written by fit")
+    changed = [k for k, v in settings.items() if header["settings"].get(k) != v and k != "epochs"]
+    if changed:
+        was = ", ".join(f"{k}={header['settings'].get(k)!r} (now {settings[k]!r})" for k in changed)
+        checks.refuse(f"resuming {folder}", was, "the settings the run was started with (epochs may differ)")
+    parts: dict[str, dict[str, Tensor]] = {"optimizer": {}, "best": {}, "model": {}}
+    for name, tensor in tensors.items():
+        group, _, rest = (
+            name.removeprefix("training/").partition("/") if name.startswith("training/") else ("model", "", name)
+        )
+        parts.setdefault(group, {})[rest] = tensor
+    load_state(vae, parts["model"], folder / CHECKPOINT)
+    update.restore(parts["optimizer"])
+    torch.set_rng_state(tensors["training/generator"])
+    if "training/generator_cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["training/generator_cuda"])
+    return _run_state(header["run"], parts["best"], tensors.get("training/sums"))
+
+
+def _run_state(run: dict[str, Any], best: dict[str, Tensor], sums: Tensor | None) -> RunState:
+    history = History(rows=run["rows"], tier=run["tier"], best_epoch=run["best_epoch"])
+    return RunState(run["epoch"], run["batch"], sums, run["seconds"], best, run["best_value"], history)

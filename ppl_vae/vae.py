@@ -1,0 +1,280 @@
+"""A configuration in plain data -> a variational autoencoder, which is two Pyro programs.
+
+Knows how the rooms above fit together: prior, network, likelihood and guide. Knows nothing of estimators, training,
+files or plots. `vae.model(x)` and `vae.guide(x)` are ordinary Pyro programs for `SVI`, `Predictive` or `NUTS`.
+"""
+
+import contextlib
+import dataclasses
+import inspect
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from ppl_vae import checks
+from ppl_vae.guides import POSTERIORS, DataProgram, latent_sites
+from ppl_vae.likelihoods import LIKELIHOODS, build_likelihood
+from ppl_vae.networks import ACTIVATIONS, INITIALIZATIONS, NETWORKS, decoder_network, encoder_network
+from ppl_vae.priors import PRIORS, build_prior, is_reference, resolve
+from ppl_vae.priors.user_code import absolute_reference
+
+__all__ = ["VAE", "Decoder", "Guide", "Model", "VAEConfig", "build", "evaluating"]
+
+CUSTOM = "custom"  # a prior or posterior given as an object that no reference names; `load` has to be given it again
+
+
+@dataclasses.dataclass(frozen=True)
+class VAEConfig:
+    """Everything that determines the two programs, in plain data: what a checkpoint stores and a command line sets."""
+
+    event_shape: tuple[int, ...]
+    latent_size: int = 10
+    hidden_sizes: tuple[int, ...] = (500,)
+    activation: str = "tanh"
+    network: str = "mlp"
+    network_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    init: str = "fan_in"
+    likelihood: str = "bernoulli"
+    likelihood_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    prior: str = "standard_normal"
+    prior_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    posterior: str = "diagonal_normal"
+    posterior_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check every field; raises `InputError`."""
+        object.__setattr__(self, "event_shape", checks.sizes("event_shape", self.event_shape))
+        object.__setattr__(self, "hidden_sizes", checks.sizes("hidden_sizes", self.hidden_sizes))
+        checks.integer("latent_size", self.latent_size)
+        choices = {"activation": ACTIVATIONS, "network": NETWORKS, "init": INITIALIZATIONS, "likelihood": LIKELIHOODS}
+        for field, names in choices.items():
+            checks.choice(field, getattr(self, field), names)
+        for field, registry in (("prior", PRIORS), ("posterior", POSTERIORS)):
+            name = getattr(self, field)
+            if not (isinstance(name, str) and (is_reference(name) or name == CUSTOM)):
+                checks.choice(field, name, registry)
+
+
+class Decoder(nn.Module):
+    """z (*, latent_size) -> the distribution of x, batch shape (*,), event shape `event_shape`."""
+
+    def __init__(self, network: nn.Module, likelihood: nn.Module) -> None:
+        super().__init__()
+        self.network, self.likelihood = network, likelihood
+
+    def forward(self, z: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
+        """The distribution; `x`, if given, is the batch a calibrated likelihood may fit its scale to in training."""
+        return self.likelihood(self.network(z), x)
+
+
+class Model(DataProgram):
+    """p(theta) prod_i p(z_i) p(x_i | z_i, theta), x (M, *event_shape); scales by N/M in training mode."""
+
+    def __init__(self, prior: Callable[[], Any], decoder: Decoder, num_data: int | None = None) -> None:
+        super().__init__(num_data)
+        self.prior, self.decoder = prior, decoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the program on data x; returns the value of the site "x"."""
+        self.announce_parameters()
+        with self.data_plate(x):
+            z = self.prior()
+            return pyro.sample("x", self.decoder(z, x), obs=x)
+
+
+class Guide(DataProgram):
+    """q(theta) prod_i q(z_i | x_i), x (M, *event_shape).
+
+    `posterior(x)` runs inside the data plate as the prior does; with `opens_plate` it is a whole program of its own.
+    """
+
+    def __init__(
+        self, posterior: Callable[[Tensor], Any], num_data: int | None = None, opens_plate: bool = False
+    ) -> None:
+        super().__init__(num_data)
+        self.posterior, self.opens_plate = posterior, opens_plate
+
+    def forward(self, x: Tensor) -> None:
+        """Run the program on data x."""
+        self.announce_parameters()
+        with contextlib.nullcontext() if self.opens_plate else self.data_plate(x):
+            self.posterior(x)
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the whole tree inside the block, and each module's own mode again after it."""
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+
+
+class VAE(nn.Module):
+    """The pair of programs, `model` and `guide`, and what is asked of them most: encode, decode, sample, reconstruct."""
+
+    def __init__(self, config: VAEConfig, model: Model, guide: Guide) -> None:
+        super().__init__()
+        self.config, self.model, self.guide = config, model, guide
+
+    @property
+    def num_data(self) -> int | None:
+        """N, the number of data a training batch is drawn from; None until known."""
+        return self.model.num_data
+
+    @num_data.setter
+    def num_data(self, value: int | None) -> None:
+        self.model.num_data = self.guide.num_data = value
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, num_samples: int | None = None) -> Tensor:
+        """Posterior mean of z given x, (N, latent_size); with `num_samples=K`, draws (K, N, latent_size)."""
+        x = checks.data("x", x, self.config.event_shape)
+        if num_samples is not None:
+            return self._posterior_site(x, checks.integer("num_samples", num_samples))["value"]
+        if getattr(self.guide.posterior, "mean_field", False):
+            return _mean(self._posterior_site(x, None)["fn"])
+        return _mean(self._posterior_site(x, 100)["fn"]).mean(0)
+
+    def _posterior_site(self, x: Tensor, num_samples: int | None) -> Any:
+        plate = pyro.plate("draws", num_samples, dim=-2) if num_samples else contextlib.nullcontext()
+        with evaluating(self), pyro.settings.context(module_local_params=True), plate:
+            site = poutine.trace(self.guide).get_trace(x).nodes["z"]
+        if num_samples:
+            site["value"] = site["value"].expand(num_samples, len(x), -1)
+        return site
+
+    def decode(self, z: Tensor) -> dist.TorchDistribution:
+        """The distribution of x given z: batch shape z.shape[:-1], event shape `event_shape`; differentiable in z."""
+        if z.shape[-1:] != (self.config.latent_size,):
+            checks.refuse("z's shape", str(tuple(z.shape)), f"(*, {self.config.latent_size}), the latent_size")
+        with evaluating(self):
+            return self.model.decoder(z)
+
+    @torch.no_grad()
+    def sample(self, num_samples: int, mean: bool = False) -> Tensor:
+        """Draws x ~ p(x), (num_samples, *event_shape); with `mean=True` the means of p(x|z) at z ~ p(z)."""
+        size = checks.integer("num_samples", num_samples)
+        with evaluating(self), pyro.settings.context(module_local_params=True), pyro.plate("draws", size):
+            z = self.model.prior()
+        x = self.decode(z)
+        return x.mean if mean else x.sample()
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean of p(x | z) at the posterior mean of z, (N, *event_shape)."""
+        return self.decode(self.encode(x)).mean
+
+
+def _mean(q: Any) -> Tensor:
+    """The mean of q; where the family has none in closed form, of 64 Gauss-Hermite nodes or of 256 draws."""
+    with contextlib.suppress(NotImplementedError):
+        return q.mean
+    base = getattr(getattr(q, "base_dist", None), "base_dist", None)
+    if isinstance(base, dist.Normal) and all(t.bijective for t in q.transforms):
+        nodes, weights = np.polynomial.hermite_e.hermegauss(64)
+        shape = (-1, *(1,) * base.loc.dim())
+        x = base.loc + base.scale * torch.as_tensor(nodes, dtype=base.loc.dtype, device=base.loc.device).reshape(shape)
+        for transform in q.transforms:
+            x = transform(x)
+        return (torch.as_tensor(weights / math.sqrt(2 * math.pi)).to(x).reshape(shape) * x).sum(0)
+    return q.sample((256,)).mean(0)
+
+
+def build(
+    config: VAEConfig,
+    prior: Any = None,
+    posterior: Any = None,
+    num_data: int | None = None,
+    seed: int | None = None,
+) -> VAE:
+    """The VAE a configuration describes.
+
+    `prior` and `posterior`, if given, are callables or `PyroModule`s used in place of the configured names: a prior
+    runs inside the data plate and samples "z"; a posterior samples every latent site given x, inside the data plate or
+    as a whole program with its own. `seed` makes the initial parameters a function of it and leaves the global
+    generator as it was. Raises `InputError` for anything that cannot be built.
+    """
+    with _seeded(seed):
+        return _build(config, prior, posterior, num_data)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    with contextlib.nullcontext() if seed is None else torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(checks.integer("seed", seed, 0))
+        yield
+
+
+def _build(config: VAEConfig, prior: Any, posterior: Any, num_data: int | None) -> VAE:
+    c = dataclasses.replace(config, prior=_name(prior, config.prior), posterior=_name(posterior, config.posterior))
+    network = (c.activation, c.init, dict(c.network_options))
+    encoder, feature_size = encoder_network(c.network, c.event_shape, c.hidden_sizes, *network)
+    likelihood = build_likelihood(c.likelihood, c.event_shape, dict(c.likelihood_options))
+    shape = (c.latent_size, likelihood.num_outputs, c.event_shape, c.hidden_sizes)
+    decoder = Decoder(decoder_network(c.network, *shape, *network), likelihood)
+    program = build_prior(_given(prior, c.prior, "prior"), c.prior_options, latent_size=c.latent_size)
+    sites = latent_sites(program, c.latent_size)
+    if posterior is None and c.posterior in POSTERIORS:
+        guide = POSTERIORS[c.posterior](encoder, feature_size, sites, init=c.init, **c.posterior_options)
+        return VAE(c, Model(program, decoder, num_data), Guide(guide, num_data))
+    guide = _given(posterior, c.posterior, "posterior")
+    guide = guide() if inspect.isclass(guide) else guide
+    return VAE(c, Model(program, decoder, num_data), _own_guide(guide, sites, c, num_data))
+
+
+def _given(program: Any, name: str, subject: str) -> Any:
+    if program is None and name == CUSTOM:
+        checks.refuse(
+            subject, "'custom', an object this process does not have", f"the {subject} itself", f"pass {subject}=..."
+        )
+    if program is None and is_reference(name):
+        return resolve(name)
+    return name if program is None else program
+
+
+def _name(program: Any, configured: str) -> str:
+    """The reference by which a later process finds the same program; "custom" if there is none."""
+    if program is None or isinstance(program, str):
+        name = configured if program is None else program
+        return absolute_reference(name) if is_reference(name) else name
+    module, name = getattr(program, "__module__", None), getattr(program, "__name__", "")
+    found = getattr(sys.modules.get(module or ""), name, None)
+    return f"{module}:{name}" if found is program and module != "__main__" else CUSTOM
+
+
+def _own_guide(posterior: Any, sites: list, config: VAEConfig, num_data: int | None) -> Guide:
+    """A user's own posterior, run once to see whether it opens the data plate itself and samples the prior's sites."""
+    if not callable(posterior):
+        checks.refuse(
+            "posterior",
+            type(posterior).__name__,
+            "a callable, a PyroModule or a name",
+            f"known: {', '.join(POSTERIORS)}",
+        )
+    x = torch.zeros(3, *config.event_shape)
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.settings.context(module_local_params=True):
+            nodes = poutine.trace(posterior).get_trace(x).nodes
+    except Exception as error:
+        checks.refuse(
+            "posterior", f"{type(error).__name__}: {error}", f"a program that runs on x of shape {tuple(x.shape)}"
+        )
+    missing = [site.name for site in sites if site.name not in nodes]
+    if missing:
+        checks.refuse(
+            "posterior", f"no site {', '.join(missing)}", "every latent site of the prior", "sample it given x"
+        )
+    return Guide(posterior, num_data, opens_plate="data" in nodes)
