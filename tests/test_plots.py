@@ -1,0 +1,369 @@
+"""Figures, read back from their artists: which pixel stands in which tile, which code, colour and label it has.
+
+Knows `plots` and matplotlib's artists; must not know any model: every array is made here.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from ppl_vae import plots
+from ppl_vae.checks import InputError
+
+SIDE = 30  # pixels; at this size images are not enlarged, so a tile is SIDE pixels and a gap of one
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.rand(7, SIDE, SIDE - 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def tile(figure: Figure, row: int, column: int, height: int = SIDE, width: int = SIDE - 6) -> np.ndarray:
+    """The pixels drawn at a tile, without the gap at its right and lower edges."""
+    picture = np.asarray(figure.axes[0].images[0].get_array())
+    corner = row * (height + 1), column * (width + 1)
+    return picture[corner[0] : corner[0] + height, corner[1] : corner[1] + width].squeeze()
+
+
+def tick_labels(axis) -> list[str]:
+    return [label.get_text() for label in axis.get_ticklabels()]
+
+
+def test_images_stand_in_reading_order_and_the_rest_is_white(images):
+    figure = plots.image_grid(images, columns=3)
+    for k, image in enumerate(images):
+        np.testing.assert_array_equal(tile(figure, *divmod(k, 3)), image)
+    for column in (1, 2):
+        assert (tile(figure, 2, column) == 1).all()
+    drawn = figure.axes[0].images[0]
+    assert drawn.get_cmap().name == "gray" and drawn.get_clim() == (0, 1)
+    assert list(figure.axes[0].get_xticks()) == list(figure.axes[0].get_yticks()) == []
+
+
+def test_tiles_are_separated_by_one_white_line(images):
+    picture = np.asarray(plots.image_grid(images * 0, columns=3).axes[0].images[0].get_array()).squeeze()[
+        : 2 * SIDE + 2
+    ]
+    assert np.flatnonzero(picture[0] == 1).tolist() == [SIDE - 6, 2 * SIDE - 11, 3 * SIDE - 16]
+    assert np.flatnonzero(picture[:, 0] == 1).tolist() == [SIDE, 2 * SIDE + 1]
+
+
+def test_the_default_grid_is_as_square_as_the_number_of_images_allows(images):
+    left, right, bottom, top = plots.image_grid(images).axes[0].images[0].get_extent()
+    assert (right - left, bottom - top) == (3, 3)
+
+
+def test_pixels_keep_their_proportions(images):
+    axes = plots.image_grid(images).axes[0]
+    assert axes.get_aspect() == (SIDE + 1) / (SIDE - 6 + 1)
+
+
+def test_small_images_are_enlarged_without_mixing_pixels():
+    image = torch.arange(64.0).reshape(1, 8, 8) / 64
+    enlarged = tile(plots.image_grid(image), 0, 0, 24, 24)
+    np.testing.assert_array_equal(enlarged, np.repeat(np.repeat(image[0].numpy(), 3, 0), 3, 1))
+
+
+def test_channels_first_become_colours_and_one_channel_is_grey(images):
+    colour = torch.stack([images, 1 - images, images / 2], dim=1)
+    np.testing.assert_array_equal(tile(plots.image_grid(colour, columns=7), 0, 5), colour[5].movedim(0, -1))
+    np.testing.assert_array_equal(tile(plots.image_grid(images[:, None], columns=7), 0, 5), images[5])
+
+
+def test_bytes_are_shades_of_255():
+    pixels = torch.tensor([0, 51, 255], dtype=torch.uint8).repeat(1, SIDE, 10)
+    np.testing.assert_allclose(tile(plots.image_grid(pixels), 0, 0, SIDE, SIDE)[0, :3], [0, 0.2, 1])
+
+
+def test_values_outside_the_unit_interval_are_clipped(images):
+    np.testing.assert_array_equal(tile(plots.image_grid(3 * images - 1), 0, 0), (3 * images - 1)[0].clip(0, 1))
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [torch.rand(5, 2), torch.rand(5, 2, 4, 4), torch.rand(0, 4, 4), torch.rand(4, 3, 2, 4, 4), torch.rand(5)],
+    ids=["points", "two channels", "no image", "five axes", "one axis"],
+)
+def test_what_is_not_a_batch_of_images_is_refused_in_words(batch):
+    with pytest.raises(InputError, match=r"images's shape: got \(.*expected images, \(N, H, W\) or .*points_scatter"):
+        plots.image_grid(batch)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: plots.image_grid(torch.zeros(3, 4, 4, dtype=torch.int64)),
+        lambda: plots.image_grid(torch.full((3, 4, 4), math.nan)),
+        lambda: plots.image_grid(torch.zeros(3, 4, 4), columns=0),
+        lambda: plots.reconstructions(torch.zeros(3, 4, 4), torch.zeros(2, 4, 4)),
+        lambda: plots.manifold(torch.zeros(8, 4, 4), 3),
+        lambda: plots.manifold_grid(3, lambda p: -p),
+        lambda: plots.manifold_grid(3, lambda p: p / 0),
+        lambda: plots.manifold_grid(0),
+        lambda: plots.traversals(torch.zeros(7, 4, 4), 2),
+        lambda: plots.traversals(torch.zeros(6, 4, 4), 2, dimensions=[1]),
+        lambda: plots.traversal_codes(torch.zeros(2), dimensions=[2]),
+        lambda: plots.interpolation_codes(torch.zeros(2), torch.zeros(3), 4),
+        lambda: plots.latent_scatter(torch.zeros(3)),
+        lambda: plots.latent_scatter(torch.zeros(3, 2), torch.zeros(4)),
+        lambda: plots.latent_scatter(torch.zeros(11, 2), torch.arange(11)),
+        lambda: plots.points_scatter(torch.zeros(4, 3)),
+        lambda: plots.training_curves([]),
+    ],
+)
+def test_bad_input_gets_one_line(call):
+    with pytest.raises(InputError) as refusal:
+        call()
+    assert "\n" not in str(refusal.value) and "expected" in str(refusal.value)
+
+
+def test_a_figure_is_drawn_into_given_axes_and_matplotlib_is_left_as_it_was(images):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    figure = Figure()
+    first, second = figure.subplots(1, 2)
+    open_figures = pyplot.get_fignums()
+    assert plots.samples(images, axes=second) is figure
+    assert plots.training_curves([{"lower_bound": -1.0}], axes=[first, second]) is figure
+    plots.samples(images)
+    assert not first.images and len(second.images) == 1 and first.lines and pyplot.get_fignums() == open_figures
+
+
+def test_samples_say_what_they_are(images):
+    assert plots.samples(images).axes[0].get_title() == "Prior samples"
+
+
+def test_every_original_stands_over_its_own_reconstruction(images):
+    figure = plots.reconstructions(images, images / 2, columns=4)
+    for k, image in enumerate(images):
+        band, column = divmod(k, 4)
+        np.testing.assert_array_equal(tile(figure, 2 * band, column), image)
+        np.testing.assert_array_equal(tile(figure, 2 * band + 1, column), image / 2)
+    axis = figure.axes[0].yaxis
+    assert tick_labels(axis) == ["original", "reconstruction"] * 2 and list(axis.get_ticklocs()) == [0.5, 1.5, 2.5, 3.5]
+
+
+def test_fewer_images_than_columns_leave_no_empty_columns(images):
+    assert plots.reconstructions(images, images).axes[0].images[0].get_extent()[1] == 7
+
+
+def test_the_grid_is_the_normal_quantiles_at_centred_probabilities():
+    """Phi^-1(1/10), ..., Phi^-1(9/10), from a table of the normal distribution."""
+    grid = plots.manifold_grid(5)
+    table = torch.tensor([-1.2815516, -0.5244005, 0.0, 0.5244005, 1.2815516])
+    torch.testing.assert_close(grid[:5, 0], table)
+    torch.testing.assert_close(grid[::5, 1], table)
+    assert grid.dtype == torch.get_default_dtype()
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 20])
+def test_the_grid_is_symmetric_rises_and_runs_fastest_along_the_first_coordinate(n):
+    grid = plots.manifold_grid(n).reshape(n, n, 2)
+    torch.testing.assert_close(grid, -grid.flip(0, 1))
+    torch.testing.assert_close(grid, grid.transpose(0, 1).flip(-1))
+    assert (grid[:, :, 0].diff(dim=1) > 0).all() and (grid[:, :, 0] == grid[:1, :, 0]).all()
+
+
+def test_the_grid_holds_equal_masses_of_the_prior_it_is_given():
+    prior = torch.distributions.Laplace(0.0, 2.0)
+    masses = prior.cdf(plots.manifold_grid(4, prior.icdf)[:4, 0])
+    torch.testing.assert_close(masses, torch.tensor([0.125, 0.375, 0.625, 0.875]))
+
+
+def test_the_manifold_has_the_first_coordinate_to_the_right_and_the_second_upward():
+    """Each image is painted with its own code's probabilities, so its place can be told from its grey."""
+    probabilities = plots.manifold_grid(3, lambda p: p)
+    for coordinate in (0, 1):
+        shades = probabilities[:, coordinate, None, None].expand(-1, SIDE, SIDE - 6)
+        figure = plots.manifold(shades, 3, lambda p: p)
+        drawn = np.array([[tile(figure, row, column)[0, 0] for column in range(3)] for row in range(3)])
+        rising = np.array([1, 3, 5]) / 6
+        np.testing.assert_allclose(
+            drawn, np.tile(rising, (3, 1)) if coordinate == 0 else np.tile(rising[::-1, None], 3)
+        )
+
+
+def test_the_manifold_is_labelled_in_units_of_z(images):
+    axes = plots.manifold(images[:4], 2).axes[0]
+    assert tick_labels(axes.xaxis) == ["−0.67", "0.67"] and tick_labels(axes.yaxis) == ["0.67", "−0.67"]
+    assert "z_1" in axes.get_xlabel() and "z_2" in axes.get_ylabel()
+
+
+def test_a_large_manifold_names_few_of_its_ticks():
+    axes = plots.manifold(torch.zeros(30 * 30, 2, 2), 30).axes[0]
+    named = [k for k, name in enumerate(tick_labels(axes.xaxis)) if name]
+    assert named == list(range(0, 30, 3)) and len(axes.get_xticks()) == 30
+
+
+def test_a_traversal_changes_one_coordinate_through_the_whole_extent():
+    center = torch.tensor([0.5, -1.0, 2.0])
+    codes = plots.traversal_codes(center, num_steps=5, extent=2.0).reshape(3, 5, 3)
+    for d in range(3):
+        torch.testing.assert_close(codes[d, :, d], torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]))
+        others = [k for k in range(3) if k != d]
+        assert (codes[d][:, others] == center[others]).all()
+    torch.testing.assert_close(plots.traversal_codes(center, 5, 2.0, [2, 0]), codes[[2, 0]].reshape(10, 3))
+    assert center.tolist() == [0.5, -1.0, 2.0]
+
+
+def test_traversals_have_one_named_row_an_axis(images):
+    figure = plots.traversals(images[:6], 2, extent=1.5, dimensions=[4, 1])
+    for k in range(6):
+        np.testing.assert_array_equal(tile(figure, *divmod(k, 3)), images[k])
+    axes = figure.axes[0]
+    assert tick_labels(axes.yaxis) == ["$z_{5}$", "$z_{2}$"] and tick_labels(axes.xaxis) == ["−1.5", "0", "1.5"]
+
+
+def test_an_interpolation_is_the_straight_line_between_its_ends():
+    start, end = torch.tensor([[0.0, 1.0], [4.0, 4.0]]), torch.tensor([[1.0, -1.0], [4.0, 0.0]])
+    codes = plots.interpolation_codes(start, end, 5)
+    torch.testing.assert_close(codes[:5], torch.tensor([[0, 1], [0.25, 0.5], [0.5, 0], [0.75, -0.5], [1, -1]]))
+    torch.testing.assert_close(codes[5:, 1], torch.tensor([4.0, 3.0, 2.0, 1.0, 0.0]))
+    torch.testing.assert_close(plots.interpolation_codes(start[0], end[0], 5), codes[:5])
+
+
+def test_interpolations_are_labelled_by_the_weight_of_their_end(images):
+    figure = plots.interpolations(images[:6], 2)
+    np.testing.assert_array_equal(tile(figure, 1, 0), images[3])
+    assert tick_labels(figure.axes[0].xaxis) == ["0", "0.5", "1"] and tick_labels(figure.axes[0].yaxis) == []
+
+
+def legend_colors(axes) -> dict[str, tuple]:
+    legend = axes.get_legend()
+    return {text.get_text(): patch.get_facecolor()[:3] for text, patch in zip(legend.texts, legend.get_patches())}
+
+
+def test_a_point_has_the_colour_that_the_legend_gives_its_label():
+    z, labels = torch.randn(40, 2, generator=torch.Generator().manual_seed(1)), torch.arange(40) % 3 + 5
+    axes = plots.latent_scatter(z, labels).axes[0]
+    drawn, colors = axes.collections[0], legend_colors(axes)
+    np.testing.assert_allclose(drawn.get_offsets(), z)
+    assert list(colors) == ["5", "6", "7"] and len(set(colors.values())) == 3
+    for label, color in zip(labels.tolist(), drawn.get_facecolors()):
+        assert tuple(color[:3]) == colors[str(label)]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("$z_{1}$", "$z_{2}$")
+
+
+def test_without_labels_there_is_one_colour_and_no_legend():
+    axes = plots.latent_scatter(torch.randn(5, 2)).axes[0]
+    assert axes.get_legend() is None and len(np.unique(axes.collections[0].get_facecolors(), axis=0)) == 1
+
+
+def test_of_many_coordinates_the_two_of_largest_variance_are_drawn_and_named():
+    scale = torch.tensor([1.0, 5.0, 0.1, 3.0])
+    z = torch.tensor([[1.0], [-1.0]]) * scale
+    axes = plots.latent_scatter(z).axes[0]
+    np.testing.assert_allclose(axes.collections[0].get_offsets(), z[:, [1, 3]])
+    assert axes.get_xlabel() == "$z_{2}$ (variance 25)" and axes.get_ylabel() == "$z_{4}$ (variance 9)"
+    assert "two of 4" in axes.get_title()
+
+
+def test_one_coordinate_is_a_histogram_stacked_by_label():
+    axes = plots.latent_scatter(torch.tensor([[-1.0], [1.0]] * 30), ["a", "b", "b"] * 20).axes[0]
+    counts = {name: 0.0 for name in legend_colors(axes)}
+    for bar in axes.patches:
+        counts[next(n for n, c in legend_colors(axes).items() if c == bar.get_facecolor()[:3])] += bar.get_height()
+    assert counts == {"a": 20, "b": 40}
+    assert max(bar.get_y() + bar.get_height() for bar in axes.patches) == 30
+    assert axes.get_xlabel() == "$z_{1}$" and axes.get_ylabel() == "number of data"
+
+
+# Machado, Oliveira and Fernandes, "A physiologically-based model for simulation of color vision deficiency" (2009),
+# severity 1.0, on linear RGB.
+DEFICIENCIES = {
+    "none": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+
+
+def lab(linear: np.ndarray) -> np.ndarray:
+    """CIE 1976 L*a*b* of linear sRGB, under D65."""
+    matrix = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    ratio = linear.clip(0, 1) @ np.transpose(matrix) / [0.9505, 1.0, 1.089]
+    x, y, z = np.where(ratio > (6 / 29) ** 3, np.cbrt(ratio), ratio * (29 / 6) ** 2 / 3 + 4 / 29).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+@pytest.mark.parametrize("deficiency", DEFICIENCIES)
+def test_colours_stay_apart_under_colour_vision_deficiencies(deficiency):
+    """A difference of 2.3 is just noticeable. At worst (protanopia): here 15.6, matplotlib's default cycle 4.6."""
+    rgb = np.array([to_rgb(color) for color in plots.PALETTE])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    colors = lab(linear @ np.transpose(DEFICIENCIES[deficiency]))
+    distances = np.linalg.norm(colors[:, None] - colors, axis=-1)[np.triu_indices(len(colors), 1)]
+    assert distances.min() > 15, distances.min()
+
+
+def test_points_and_their_reconstructions_share_scale_and_colours():
+    points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
+    figure = plots.point_reconstructions(points, points / 2, ["a", "b", "a"])
+    figure.canvas.draw()  # when an equal aspect takes effect, which must not change the limits
+    left, right = figure.axes
+    assert (left.get_title(), right.get_title()) == ("Originals", "Reconstructions")
+    np.testing.assert_allclose(left.collections[0].get_offsets(), points)
+    np.testing.assert_allclose(right.collections[0].get_offsets(), points / 2)
+    np.testing.assert_array_equal(left.collections[0].get_facecolors(), right.collections[0].get_facecolors())
+    for axes in (left, right):
+        np.testing.assert_allclose([axes.get_xlim(), axes.get_ylim()], [[-0.05, 1.05]] * 2)
+        assert axes.get_aspect() == 1 and axes.get_xlabel() == "$x_1$"
+
+
+def test_identical_points_still_get_a_scale():
+    figure = plots.point_reconstructions(torch.ones(3, 2), torch.ones(3, 2))
+    np.testing.assert_allclose(figure.axes[0].get_xlim(), [0, 2])
+
+
+def curves(axes) -> dict[str, list]:
+    return {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+
+
+def test_training_curves_draw_each_column_against_the_epoch():
+    rows = [
+        {
+            "epoch": 2,
+            "lower_bound": -9.0,
+            "validation_lower_bound": math.nan,
+            "kl.z": 1.0,
+            "kl_weights": 0.1,
+            "seconds": 1,
+        },
+        {
+            "epoch": 4,
+            "lower_bound": -7.0,
+            "validation_lower_bound": -8.0,
+            "kl.z": 2.0,
+            "kl.scale": 0.5,
+            "kl_weights": 1,
+        },
+        {"epoch": 6, "lower_bound": -math.inf, "validation_lower_bound": -7.5, "kl.scale": None},
+    ]
+    bound, divergence = plots.training_curves(rows).axes
+    assert curves(bound) == {"training": [[2, -9], [4, -7]], "validation": [[4, -8], [6, -7.5]]}
+    assert curves(divergence) == {"z": [[2, 1], [4, 2]], "scale": [[4, 0.5]]}
+    assert bound.get_ylabel() == "lower bound (nats per datum)" and divergence.get_ylabel() == "KL (nats per datum)"
+    assert bound.get_xlabel() == divergence.get_xlabel() == "epoch"
+
+
+def test_training_curves_read_text_count_rows_and_say_what_is_not_there():
+    bound, divergence = plots.training_curves([{"lower_bound": "-3.5", "kl.z": ""}, {"lower_bound": "-3"}]).axes
+    assert curves(bound) == {"training": [[1, -3.5], [2, -3]]}
+    assert not divergence.lines and divergence.texts[0].get_text() == "not recorded"
+
+
+@pytest.mark.parametrize("num_points", [10, 4000])
+def test_figures_are_written_without_a_warning(num_points, images, tmp_path):
+    z = torch.randn(num_points, 2, generator=torch.Generator().manual_seed(2))
+    figures = [
+        plots.latent_scatter(z, torch.arange(num_points) % 10),
+        plots.point_reconstructions(z, z / 2, torch.arange(num_points) % 4),
+        plots.manifold(images[:4], 2),
+        plots.training_curves([{"epoch": 1, "lower_bound": -1.0}]),
+    ]
+    for k, figure in enumerate(figures):
+        figure.savefig(tmp_path / f"{k}.png")
+        assert (tmp_path / f"{k}.png").stat().st_size > 1000
