@@ -302,7 +302,7 @@ def test_colours_stay_apart_under_colour_vision_deficiencies(deficiency):
 def test_points_and_their_reconstructions_share_scale_and_colours():
     points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
     figure = plots.point_reconstructions(points, points / 2, ["a", "b", "a"])
-    figure.canvas.draw()  # when an equal aspect takes effect, which must not change the limits
+    figure.draw_without_rendering()  # when an equal aspect takes effect, which must not change the limits
     left, right = figure.axes
     assert (left.get_title(), right.get_title()) == ("Originals", "Reconstructions")
     np.testing.assert_allclose(left.collections[0].get_offsets(), points)
