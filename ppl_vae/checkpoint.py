@@ -1,4 +1,4 @@
-"""Save, load and resume: one safetensors file whose header holds JSON. Atomic, checked, and never executes what it reads.
+"""Save, load and resume: one safetensors file whose header holds JSON. Atomic, checked, executing nothing it reads.
 
 Knows files, hashes and a VAE's configuration; knows nothing of how a run goes on. Code of a user's own that a
 checkpoint names runs only if this user trained with that very file here (path and sha256 remembered in the user's
@@ -23,6 +23,8 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ppl_vae import __version__, checks
+from ppl_vae.guides import POSTERIORS
+from ppl_vae.priors import PRIORS
 from ppl_vae.priors.user_code import is_reference, reference_file
 from ppl_vae.vae import VAE, VAEConfig, build
 
@@ -30,8 +32,9 @@ __all__ = ["CHECKPOINT", "atomic_write", "load", "read_tensors", "remember_code"
 
 CHECKPOINT = "checkpoint.safetensors"
 FORMAT = "ppl-vae-1"
-# packages a checkpoint may name a prior or posterior in; any other module's code is not run on a checkpoint's word
-TRUSTED_PACKAGES = ("ppl_vae",)
+# module references a checkpoint may hold: this library's own priors and posteriors, and no other function of it or of
+# any module, since a checkpoint also chooses the arguments
+TRUSTED_REFERENCES = {f"{kind.__module__}:{kind.__name__}" for kind in (*PRIORS.values(), *POSTERIORS.values())}
 
 
 @contextmanager
@@ -75,7 +78,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name}{tensors[name].dtype}{tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -132,9 +135,8 @@ def load(path: str | os.PathLike[str], prior: Any = None, posterior: Any = None,
     file = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
     tensors, header = read_tensors(file)
     config = config_from_json(header.get("config"))
-    for name, given in ((config.prior, prior), (config.posterior, posterior)):
-        if given is None and is_reference(name) and not trust_code:
-            _check_trusted(name)
+    if not trust_code:
+        check_trusted(config, prior, posterior)
     vae = build(config, prior=prior, posterior=posterior, num_data=header.get("num_data"))
     best = {n.removeprefix("training/best/"): t for n, t in tensors.items() if n.startswith("training/best/")}
     load_state(vae, best or {n: t for n, t in tensors.items() if not n.startswith("training/")}, file)
@@ -182,12 +184,21 @@ def remember_code(config: VAEConfig) -> None:
         file.write(json.dumps(known, indent=1).encode())
 
 
+def check_trusted(config: VAEConfig, prior: Any = None, posterior: Any = None) -> None:
+    """`InputError` if a configuration read from a file names code that this user has not trained with here.
+
+    `prior` and `posterior`, if given, stand in for the configured ones, whose code is then not run.
+    """
+    for reference, given in ((config.prior, prior), (config.posterior, posterior)):
+        if given is None and is_reference(reference):
+            _check_trusted(reference)
+
+
 def _check_trusted(reference: str) -> None:
     path, suggestion = reference_file(reference), "read the code, then load with trust_code=True (--trust-code)"
     if path is None:
-        package = reference.partition(":")[0].partition(".")[0]
-        if package not in TRUSTED_PACKAGES:
-            checks.refuse("checkpoint", f"code in module '{reference}'", "code of this library", suggestion)
+        if reference not in TRUSTED_REFERENCES:
+            checks.refuse("checkpoint", f"code in module '{reference}'", "a prior of this library", suggestion)
     elif not path.is_file():
         checks.refuse(
             "checkpoint", f"a prior in {path}, which is not there", "the file it was trained with", "or pass prior=..."

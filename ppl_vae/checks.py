@@ -7,7 +7,7 @@ command line can turn any bad value into one line and exit status 2.
 import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 
@@ -66,9 +66,11 @@ def sizes(subject: str, value: object) -> tuple[int, ...]:
     return tuple(integer(f"{subject}[{i}]", item) for i, item in enumerate(items))
 
 
-def options(subject: str, value: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Every key of `value` is one of `known`."""
-    names = list(known)
+def options(subject: str, value: object, known: Iterable[str] | None) -> None:
+    """`value` is a mapping from names, each of them (unless it is None) one of `known`."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        refuse(subject, value, "a mapping from names to values")
+    names = list(value if known is None else known)
     for key in value:
         if key not in names:
             refuse(subject, repr(key), f"one of {', '.join(names)}" if names else "no option", nearest(key, names))

@@ -4,8 +4,9 @@ Knows activations, initialisation schemes and image shapes. Knows nothing of Pyr
 outputs mean: a likelihood (`likelihoods.py`) or a guide's heads (`guides/`) give them a meaning.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -60,7 +61,7 @@ class Images(nn.Module):
 def dense(sizes: Sequence[int], activation: str, dropout: float = 0.0) -> list[nn.Module]:
     """Hidden layers h <- activation(W h + b), one for each consecutive pair of `sizes`, each followed by dropout."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
         if dropout:
             layers.append(nn.Dropout(dropout))
@@ -114,9 +115,10 @@ def conv_encoder(event_shape: tuple[int, ...], hidden_sizes: tuple[int, ...], ac
     return nn.Sequential(*body, *dense(sizes, activation)), sizes[-1]
 
 
-def conv_decoder(latent_size: int, num_outputs: int, event_shape: tuple[int, ...], hidden_sizes: tuple[int, ...],
-                 activation: str, channels: Sequence[int] = (32, 64), batch_norm: bool = True) -> nn.Module:  # fmt: skip
-    """The encoder's mirror: dense layers, then transposed convolutions that double the image back to its exact size."""
+def conv_decoder(latent_size: int, num_outputs: int, event_shape: tuple[int, ...],
+                 hidden_sizes: tuple[int, ...], activation: str, channels: Sequence[int] = (32, 64),
+                 batch_norm: bool = True) -> nn.Module:  # fmt: skip
+    """The encoder's mirror: dense layers, then transposed convolutions that double the image to its exact size."""
     image, widths = _image_shape(event_shape), checks.sizes("network_options.channels", channels)[::-1]
     heights, breadths = (_halvings(n, len(widths))[::-1] for n in image[1:])
     outputs = num_outputs * image[0]
@@ -137,7 +139,10 @@ def conv_decoder(latent_size: int, num_outputs: int, event_shape: tuple[int, ...
                          Flatten((1, 1, 1)), Unflatten(shape))  # fmt: skip
 
 
-NETWORKS = {"mlp": (mlp_encoder, mlp_decoder), "conv": (conv_encoder, conv_decoder)}
+NETWORKS: dict[str, tuple[Callable[..., tuple[nn.Module, int]], Callable[..., nn.Module]]] = {
+    "mlp": (mlp_encoder, mlp_decoder),
+    "conv": (conv_encoder, conv_decoder),
+}
 NETWORK_OPTIONS = {"mlp": ("dropout", "decoder_hidden_sizes"), "conv": ("channels", "batch_norm")}
 
 
@@ -163,14 +168,16 @@ def initialize(module: nn.Module, init: str, activation: str) -> nn.Module:
     """Draw every dense and convolutional weight anew, with zero biases; return the module.
 
     "fan_in": W ~ N(0, gain^2 / fan-in), gain sqrt(2) for the rectifier family and 1 for tanh and sigmoid, so the
-    scale of a signal survives any depth; the last layer, which no activation follows, has gain 1.
+    scale of a signal survives any depth; a layer that no activation follows has gain 1.
     "normal_0.01": W ~ N(0, 0.01^2), as replications of Auto-Encoding Variational Bayes (2013, section 5) do.
     """
     checks.choice("init", init, INITIALIZATIONS)
     gain = math.sqrt(2.0) if activation in ("relu", "silu", "softplus") else 1.0
-    layers = [m for m in module.modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))]
-    for layer in layers:
-        followed = layer is not layers[-1]
+    modules = list(module.modules())
+    for i, layer in enumerate(modules):
+        if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            continue
+        followed = any(isinstance(m, tuple(ACTIVATIONS.values())) for m in modules[i:])
         scale = 0.01 if init == "normal_0.01" else (gain if followed else 1.0) / math.sqrt(_fan_in(layer))
         nn.init.normal_(layer.weight, 0.0, scale)
         if layer.bias is not None:

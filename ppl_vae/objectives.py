@@ -6,6 +6,7 @@ mis-estimates, what an estimator cannot do.
 """
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -137,13 +138,15 @@ def _check_site(name: str, q: Any, p: Any) -> None:
         checks.refuse(f"guide site '{name}'", f"{type(q['fn']).__name__} without reparameterised draws",
                       "a reparameterised distribution", "use a relaxed one")  # fmt: skip
     weights = [s["infer"].get("kl_weight", 1.0) for s in (q, p)]
-    same = all(
-        a is b or (isinstance(a, float) and isinstance(b, float) and a == b)
-        for a, b in (weights, (_scale(q), _scale(p)))
-    )
-    if not same and not all(torch.is_tensor(w) for w in weights):
+    if not (_same(*weights) and _same(_scale(q), _scale(p))):
         checks.refuse(f"site '{name}'", "different scales in model and guide", "one scale for both",
                       "enter KLWeight around the estimator, not poutine.scale inside one program")  # fmt: skip
+
+
+def _same(a: float | Tensor, b: float | Tensor) -> bool:
+    """Equal numbers, or two tensors, whose values a recorded step cannot look at."""
+    tensors = [torch.is_tensor(value) for value in (a, b)]
+    return all(tensors) or (not any(tensors) and math.isclose(a, b))
 
 
 def _check_order(model_trace: poutine.Trace, latent: dict[str, Any]) -> None:

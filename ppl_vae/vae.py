@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppl_vae import checks
-from ppl_vae.guides import POSTERIORS, DataProgram, latent_sites
+from ppl_vae.guides import POSTERIORS, DataProgram, latent_sites, opens_data_plate
 from ppl_vae.likelihoods import LIKELIHOODS, build_likelihood
 from ppl_vae.networks import ACTIVATIONS, INITIALIZATIONS, NETWORKS, decoder_network, encoder_network
 from ppl_vae.priors import PRIORS, build_prior, is_reference, resolve
@@ -54,9 +54,12 @@ class VAEConfig:
         object.__setattr__(self, "event_shape", checks.sizes("event_shape", self.event_shape))
         object.__setattr__(self, "hidden_sizes", checks.sizes("hidden_sizes", self.hidden_sizes))
         checks.integer("latent_size", self.latent_size)
-        choices = {"activation": ACTIVATIONS, "network": NETWORKS, "init": INITIALIZATIONS, "likelihood": LIKELIHOODS}
+        choices: dict[str, Iterable[str]] = {"activation": ACTIVATIONS, "network": NETWORKS, "init": INITIALIZATIONS,
+                                             "likelihood": LIKELIHOODS}  # fmt: skip
         for field, names in choices.items():
             checks.choice(field, getattr(self, field), names)
+        for field in ("network_options", "likelihood_options", "prior_options", "posterior_options"):
+            checks.options(field, getattr(self, field), None)
         for field, registry in (("prior", PRIORS), ("posterior", POSTERIORS)):
             name = getattr(self, field)
             if not (isinstance(name, str) and (is_reference(name) or name == CUSTOM)):
@@ -122,7 +125,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 class VAE(nn.Module):
-    """The pair of programs, `model` and `guide`, and what is asked of them most: encode, decode, sample, reconstruct."""
+    """The pair of programs, `model` and `guide`, and what is asked of them: encode, decode, sample, reconstruct."""
 
     def __init__(self, config: VAEConfig, model: Model, guide: Guide) -> None:
         super().__init__()
@@ -150,7 +153,7 @@ class VAE(nn.Module):
     def _posterior_site(self, x: Tensor, num_samples: int | None) -> Any:
         plate = pyro.plate("draws", num_samples, dim=-2) if num_samples else contextlib.nullcontext()
         with evaluating(self), pyro.settings.context(module_local_params=True), plate:
-            site = poutine.trace(self.guide).get_trace(x).nodes["z"]
+            site: Any = poutine.trace(self.guide).get_trace(x).nodes["z"]
         if num_samples:
             site["value"] = site["value"].expand(num_samples, len(x), -1)
         return site
@@ -182,7 +185,7 @@ def _mean(q: Any) -> Tensor:
     with contextlib.suppress(NotImplementedError):
         return q.mean
     base = getattr(getattr(q, "base_dist", None), "base_dist", None)
-    if isinstance(base, dist.Normal) and all(t.bijective for t in q.transforms):
+    if isinstance(base, dist.Normal) and all(map(_is_elementwise, q.transforms)):
         nodes, weights = np.polynomial.hermite_e.hermegauss(64)
         shape = (-1, *(1,) * base.loc.dim())
         x = base.loc + base.scale * torch.as_tensor(nodes, dtype=base.loc.dtype, device=base.loc.device).reshape(shape)
@@ -190,6 +193,12 @@ def _mean(q: Any) -> Tensor:
             x = transform(x)
         return (torch.as_tensor(weights / math.sqrt(2 * math.pi)).to(x).reshape(shape) * x).sum(0)
     return q.sample((256,)).mean(0)
+
+
+def _is_elementwise(transform: Any) -> bool:
+    """Whether a coordinate of the output depends on its own coordinate alone, as one-dimensional quadrature needs."""
+    inner = getattr(transform, "base_transform", transform)
+    return inner.domain.event_dim == inner.codomain.event_dim == 0
 
 
 def build(
@@ -222,7 +231,7 @@ def _build(config: VAEConfig, prior: Any, posterior: Any, num_data: int | None) 
     c = dataclasses.replace(config, prior=_name(prior, config.prior), posterior=_name(posterior, config.posterior))
     network = (c.activation, c.init, dict(c.network_options))
     encoder, feature_size = encoder_network(c.network, c.event_shape, c.hidden_sizes, *network)
-    likelihood = build_likelihood(c.likelihood, c.event_shape, dict(c.likelihood_options))
+    likelihood: Any = build_likelihood(c.likelihood, c.event_shape, dict(c.likelihood_options))
     shape = (c.latent_size, likelihood.num_outputs, c.event_shape, c.hidden_sizes)
     decoder = Decoder(decoder_network(c.network, *shape, *network), likelihood)
     program = build_prior(_given(prior, c.prior, "prior"), c.prior_options, latent_size=c.latent_size)
@@ -230,9 +239,10 @@ def _build(config: VAEConfig, prior: Any, posterior: Any, num_data: int | None) 
     if posterior is None and c.posterior in POSTERIORS:
         guide = POSTERIORS[c.posterior](encoder, feature_size, sites, init=c.init, **c.posterior_options)
         return VAE(c, Model(program, decoder, num_data), Guide(guide, num_data))
-    guide = _given(posterior, c.posterior, "posterior")
-    guide = guide() if inspect.isclass(guide) else guide
-    return VAE(c, Model(program, decoder, num_data), _own_guide(guide, sites, c, num_data))
+    own: Any = _given(posterior, c.posterior, "posterior")
+    own = own() if inspect.isclass(own) else own
+    opens_plate = opens_data_plate(own, sites, c.event_shape)
+    return VAE(c, Model(program, decoder, num_data), Guide(own, num_data, opens_plate))
 
 
 def _given(program: Any, name: str, subject: str) -> Any:
@@ -253,28 +263,3 @@ def _name(program: Any, configured: str) -> str:
     module, name = getattr(program, "__module__", None), getattr(program, "__name__", "")
     found = getattr(sys.modules.get(module or ""), name, None)
     return f"{module}:{name}" if found is program and module != "__main__" else CUSTOM
-
-
-def _own_guide(posterior: Any, sites: list, config: VAEConfig, num_data: int | None) -> Guide:
-    """A user's own posterior, run once to see whether it opens the data plate itself and samples the prior's sites."""
-    if not callable(posterior):
-        checks.refuse(
-            "posterior",
-            type(posterior).__name__,
-            "a callable, a PyroModule or a name",
-            f"known: {', '.join(POSTERIORS)}",
-        )
-    x = torch.zeros(3, *config.event_shape)
-    try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.settings.context(module_local_params=True):
-            nodes = poutine.trace(posterior).get_trace(x).nodes
-    except Exception as error:
-        checks.refuse(
-            "posterior", f"{type(error).__name__}: {error}", f"a program that runs on x of shape {tuple(x.shape)}"
-        )
-    missing = [site.name for site in sites if site.name not in nodes]
-    if missing:
-        checks.refuse(
-            "posterior", f"no site {', '.join(missing)}", "every latent site of the prior", "sample it given x"
-        )
-    return Guide(posterior, num_data, opens_plate="data" in nodes)

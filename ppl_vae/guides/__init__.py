@@ -7,10 +7,11 @@ It knows sites and an encoder network; it knows nothing of decoders, likelihoods
 from torch import nn
 
 from ppl_vae.guides.diagonal import DiagonalGuide
+from ppl_vae.guides.own import opens_data_plate
 from ppl_vae.guides.point import PointGuide
 from ppl_vae.guides.program import DataProgram
 from ppl_vae.guides.sites import LatentSite, latent_sites
 
-__all__ = ["POSTERIORS", "DataProgram", "DiagonalGuide", "LatentSite", "PointGuide", "latent_sites"]
+__all__ = ["POSTERIORS", "DataProgram", "DiagonalGuide", "LatentSite", "PointGuide", "latent_sites", "opens_data_plate"]
 
 POSTERIORS: dict[str, type[nn.Module]] = {"diagonal_normal": DiagonalGuide, "point": PointGuide}

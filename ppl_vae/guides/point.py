@@ -39,4 +39,4 @@ class PointGuide(nn.Module):
         for site, (code,) in zip(self.sites, split_heads(self.heads(self.encoder(x)), self.sites, 1), strict=True):
             value = biject_to(site.support)(code)
             delta = dist.Delta(value, event_dim=len(site.event_shape), validate_args=False)
-            pyro.sample(site.name, delta, infer={"point": True})
+            pyro.sample(site.name, delta, infer={"point": True})  # type: ignore[arg-type]

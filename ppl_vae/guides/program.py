@@ -4,6 +4,7 @@ Knows the plate and the parameter store; knows nothing of latents or networks.
 """
 
 import itertools
+from typing import Any
 
 import pyro
 from torch import Tensor, nn
@@ -25,7 +26,15 @@ class DataProgram(nn.Module):
     def __init__(self, num_data: int | None = None) -> None:
         super().__init__()
         self.num_data = num_data
-        self._store_name = f"{type(self).__name__.lower()}{next(_counter)}"
+        self._store_name = self._new_name()
+
+    def _new_name(self) -> str:
+        return f"{type(self).__name__.lower()}{next(_counter)}"
+
+    def __setstate__(self, state: Any) -> None:
+        """A copy (`copy.deepcopy`) has parameters of its own, so it needs a name of its own."""
+        super().__setstate__(state)
+        self._store_name = self._new_name()
 
     def data_plate(self, x: Tensor) -> pyro.plate:
         """The plate "data" over the rows of x."""

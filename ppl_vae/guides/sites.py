@@ -61,10 +61,8 @@ def latent_sites(prior: Callable[[], Any], latent_size: int) -> list[LatentSite]
         )
     for name, site in latents.items():
         _check(name, site["fn"], size, latent_size)
-    return [
-        LatentSite(n, s["fn"].event_shape, s["fn"].support, type(base_distribution(s["fn"])))
-        for n, s in latents.items()
-    ]
+    distributions: dict[str, Any] = {name: site["fn"] for name, site in latents.items()}
+    return [LatentSite(n, d.event_shape, d.support, type(base_distribution(d))) for n, d in distributions.items()]
 
 
 def _trace(prior: Callable[[], Any], size: int) -> poutine.Trace:

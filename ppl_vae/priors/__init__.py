@@ -53,5 +53,5 @@ def _given(prior: Callable[..., Any], options: Mapping[str, Any], offers: Mappin
         checks.refuse(f"prior {name}", f"no value for {', '.join(required)}", "every argument without a default",
                       f"give it as --prior.{required[0]} or prior_options")  # fmt: skip
     if inspect.isclass(prior):
-        return prior(**arguments)
+        return prior(**arguments)  # type: ignore[return-value]
     return (lambda: prior(**arguments)) if arguments else prior

@@ -17,4 +17,5 @@ class StandardNormal(nn.Module):
 
     def forward(self) -> Tensor:
         """Sample the site "z"."""
-        return pyro.sample("z", dist.Normal(self.location, 1.0, validate_args=False).to_event(1))
+        location: Tensor = self.location  # type: ignore[assignment]
+        return pyro.sample("z", dist.Normal(location, 1.0, validate_args=False).to_event(1))
