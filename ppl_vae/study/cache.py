@@ -1,0 +1,68 @@
+"""The rows of finished cells on disk, one JSON file a cell, so that nothing finished is ever computed twice.
+
+Knows files; must not know how rows are computed or shown. Nothing read from here is executed.
+"""
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ppl_vae import __version__
+from ppl_vae.checks import refuse
+from ppl_vae.study.cells import Cell
+
+
+def folder(option: str, path: Path) -> Path:
+    """`path`, made if need be; raises `InputError` naming the option when that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        refuse(option, path, f"a folder that can be written ({error.strerror})")
+    return path
+
+
+def write(path: Path, content: bytes) -> None:
+    """Put `content` at `path` whole or not at all: temporary file, fsync, rename."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of cells' rows."""
+
+    path: Path
+
+    def load(self, cell: Cell) -> dict[str, Any] | None:
+        """The cell's entry, {"rows": [...], "cpu_seconds": ...}; None if it is not there or cannot be read."""
+        try:
+            entry = json.loads((self.path / f"{cell.key}.json").read_bytes())
+            return {"rows": list(entry["rows"]), "cpu_seconds": float(entry["cpu_seconds"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def save(self, cell: Cell, rows: list[dict], cpu_seconds: float) -> None:
+        """Keep a finished cell's rows; writing the same cell again changes nothing."""
+        entry = {**asdict(cell), "version": __version__, "cpu_seconds": cpu_seconds, "rows": rows}
+        write(self.path / f"{cell.key}.json", json.dumps(entry).encode())
+        self.failure(cell).unlink(missing_ok=True)
+
+    def save_failure(self, cell: Cell, text: str) -> Path:
+        """Keep a failed cell's traceback, for a person to read; the cell stays to be computed."""
+        write(self.failure(cell), f"{cell}\n\n{text}".encode())
+        return self.failure(cell)
+
+    def failure(self, cell: Cell) -> Path:
+        return self.path / f"{cell.key}.failure.txt"

@@ -1,0 +1,90 @@
+"""Cells sent to workers, and what comes back, whatever happens to the worker.
+
+Knows cells and engines; must not know where rows are kept.
+"""
+
+import json
+import random
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy
+import torch
+from joblib import delayed
+
+from ppl_vae.checks import refuse
+from ppl_vae.study.backends import Engine
+from ppl_vae.study.cells import Cell, Script, arguments
+
+
+class Outcome(NamedTuple):
+    """A cell's rows and its processor time in seconds, or the traceback of its failure."""
+
+    rows: list[dict[str, Any]] | None
+    cpu_seconds: float = 0.0
+    failure: str = ""
+
+
+def outcomes(script: Script, cells: Sequence[Cell], engine: Engine) -> Iterator[tuple[Cell, Outcome]]:
+    """Every cell once with its outcome, in the order in which they finish.
+
+    When a worker's death breaks the engine, the cells that were then running (the first of those left, since they start
+    in order) go again, each alone, after all the others; one that breaks the engine alone is given up.
+    """
+    groups: deque[Sequence[int]] = deque([range(len(cells))] if cells else [])
+    while groups:
+        left = dict.fromkeys(group := groups.popleft())
+        calls = (delayed(perform)(i, script.run, cells[i].settings, arguments(script.run, cells[i])) for i in group)
+        try:
+            for index, outcome in engine.parallel()(calls):
+                del left[index]
+                yield cells[index], outcome if isinstance(outcome, Outcome) else _given_up(outcome)
+        except Exception as error:
+            if len(group) == 1:
+                yield from ((cells[index], _given_up(error)) for index in left)
+                continue
+            order = list(left)
+            groups.extendleft([order[engine.at_a_time :]] if order[engine.at_a_time :] else [])
+            groups.extend([index] for index in order[: engine.at_a_time])
+
+
+def _given_up(error: BaseException) -> Outcome:
+    """The outcome of a cell that could not tell its own: its worker died, or it could not be sent."""
+    return Outcome(None, failure=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+
+
+def perform(
+    index: int, run: Callable[..., Any], settings: Mapping[str, Any], kwargs: Mapping[str, Any]
+) -> tuple[int, Outcome]:
+    """One cell, in a worker process: one thread, every global generator seeded, an error turned into its traceback."""
+    torch.set_num_threads(1)
+    for seed in (torch.manual_seed, numpy.random.seed, random.seed):
+        seed(kwargs["seed"])
+    start = time.process_time()
+    try:
+        rows = _rows({**settings, "seed": kwargs["seed"]}, run(**kwargs))
+        return index, Outcome(rows, time.process_time() - start)
+    except (Exception, SystemExit):
+        return index, Outcome(None, failure=traceback.format_exc())
+
+
+def _rows(cell: dict[str, Any], measured: Any) -> list[dict[str, Any]]:
+    """The cell's settings beside what `run` measured, as plain values."""
+    rows = [measured] if isinstance(measured, Mapping) else measured
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        refuse("run's result", type(measured).__name__, "a dict or a list of dicts")
+    for name in {name for row in rows for name in row if name in cell}:
+        refuse("run's result", f"a value named {name!r}", "names that no axis has")
+    return json.loads(json.dumps([{**cell, **row} for row in rows], default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """An array, tensor or numpy number as numbers."""
+    if not hasattr(value, "tolist"):
+        refuse(
+            "a row's value", type(value).__name__, "a number, string, boolean, None, array, or a list or dict of them"
+        )
+    return value.tolist()
