@@ -21,6 +21,7 @@ from torch.distributions import kl_divergence
 
 from ppl_vae import checks
 from ppl_vae.handlers import KLWeight
+from ppl_vae.handlers.enumeration import SummedOut, replayed_trace
 from ppl_vae.handlers.kl_weight import in_data_plate
 
 __all__ = ["ESTIMATORS", "KL", "Objective", "Terms", "evidence_terms", "kl_report"]
@@ -31,7 +32,7 @@ Program = Callable[..., Any]
 
 @dataclass(frozen=True)
 class KL:
-    """One site's KL(q || p) in nats, unweighted, the weight a handler gave it, and whether it is exact."""
+    """One site's KL(q || p) in nats, unweighted, the weight a handler gave it, and how it was got (`kl_report`)."""
 
     value: Tensor
     weight: float | Tensor
@@ -92,10 +93,12 @@ def evidence_terms(model: Program, guide: Program, x: Tensor, estimator: str = "
 
 def _traces(model: Program, guide: Program, x: Tensor, num_particles: int) -> tuple[poutine.Trace, poutine.Trace]:
     plate = contextlib.nullcontext() if num_particles == 1 else pyro.plate("particles", num_particles, dim=-2)
-    with plate:
+    weights = getattr(guide, "weights", None)
+    noise = contextlib.ExitStack() if weights is None else weights.noise_handler()
+    with noise, plate:
         guide_trace = poutine.trace(guide).get_trace(x)
-    with plate:
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
+    with noise, plate:
+        model_trace = replayed_trace(model, guide_trace, x)
     return model_trace, guide_trace
 
 
@@ -108,8 +111,9 @@ def _scale(site: Any) -> float | Tensor:
     return scale
 
 
-def _log_prob(site: Any) -> Tensor:
-    return scale_and_mask(site["fn"].log_prob(site["value"]), scale=_scale(site), mask=site["mask"])
+def _log_prob(site: Any, value: Tensor | None = None) -> Tensor:
+    value = site["value"] if value is None else value
+    return scale_and_mask(site["fn"].log_prob(value), scale=_scale(site), mask=site["mask"])
 
 
 def _kl(name: str, q: Any, p: Any, estimator: str) -> KL:
@@ -123,7 +127,9 @@ def _kl(name: str, q: Any, p: Any, estimator: str) -> KL:
         with contextlib.suppress(NotImplementedError):
             value = kl_divergence(q["fn"], p["fn"])
             return KL(scale_and_mask(value, scale=_scale(q), mask=q["mask"]), weight, "analytic")
-    return KL(_log_prob(q) - _log_prob(p), weight, "sampled")
+    kind = "enumerated" if isinstance(p["fn"], SummedOut) else "sampled"
+    value = q["fn"].rsample() if q["infer"].get("undrawn") else None  # a noise handler left the draw to whom needs it
+    return KL(_log_prob(q, value) - _log_prob(p, value), weight, kind)
 
 
 def _auxiliary(name: str, q: Any, weight: float | Tensor) -> KL:
@@ -159,7 +165,11 @@ def _check_order(model_trace: poutine.Trace, latent: dict[str, Any]) -> None:
 
 
 def kl_report(model: Program, guide: Program, x: Tensor, estimator: str) -> dict[str, str]:
-    """For each site of the guide, "analytic", "sampled" or "point": how the estimator gets its KL term."""
+    """For each site of the guide, how the estimator gets its KL term.
+
+    "analytic": closed form. "sampled": log q - log p at the draws. "enumerated": so too, but with the prior's index
+    sites summed out of p exactly. "point": left out, since q is a point.
+    """
     with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.settings.context(module_local_params=True):
         terms = evidence_terms(model, guide, x, checks.choice("estimator", estimator, ESTIMATORS))
     return {name: kl.kind for name, kl in (terms.kl | terms.weight_kl).items()}

@@ -12,12 +12,19 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
-from torch.distributions import biject_to
+from torch.distributions import Transform, biject_to, transform_to
+from torch.distributions.constraints import MixtureSameFamilyConstraint
 
 from ppl_vae import checks
 from ppl_vae.handlers.kl_weight import DATA_PLATE
 
 __all__ = ["LatentSite", "base_distribution", "latent_sites"]
+
+
+@transform_to.register(MixtureSameFamilyConstraint)
+@biject_to.register(MixtureSameFamilyConstraint)
+def _support_of_components(constraint: MixtureSameFamilyConstraint) -> Transform:
+    return biject_to(constraint.base_constraint)  # torch gives a mixture's own constraint no map onto it
 
 
 @dataclass(frozen=True)
@@ -45,13 +52,11 @@ def base_distribution(fn: Any) -> Any:
 def latent_sites(prior: Callable[[], Any], latent_size: int) -> list[LatentSite]:
     """The latent sites of `prior` in program order, "z" among them with event shape `(latent_size,)`.
 
+    Sites marked `infer={"enumerate": "parallel"}` are left out: the model sums them out, so no guide samples them.
     Raises `InputError` when the prior raises, has no site "z", or a site has the wrong shape, clashes or is discrete.
     """
     size = latent_size + 1  # no event size equals it, so a missing `.to_event(1)` cannot pass for a batch
-    trace = _trace(prior, size)
-    sites = {
-        name: site for name, site in trace.nodes.items() if site["type"] == "sample" and not site_is_subsample(site)
-    }
+    sites = _sites(_trace(prior, size))
     if "x" in sites:
         checks.refuse("prior", "a site named 'x'", "any name but the data's own", "rename the site")
     latents = {name: site for name, site in sites.items() if not site["is_observed"]}
@@ -60,12 +65,34 @@ def latent_sites(prior: Callable[[], Any], latent_size: int) -> list[LatentSite]
             "prior", f"sites {', '.join(latents) or 'none'}", "a latent site named 'z'", "pyro.sample('z', ...)"
         )
     for name, site in latents.items():
-        _check(name, site["fn"], size, latent_size)
-    distributions: dict[str, Any] = {name: site["fn"] for name, site in latents.items()}
+        _check(name, site, size, latent_size)
+    indices = {name for name, site in latents.items() if _is_index(name, site)}
+    if indices:
+        _trace(
+            poutine.enum(prior, first_available_dim=-2),
+            size,
+            f"a program that runs with all values of {', '.join(sorted(indices))} at once, left of the plate",
+            "look parameters up by index, as in locations[k], and branch on no index",
+        )
+    distributions: dict[str, Any] = {name: site["fn"] for name, site in latents.items() if name not in indices}
     return [LatentSite(n, d.event_shape, d.support, type(base_distribution(d))) for n, d in distributions.items()]
 
 
-def _trace(prior: Callable[[], Any], size: int) -> poutine.Trace:
+def _sites(trace: poutine.Trace) -> dict[str, Any]:
+    return {n: site for n, site in trace.nodes.items() if site["type"] == "sample" and not site_is_subsample(site)}
+
+
+def _is_index(name: str, site: Any) -> bool:
+    marked = site["infer"].get("enumerate") == "parallel"
+    return marked and name != "z" and site["fn"].has_enumerate_support
+
+
+def _trace(
+    prior: Callable[[], Any],
+    size: int,
+    expected: str = "a program that runs inside a plate of data",
+    hint: str = "give each site its event dimension with .to_event(1)",
+) -> poutine.Trace:
     def program() -> Any:
         with pyro.plate(DATA_PLATE, size):
             return prior()
@@ -76,18 +103,18 @@ def _trace(prior: Callable[[], Any], size: int) -> poutine.Trace:
     except checks.InputError:
         raise
     except Exception as error:
-        checks.refuse("prior", f"{type(error).__name__}: {error}", "a program that runs inside a plate of data",
-                      "give each site its event dimension with .to_event(1)")  # fmt: skip
+        checks.refuse("prior", f"{type(error).__name__}: {error}", expected, hint)
 
 
-def _check(name: str, fn: Any, size: int, latent_size: int) -> None:
-    hint = "declare event dimensions with .to_event(1)"
+def _check(name: str, site: Any, size: int, latent_size: int) -> None:
+    fn, hint = site["fn"], "declare event dimensions with .to_event(1)"
     if name == "z" and tuple(fn.event_shape) != (latent_size,):
         checks.refuse("site 'z'", f"event shape {tuple(fn.event_shape)}", f"({latent_size},), the latent_size", hint)
     if tuple(fn.batch_shape) != (size,):
         expected = "the data plate's batch shape alone, one value a datum"
         checks.refuse(f"site '{name}'", f"batch shape {tuple(fn.batch_shape)} in a plate of {size}", expected, hint)
-    if fn.support is not None and fn.support.is_discrete:
+    if fn.support is not None and fn.support.is_discrete and not _is_index(name, site):
         checks.refuse(f"site '{name}'", f"discrete {type(base_distribution(fn)).__name__}", "a continuous distribution",
-                      "use a relaxed one (RelaxedBernoulliStraightThrough, RelaxedOneHotCategorical) or a "
-                      "MixtureSameFamily that sums the index out")  # fmt: skip
+                      "use a relaxed one (RelaxedBernoulliStraightThrough, RelaxedOneHotCategorical), a "
+                      "MixtureSameFamily that sums the index out, or mark an index before 'z' with "
+                      "infer={'enumerate': 'parallel'} to have it summed out")  # fmt: skip

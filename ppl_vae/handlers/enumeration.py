@@ -1,0 +1,62 @@
+"""Sum discrete index sites out of a model's trace, exactly.
+
+Knows sample sites only. A site marked `infer={"enumerate": "parallel"}` takes all its values at once, along a dimension
+left of every plate; what is left afterwards is a trace of the other sites, whose densities hold the index no more.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+from pyro import poutine
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+__all__ = ["INDEX_DIM", "SummedOut", "replayed_trace"]
+
+INDEX_DIM = -3  # left of the plates of draws (-2) and of data (-1)
+
+
+class SummedOut(dist.TorchDistribution):
+    """p(value | sites before it) with an index summed out; its log density is known at the value of one run only."""
+
+    arg_constraints = {}  # noqa: RUF012
+
+    def __init__(self, fn: Any, log_prob: Tensor) -> None:
+        super().__init__(log_prob.shape, fn.event_shape, validate_args=False)
+        self._log_prob = log_prob
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log density at the run's own value, nats."""
+        return self._log_prob
+
+
+def replayed_trace(model: Callable[..., Any], guide_trace: poutine.Trace, *args: Any) -> poutine.Trace:
+    """The model's trace at the guide's draws, every enumerated index k summed out: log p(x, z) = log sum_k p(x, z, k).
+
+    Cost: every site that depends on k is evaluated at all its values. A model without index sites is replayed as is.
+    """
+    enumerating = poutine.enum(model, first_available_dim=INDEX_DIM)
+    trace = poutine.trace(poutine.replay(enumerating, trace=guide_trace)).get_trace(*args)
+    _sum_out(trace)
+    return trace
+
+
+def _sum_out(trace: poutine.Trace) -> None:
+    """By the chain rule, log p(s | before) = log sum_k p(k, before, s) - log sum_k p(k, before), site after site."""
+    joint, before = 0.0, 0.0
+    sites = {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
+    if all(site["infer"].get("_enumerate_dim") is None for site in sites.values()):
+        return
+    for name, site in sites.items():
+        log_prob = site["fn"].log_prob(site["value"])
+        if log_prob.dim() < -INDEX_DIM:
+            continue  # given its parents, this site does not depend on an index
+        joint = joint + log_prob
+        after = joint.flatten(0, INDEX_DIM).logsumexp(0)  # type: ignore[attr-defined]
+        if site["infer"].get("_enumerate_dim") is not None:
+            trace.remove_node(name)
+        else:
+            marginal = after - before
+            site["fn"] = SummedOut(site["fn"], marginal[0] if len(marginal) == 1 else marginal)
+        before = after
