@@ -49,12 +49,15 @@ def integer(subject: str, value: object, minimum: int = 1) -> int:
     return value
 
 
-def number(subject: str, value: object, minimum: float = -math.inf, exclusive: bool = False) -> float:
-    """`value` as a float if it is finite and at least (or, `exclusive`, above) `minimum`."""
+def number(
+    subject: str, value: object, minimum: float = -math.inf, exclusive: bool = False, maximum: float = math.inf
+) -> float:
+    """`value` as a float if it is finite, at least (or, `exclusive`, above) `minimum` and at most `maximum`."""
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or value < minimum or (exclusive and value == minimum):  # type: ignore[operator]
-        bound = "" if minimum == -math.inf else f" {'>' if exclusive else '>='} {minimum:g}"
-        refuse(subject, value, f"a finite number{bound}")
+    if not good or not minimum <= value <= maximum or (exclusive and value == minimum):  # type: ignore[operator]
+        low = "" if minimum == -math.inf else f" {'>' if exclusive else '>='} {minimum:g}"
+        high = "" if maximum == math.inf else f" and at most {maximum:g}"
+        refuse(subject, value, f"a finite number{low}{high}")
     return float(value)  # type: ignore[arg-type]
 
 

@@ -98,7 +98,7 @@ class NormalOptimal(NormalUnit):
 
     def __init__(self, event_shape: tuple[int, ...], mean: str = "identity", momentum: float = 0.01) -> None:
         super().__init__(event_shape, mean)
-        self.momentum = checks.number("likelihood_options.momentum", momentum, 0.0, exclusive=True)
+        self.momentum = checks.number("likelihood_options.momentum", momentum, 0.0, True, maximum=1.0)
         self.register_buffer("variance", torch.ones(()))
 
     def scale(self, mean: Tensor, x: Tensor | None) -> Tensor:

@@ -60,6 +60,7 @@ class Images(nn.Module):
 
 def dense(sizes: Sequence[int], activation: str, dropout: float = 0.0) -> list[nn.Module]:
     """Hidden layers h <- activation(W h + b), one for each consecutive pair of `sizes`, each followed by dropout."""
+    checks.number("network_options.dropout", dropout, 0.0, maximum=1.0)
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
