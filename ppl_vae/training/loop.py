@@ -10,8 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,57 +23,16 @@ from ppl_vae.checkpoint import CHECKPOINT, run_lock
 from ppl_vae.objectives import Objective, kl_report
 from ppl_vae.training.history import History
 from ppl_vae.training.optimizers import Update
-from ppl_vae.training.recorded import make_step
-from ppl_vae.training.schedules import Schedule, schedule
+from ppl_vae.training.schedules import Schedule
+from ppl_vae.training.settings import Settings
 from ppl_vae.training.state import RunState, restore_run, save_run
-from ppl_vae.training.step import ObjectiveModule, local_parameters
+from ppl_vae.training.step import ObjectiveModule, Step, local_parameters
+from ppl_vae.training.tiers import choose_tier, make_step
 from ppl_vae.vae import VAE, evaluating
 
-__all__ = ["Settings", "fit"]
+__all__ = ["fit"]
 
-BINARIZATIONS = ("none", "dynamic")
-TIERS = ("auto", "off", "record", "inductor")
-# below this many steps compiling (about 30 s cold) costs more than it saves (0.5 to 1 ms a step); recording costs 0.5 s
-STEPS_WORTH_COMPILING, STEPS_WORTH_RECORDING = 40_000, 200
 VALIDATION_ROWS = 1000
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The arguments of a run, as `fit` documents them: what a resumed run has to agree on."""
-
-    estimator: str
-    num_particles: int
-    batch_size: int
-    epochs: int
-    kl_weight: float | str | Schedule
-    weight_kl_weight: float | str | Schedule
-    learning_rate: float | str | Schedule
-    optimizer: str
-    weight_penalty: float
-    binarization: str
-    early_stopping: int | None
-    seed: int
-    compile: str
-
-    def __post_init__(self) -> None:
-        """Check every field; raises `InputError`."""
-        for name, minimum in (("batch_size", 1), ("epochs", 1), ("seed", 0)):
-            checks.integer(name, getattr(self, name), minimum)
-        checks.number("weight_penalty", self.weight_penalty, 0.0)
-        checks.choice("binarization", self.binarization, BINARIZATIONS)
-        checks.choice("compile", self.compile, TIERS)
-        if self.early_stopping is not None:
-            checks.integer("early_stopping", self.early_stopping)
-
-    def schedules(self) -> dict[str, Schedule]:
-        """What changes with the epoch, by name."""
-        names = ("kl_weight", "weight_kl_weight", "learning_rate")
-        return {name: schedule(name, getattr(self, name)) for name in names}
-
-    def plain(self) -> dict[str, Any]:
-        """The fields as JSON values, schedules by their text."""
-        return {**vars(self), **{name: str(value) for name, value in self.schedules().items()}}
 
 
 def fit(
@@ -167,9 +125,9 @@ class _Run:
         self.vae, self.data, self.validation, self.settings, self.folder = vae, data, validation, settings, folder
         self.objective = Objective(settings.estimator, settings.num_particles)
         self.schedules = settings.schedules()
-        self.parameters = [p for p in vae.parameters() if p.requires_grad]
         decay = settings.weight_penalty / len(data)
-        self.update = Update(settings.optimizer, self.parameters, 1e-3, decay)
+        self.update = Update(settings.optimizer, [p for p in vae.parameters() if p.requires_grad], decay)
+        self.device = self.update.parameters[0].device
         self.num_batches = math.ceil(len(data) / settings.batch_size)
         self.state = RunState()
 
@@ -192,19 +150,12 @@ class _Run:
             self.state = restore_run(self.folder, self.vae, self.update, self.plain_settings())  # type: ignore[arg-type]
         history = self.state.history
         history.kl_kinds = kinds
-        tier = history.tier if history.rows or self.state.batch else self._tier()
+        started = bool(history.rows or self.state.batch)  # a resumed run keeps the tier it was started with
+        tier = history.tier if started else choose_tier(settings.compile, self.num_batches * settings.epochs)
         self.vae.train()
         with local_parameters():
             module = ObjectiveModule(self.vae, self.objective)
-            self.step = make_step(module, self.parameters, tier, first, self.scheduled(0.0))
-        history.tier = self.step.tier
-
-    def _tier(self) -> str:
-        steps = self.num_batches * self.settings.epochs
-        by_steps = (
-            "inductor" if steps >= STEPS_WORTH_COMPILING else "record" if steps >= STEPS_WORTH_RECORDING else "off"
-        )
-        return by_steps if self.settings.compile == "auto" else self.settings.compile
+            self.step: Step = make_step(module, self.update, tier, first, self.scheduled([0.0])[0])
 
     def plain_settings(self) -> dict[str, Any]:
         """What a checkpoint stores of the settings."""
@@ -212,61 +163,76 @@ class _Run:
 
     def batch(self, index: Tensor) -> Tensor:
         """The rows of `index`, as float, binarised anew where asked."""
-        x = self.data[index.to(self.data.device)].to(self.parameters[0].device)
+        x = self.data[index.to(self.data.device)].to(self.device)
         x = x.float() / 255 if x.dtype == torch.uint8 else x
         return torch.bernoulli(x) if self.settings.binarization == "dynamic" else x
 
-    def scheduled(self, epoch: float) -> Tensor:
-        """The values that may change between steps, in the order of `SCHEDULED`."""
-        weights = self.schedules["kl_weight"](epoch), self.schedules["weight_kl_weight"](epoch)
-        return torch.tensor([*weights, 1.0 / len(self.data)], device=self.parameters[0].device)
+    def scheduled(self, epochs: Sequence[float]) -> Tensor:
+        """The values that may change between steps, (len(epochs), 3), in the order of `SCHEDULED`."""
+        kl, weight_kl = self.schedules["kl_weight"], self.schedules["weight_kl_weight"]
+        rows = [(kl(epoch), weight_kl(epoch), 1.0 / len(self.data)) for epoch in epochs]
+        return torch.tensor(rows, device=self.device)
 
     def epoch(self, bar: tqdm, interrupted: list[bool]) -> None:
         """The rest of one pass over the data, then its row, validation and early stopping."""
-        state, size, began = self.state, self.settings.batch_size, time.perf_counter()
+        state, began = self.state, time.perf_counter()
         order = torch.randperm(len(self.data), generator=_order(self.settings.seed, state.epoch))
-        shown_every = max(1, self.num_batches // 10)
+        batches = order.split(self.settings.batch_size)
+        shown = max(1, self.num_batches // 10)
         self.vae.train()
         while state.batch < self.num_batches:
-            position = state.epoch + state.batch / self.num_batches
-            x = self.batch(order[state.batch * size : (state.batch + 1) * size])
-            gradients, report = self.step(x, self.scheduled(position))
-            self._check_finite(report)
-            self.update(gradients, self.schedules["learning_rate"](position))
-            state.sums = report * len(x) if state.sums is None else state.sums.add_(report, alpha=len(x))
-            state.batch += 1
-            bar.update(1)
-            if state.batch % shown_every == 0:
-                bar.set_postfix(self._shown(min(state.batch * size, len(self.data))), refresh=False)
+            call = self._next(batches)
+            positions = [state.epoch + (state.batch + k) / self.num_batches for k in range(len(call))]
+            rates = [self.schedules["learning_rate"](position) for position in positions]
+            reports = self.step((self.batch(index) for index in call), self.scheduled(positions), rates)
+            self._add(reports, [len(index) for index in call])
+            if state.batch // shown > (state.batch - len(call)) // shown:
+                bar.set_postfix(self._shown(), refresh=False)
+            bar.update(len(call))
             if interrupted:
                 state.seconds += time.perf_counter() - began
                 self._interrupt()
         self._end_epoch(time.perf_counter() - began)
 
-    def _shown(self, rows: int) -> dict[str, str]:
-        means = self._means(rows)
-        kl = sum(value for name, value in means.items() if name.startswith("kl."))
-        return {
-            "bound": f"{means['lower_bound']:.2f}",
-            "reconstruction": f"{means['reconstruction']:.2f}",
-            "KL": f"{kl:.2f}",
-        }
+    def _next(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The batches of the next call: as many as a step takes at once if they are all of one size, else one."""
+        start, calls = self.state.batch, self.step.calls
+        group = batches[start : start + calls]
+        whole = len(group) == calls and start % calls == 0 and len(group[-1]) == len(group[0])
+        return group if whole else batches[start : start + 1]
 
-    def _means(self, rows: int) -> dict[str, float]:
+    def _add(self, reports: Tensor, sizes: list[int]) -> None:
+        """Add a call's reports to the sums of the epoch; stop at a loss that is not finite."""
+        state = self.state
+        if self.device.type == "cpu" or state.batch % 100 == 0:  # each look at a GPU's values waits for it
+            self._check_finite(reports)
+        for report, size in zip(reports, sizes, strict=True):
+            state.sums = report * size if state.sums is None else state.sums.add_(report, alpha=size)
+            state.rows += size
+        state.batch += len(sizes)
+
+    def _shown(self) -> dict[str, str]:
+        means = self._means()
+        kl = sum(value for name, value in means.items() if name.startswith("kl."))
+        bound, reconstruction = means["lower_bound"], means["reconstruction"]
+        return {"bound": f"{bound:.2f}", "reconstruction": f"{reconstruction:.2f}", "KL": f"{kl:.2f}"}
+
+    def _means(self) -> dict[str, float]:
         assert self.state.sums is not None
-        values = (self.state.sums / rows).tolist()
+        values = (self.state.sums / self.state.rows).tolist()
         return dict(zip(self.step.names[1:], values[1:], strict=True))
 
-    def _check_finite(self, report: Tensor) -> None:
-        if math.isfinite(report[0]):
-            return
-        state = self.state
-        terms = ", ".join(f"{n} {v:.4g}" for n, v in zip(self.step.names, report.tolist(), strict=True))
-        saved = self.folder / CHECKPOINT if self.folder and (self.folder / CHECKPOINT).exists() else "none"
-        raise FloatingPointError(
-            f"loss not finite at epoch {state.epoch + 1}, batch {state.batch + 1}: {terms}; last good checkpoint: {saved}; "
-            "try a smaller learning_rate, KL warm-up, or a scale floor in the likelihood"
-        )
+    def _check_finite(self, reports: Tensor) -> None:
+        for k, report in enumerate(reports.tolist()):
+            if math.isfinite(report[0]):
+                continue
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.step.names, report, strict=True))
+            saved = self.folder / CHECKPOINT if self.folder and (self.folder / CHECKPOINT).exists() else "none"
+            raise FloatingPointError(
+                f"loss not finite at epoch {self.state.epoch + 1}, batch {self.state.batch + k + 1}: {terms}; "
+                f"last good checkpoint: {saved}; "
+                "try a smaller learning_rate, KL warm-up, or a scale floor in the likelihood"
+            )
 
     def _end_epoch(self, seconds: float) -> None:
         state = self.state
@@ -274,14 +240,15 @@ class _Run:
         row: dict[str, Any] = {
             "epoch": state.epoch + 1,
             "samples": (state.epoch + 1) * len(self.data),
-            **self._means(len(self.data)),
+            **self._means(),
         }
         row |= {name: value(position) for name, value in self.schedules.items()}
         row["seconds"] = round(state.seconds + seconds, 3)
         if self.validation is not None:
             row |= {f"validation_{n}": v for n, v in self._validate(self.validation).items()}
         state.history.rows.append(row)
-        state.epoch, state.batch, state.sums, state.seconds = state.epoch + 1, 0, None, 0.0
+        state.history.tier = self.step.tier
+        state.epoch, state.batch, state.rows, state.sums, state.seconds = state.epoch + 1, 0, 0, None, 0.0
         if self.settings.early_stopping is not None:
             self._consider_stopping(row["validation_lower_bound"])
 
@@ -289,7 +256,7 @@ class _Run:
     def _validate(self, x: Tensor) -> dict[str, float]:
         """Means over held-out x in evaluation mode, with the same noise at every epoch."""
         sums: Tensor | float = 0.0
-        scheduled = self.scheduled(float(self.state.epoch + 1))
+        scheduled = self.scheduled([float(self.state.epoch + 1)])[0]
         with torch.random.fork_rng(), evaluating(self.vae):
             torch.manual_seed(self.settings.seed)
             for rows in x.split(VALIDATION_ROWS):
@@ -320,6 +287,7 @@ class _Run:
 
     def finish(self) -> History:
         """Put the best epoch's parameters back, if early stopping kept them, and leave training mode."""
+        self.step.release()
         if self.state.best:
             self.vae.load_state_dict(self.state.best)
         self.vae.eval()

@@ -47,7 +47,7 @@ class Constant:
 
 
 def schedule(subject: str, value: float | str | Schedule, minimum: float = 0.0) -> Schedule:
-    """A number, "linear:start:end:epochs", or any callable of the epoch -> a schedule. `InputError` for anything else."""
+    """A number, "linear:start:end:epochs" or a callable of the epoch -> a schedule; `InputError` otherwise."""
     if isinstance(value, str):
         return _parse(subject, value, minimum)
     if callable(value):

@@ -25,6 +25,7 @@ class RunState:
 
     epoch: int = 0
     batch: int = 0
+    rows: int = 0
     sums: Tensor | None = None
     seconds: float = 0.0
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -43,8 +44,9 @@ def save_run(folder: Path, vae: VAE, update: Update, state: RunState, settings: 
     if state.sums is not None:
         tensors["training/sums"] = state.sums
     history = state.history
-    run = {"epoch": state.epoch, "batch": state.batch, "best_value": state.best_value, "seconds": state.seconds,
-           "rows": history.rows, "tier": history.tier, "best_epoch": history.best_epoch}  # fmt: skip
+    run: dict[str, Any] = {"epoch": state.epoch, "batch": state.batch, "seen": state.rows, "seconds": state.seconds}
+    run |= {"best_value": state.best_value, "best_epoch": history.best_epoch}
+    run |= {"rows": history.rows, "tier": history.tier}
     write_tensors(folder / CHECKPOINT, tensors, {**model_header(vae), "settings": settings, "run": run})
     remember_code(vae.config)
 
@@ -74,4 +76,4 @@ def restore_run(folder: Path, vae: VAE, update: Update, settings: dict[str, Any]
 
 def _run_state(run: dict[str, Any], best: dict[str, Tensor], sums: Tensor | None) -> RunState:
     history = History(rows=run["rows"], tier=run["tier"], best_epoch=run["best_epoch"])
-    return RunState(run["epoch"], run["batch"], sums, run["seconds"], best, run["best_value"], history)
+    return RunState(run["epoch"], run["batch"], run["seen"], sums, run["seconds"], best, run["best_value"], history)

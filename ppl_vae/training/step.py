@@ -1,33 +1,46 @@
-"""One training step as ordinary Pyro, and what any kind of step is: the eager reference that recorded steps equal.
+"""One training step, three ways: eager Pyro (the reference), the recorded graph, and the recorded graph compiled.
 
-Knows an objective and the two programs; knows nothing of epochs, data sets or files.
+Knows an objective, the two programs and an update; knows nothing of epochs, data sets or files. A step takes batches
+one at a time from an iterator, so that whatever is drawn to make a batch comes before the step's own noise.
 """
 
 import contextlib
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import pyro
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from ppl_vae.objectives import Objective
+from ppl_vae.training.optimizers import Update
+from ppl_vae.training.recorded import compiled, lift_noise, record
 from ppl_vae.vae import VAE
 
-__all__ = ["SCHEDULED", "EagerStep", "ObjectiveModule", "Step", "local_parameters"]
+__all__ = ["SCHEDULED", "EagerStep", "Gradients", "ObjectiveModule", "RecordedStep", "Step", "local_parameters"]
 
-# what may change between two steps, in the order in which a step takes it: 0-dimensional tensors, never numbers
+# what may change between two steps, in the order in which a program takes it: tensors, never numbers
 SCHEDULED = ("kl_weight", "weight_kl_weight", "inverse_num_data")
+
+Gradients = Callable[[Tensor, Tensor], tuple[Tensor, Sequence[Tensor]]]
 
 
 class Step(Protocol):
-    """(batch (M, *event_shape), scheduled (3,)) -> (gradients, report (R,) in nats per datum); report[0] is the loss."""
+    """`calls` consecutive updates; returns their reports, (calls, R) in nats per datum, the loss in column 0.
+
+    `batches` gives x (M, *event_shape), `scheduled` (calls, 3) the values named by `SCHEDULED`.
+    """
 
     names: list[str]
     tier: str
+    calls: int
 
-    def __call__(self, batch: Tensor, scheduled: Tensor) -> tuple[list[Tensor], Tensor]:
-        """One estimate of the loss and its gradients; parameters are left as they are."""
+    def __call__(self, batches: Iterator[Tensor], scheduled: Tensor, learning_rates: Sequence[float]) -> Tensor:
+        """Update the parameters in place, once a batch."""
+
+    def release(self) -> None:
+        """Give the parameters back as ordinary tensors, each with storage of its own."""
 
 
 @contextlib.contextmanager
@@ -38,7 +51,7 @@ def local_parameters() -> Iterator[None]:
 
 
 class ObjectiveModule(nn.Module):
-    """The objective of a VAE as one function of its parameters and buffers: what `functional_call` needs to swap them."""
+    """The objective of a VAE as one function of its parameters and buffers, which `functional_call` can swap."""
 
     def __init__(self, vae: VAE, objective: Objective) -> None:
         super().__init__()
@@ -48,19 +61,92 @@ class ObjectiveModule(nn.Module):
         """(loss, report) for one batch."""
         return self.objective(self.vae.model, self.vae.guide, batch, *scheduled.unbind())
 
+    def modes(self) -> tuple[bool, ...]:
+        """Training or evaluation, for every module: a recorded program is good for these alone."""
+        return tuple(m.training for m in self.modules())
+
 
 class EagerStep:
     """Handlers, programs and autograd run at every step."""
 
-    tier = "off"
+    tier, calls = "off", 1
 
-    def __init__(self, module: ObjectiveModule, parameters: list[Tensor]) -> None:
-        self.module, self.parameters = module, parameters
+    def __init__(self, module: ObjectiveModule, update: Update) -> None:
+        self.module, self.update = module, update
         self.names: list[str] = []
 
-    def __call__(self, batch: Tensor, scheduled: Tensor) -> tuple[list[Tensor], Tensor]:
-        """Gradients and report of this batch; a parameter the loss does not reach has gradient 0."""
+    def gradients(self, batch: Tensor, scheduled: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        """(report (R,), gradients); a parameter the loss does not reach has gradient 0."""
         loss, report = self.module(batch, scheduled)
         self.names = ["loss", *report]
-        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
-        return list(gradients), torch.stack([loss.detach(), *report.values()])
+        gradients = torch.autograd.grad(loss, self.update.parameters, allow_unused=True, materialize_grads=True)
+        return torch.stack([loss.detach(), *report.values()]), gradients
+
+    def __call__(self, batches: Iterator[Tensor], scheduled: Tensor, learning_rates: Sequence[float]) -> Tensor:
+        """One update."""
+        report, gradients = self.gradients(next(batches), scheduled[0])
+        if torch.isfinite(report[0]):  # a step that went wrong leaves the parameters as they were
+            self.update(gradients, learning_rates[0])
+        return report[None]
+
+    def release(self) -> None:
+        """Nothing to give back."""
+
+
+class RecordedStep(EagerStep):
+    """The gradients from a graph recorded once for each batch shape; `tier` "inductor" compiles it as well."""
+
+    def __init__(self, module: ObjectiveModule, update: Update, tier: str) -> None:
+        super().__init__(module, update)
+        self.tier = tier
+        self._programs: dict[Any, Gradients] = {}
+
+    def gradients(self, batch: Tensor, scheduled: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        """The same numbers as `EagerStep.gradients`; records first where batch shape, dtype or a mode is new."""
+        key = (batch.shape, batch.dtype, batch.device, self.module.modes())
+        if key not in self._programs:
+            self._programs[key] = self._program(batch, scheduled)
+        return self._programs[key](batch, scheduled)
+
+    def _program(self, batch: Tensor, scheduled: Tensor) -> Gradients:
+        graph, self.names, state = record_gradients(self.module, self.update.parameters, batch, scheduled)
+        noise = lift_noise(graph)
+        program: Callable[..., Any] | None = graph
+        if self.tier == "inductor":
+            with torch.random.fork_rng():
+                program = compiled(graph, [*state, batch, scheduled, *(draw() for draw in noise)])
+        if program is None:
+            self.tier, program = "record", graph
+
+        def run(batch: Tensor, scheduled: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+            with torch.no_grad():
+                report, *gradients = program(*state, batch, scheduled, *[draw() for draw in noise])
+            return report, gradients
+
+        return run
+
+
+def record_gradients(module: ObjectiveModule, parameters: Sequence[Tensor], batch: Tensor, scheduled: Tensor) -> Any:
+    """(graph, names of the report, state): (*state, batch, scheduled) -> (report, *gradients) as one graph.
+
+    `state` holds the parameters, then all buffers, by reference: the graph reads and writes the model's own. Raises
+    `NotRecordable`, and `RuntimeError` where a KL weight was baked in as a number.
+    """
+    named = {id(p): name for name, p in module.named_parameters()}
+    names, buffers = [named[id(p)] for p in parameters], dict(module.named_buffers())
+    report_names: list[str] = []
+
+    def program(*arguments: Tensor) -> tuple[Tensor, ...]:
+        own = [p.detach().requires_grad_() for p in arguments[: len(names)]]
+        state = {**dict(zip(names, own, strict=True)), **dict(zip(buffers, arguments[len(names) : -2], strict=True))}
+        loss, report = functional_call(module, state, arguments[-2:])
+        report_names[:] = ["loss", *report]
+        gradients = torch.autograd.grad(loss, own, allow_unused=True, materialize_grads=True)
+        return (torch.stack([loss.detach(), *report.values()]), *gradients)
+
+    state = [*(p.detach() for p in parameters), *buffers.values()]
+    graph = record(program, [*state, batch, scheduled])
+    placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    if any(name.startswith("kl.") for name in report_names) and not placeholders[len(state) + 1].users:
+        raise RuntimeError(f"the recorded step does not depend on {SCHEDULED}: a value was baked in as a number")
+    return graph, report_names, state

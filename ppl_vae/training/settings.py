@@ -1,0 +1,53 @@
+"""The settings of a run: the arguments of `fit` that a resumed run has to agree on.
+
+Knows names and bounds; knows nothing of what a run does with them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ppl_vae import checks
+from ppl_vae.training.schedules import Schedule, schedule
+from ppl_vae.training.tiers import TIERS
+
+__all__ = ["Settings"]
+
+BINARIZATIONS = ("none", "dynamic")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of a run, as `fit` documents them: what a resumed run has to agree on."""
+
+    estimator: str
+    num_particles: int
+    batch_size: int
+    epochs: int
+    kl_weight: float | str | Schedule
+    weight_kl_weight: float | str | Schedule
+    learning_rate: float | str | Schedule
+    optimizer: str
+    weight_penalty: float
+    binarization: str
+    early_stopping: int | None
+    seed: int
+    compile: str
+
+    def __post_init__(self) -> None:
+        """Check every field; raises `InputError`."""
+        for name, minimum in (("batch_size", 1), ("epochs", 1), ("seed", 0)):
+            checks.integer(name, getattr(self, name), minimum)
+        checks.number("weight_penalty", self.weight_penalty, 0.0)
+        checks.choice("binarization", self.binarization, BINARIZATIONS)
+        checks.choice("compile", self.compile, TIERS)
+        if self.early_stopping is not None:
+            checks.integer("early_stopping", self.early_stopping)
+
+    def schedules(self) -> dict[str, Schedule]:
+        """What changes with the epoch, by name."""
+        names = ("kl_weight", "weight_kl_weight", "learning_rate")
+        return {name: schedule(name, getattr(self, name)) for name in names}
+
+    def plain(self) -> dict[str, Any]:
+        """The fields as JSON values, schedules by their text."""
+        return {**vars(self), **{name: str(value) for name, value in self.schedules().items()}}

@@ -1,0 +1,91 @@
+"""Which kind of step a run takes.
+
+Knows the kinds and what they cost; knows nothing of data. The choice depends on the settings alone, never on a clock,
+so that two runs of one seed are the same run.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ppl_vae.training.flat import SMALL, FlatStep
+from ppl_vae.training.optimizers import Update
+from ppl_vae.training.recorded import NotRecordable
+from ppl_vae.training.step import EagerStep, ObjectiveModule, RecordedStep, Step, record_gradients
+
+__all__ = ["TIERS", "choose_tier", "make_step"]
+
+log = logging.getLogger(__name__)
+TIERS = ("auto", "off", "record", "inductor")
+# compiling costs about 30 s cold and saves 0.5 to 1 ms a step; recording costs half a second and saves about as much
+STEPS_WORTH_COMPILING, STEPS_WORTH_RECORDING = 40_000, 500
+
+
+def choose_tier(compile: str, num_steps: int) -> str:
+    """The tier that `compile` names; "auto" weighs what a tier costs once against the steps it will run."""
+    if compile != "auto":
+        return compile
+    return (
+        "inductor" if num_steps >= STEPS_WORTH_COMPILING else "record" if num_steps >= STEPS_WORTH_RECORDING else "off"
+    )
+
+
+def make_step(module: ObjectiveModule, update: Update, tier: str, batch: Tensor, scheduled: Tensor) -> Step:
+    """The step of a tier; eager, with one logged line, where the programs cannot be recorded."""
+    if tier == "off":
+        return EagerStep(module, update)
+    try:
+        record_gradients(module, update.parameters, batch, scheduled)
+    except NotRecordable as error:
+        log.warning("the programs cannot be recorded (%s); running them eagerly", error)
+        return EagerStep(module, update)
+    if batch.is_cuda:
+        return CapturedStep(RecordedStep(module, update, tier))
+    small = sum(p.numel() for p in update.parameters) <= SMALL
+    return FlatStep(module, update) if tier == "inductor" and small else RecordedStep(module, update, tier)
+
+
+class CapturedStep:
+    """On a GPU, recorded program and fused optimiser as one CUDA graph, captured at the third step and replayed.
+
+    The noise is drawn inside the graph by a generator the graph advances. Batches of another shape than the first run
+    without a graph.
+    """
+
+    calls, warm_up = 1, 2
+
+    def __init__(self, step: RecordedStep) -> None:
+        self.step, self.tier, self.names = step, step.tier, step.names
+        self._seen = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, batches: Iterator[Tensor], scheduled: Tensor, learning_rates: Sequence[float]) -> Tensor:
+        """One update."""
+        x = next(batches)
+        if self._graph is None and self._seen >= self.warm_up:
+            self._capture(x, scheduled)
+        if self._graph is None or x.shape != self._x.shape:
+            self._seen += 1
+            report = self.step(iter([x]), scheduled, learning_rates)
+            self.names = self.step.names
+            return report
+        self._x.copy_(x)
+        self._scheduled.copy_(scheduled)
+        self._rate.fill_(learning_rates[0])
+        self._graph.replay()
+        return self._report.clone()
+
+    def _capture(self, x: Tensor, scheduled: Tensor) -> None:
+        self._x, self._scheduled, self._rate = x.clone(), scheduled.clone(), x.new_zeros(())
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            report, gradients = self.step.gradients(self._x, self._scheduled[0])
+            self.step.update(gradients, self._rate)
+            self._report = report[None]
+        self._graph = graph
+
+    def release(self) -> None:
+        """Drop the graph."""
+        self._graph = None
