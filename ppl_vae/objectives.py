@@ -16,13 +16,14 @@ import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from ppl_vae import checks
 from ppl_vae.handlers import KLWeight
 from ppl_vae.handlers.enumeration import SummedOut, replayed_trace
 from ppl_vae.handlers.kl_weight import in_data_plate
+from ppl_vae.vae import evaluating
 
 __all__ = ["ESTIMATORS", "KL", "Objective", "Terms", "evidence_terms", "kl_report"]
 
@@ -170,7 +171,9 @@ def kl_report(model: Program, guide: Program, x: Tensor, estimator: str) -> dict
     "analytic": closed form. "sampled": log q - log p at the draws. "enumerated": so too, but with the prior's index
     sites summed out of p exactly. "point": left out, since q is a point.
     """
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.settings.context(module_local_params=True):
+    modules = nn.ModuleList(program for program in (model, guide) if isinstance(program, nn.Module))
+    local = pyro.settings.context(module_local_params=True)
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), local, evaluating(modules):
         terms = evidence_terms(model, guide, x, checks.choice("estimator", estimator, ESTIMATORS))
     return {name: kl.kind for name, kl in (terms.kl | terms.weight_kl).items()}
 
