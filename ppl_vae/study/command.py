@@ -97,8 +97,9 @@ def _compute(script: Script, cells: Sequence[Cell], cache: Cache, chosen: argpar
     if not missing:
         return []
     failures = []
-    bar = tqdm(total=len(cells), initial=len(cells) - len(missing), desc=script.name, unit="cell", mininterval=0.5)
-    with bar, engine(chosen.backend, chosen.jobs, chosen.scheduler, chosen.address) as running:
+    look = {"initial": len(cells) - len(missing), "desc": script.name, "unit": "cell", "mininterval": 0.5}
+    workers = engine(chosen.backend, chosen.jobs, chosen.scheduler, chosen.address)
+    with workers as running, tqdm(total=len(cells), **look) as bar:
         for cell, outcome in outcomes(script, missing, running):
             if outcome.rows is None:
                 place = cache.save_failure(cell, outcome.failure)

@@ -31,24 +31,35 @@ class Outcome(NamedTuple):
 def outcomes(script: Script, cells: Sequence[Cell], engine: Engine) -> Iterator[tuple[Cell, Outcome]]:
     """Every cell once with its outcome, in the order in which they finish.
 
-    When a worker's death breaks the engine, the cells that were then running (the first of those left, since they start
-    in order) go again, each alone, after all the others; one that breaks the engine alone is given up.
+    A worker's death may take along cells that did not cause it. Those that the engine gave up, or that were running
+    when it broke (the first of those left, since cells start in order), go again, each alone, after all the others;
+    a cell that fails alone is the cause.
     """
     groups: deque[Sequence[int]] = deque([range(len(cells))] if cells else [])
     while groups:
-        left = dict.fromkeys(group := groups.popleft())
-        calls = (delayed(perform)(i, script.run, cells[i].settings, arguments(script.run, cells[i])) for i in group)
+        group = groups.popleft()
+        done, suspects = set(), []
         try:
-            for index, outcome in engine.parallel()(calls):
-                del left[index]
-                yield cells[index], outcome if isinstance(outcome, Outcome) else _given_up(outcome)
+            for index, outcome in engine.parallel()(_calls(script, cells, group)):
+                done.add(index)
+                if isinstance(outcome, Outcome):
+                    yield cells[index], outcome
+                else:
+                    suspects.append((index, outcome))
         except Exception as error:
-            if len(group) == 1:
-                yield from ((cells[index], _given_up(error)) for index in left)
-                continue
-            order = list(left)
-            groups.extendleft([order[engine.at_a_time :]] if order[engine.at_a_time :] else [])
-            groups.extend([index] for index in order[: engine.at_a_time])
+            left = [index for index in group if index not in done]
+            suspects += [(index, error) for index in left[: engine.at_a_time]]
+            groups.extendleft([rest] if (rest := left[engine.at_a_time :]) else [])
+        if len(group) == 1:
+            yield from ((cells[index], _given_up(error)) for index, error in suspects)
+        else:
+            groups.extend([index] for index, _ in suspects)
+
+
+def _calls(script: Script, cells: Sequence[Cell], group: Sequence[int]) -> Iterator[Any]:
+    """What joblib is to call, one call a cell."""
+    for index in group:
+        yield delayed(perform)(index, script.run, cells[index].settings, arguments(script.run, cells[index]))
 
 
 def _given_up(error: BaseException) -> Outcome:
