@@ -89,7 +89,7 @@ def fit(
     folder = None if checkpoint is None else Path(checkpoint)
     checks.integer("checkpoint_every", checkpoint_every)
     vae.num_data = len(data)
-    run = _Run(vae, data, validation, settings, folder)
+    run = Run(vae, data, validation, settings, folder)
     with run_lock(folder) if folder else contextlib.nullcontext(), torch.random.fork_rng():
         run.start(resume)
         with _deferred_interrupt() as interrupted, local_parameters(), run.bar(progress) as bar:
@@ -116,8 +116,8 @@ def _checked(
     return data, validation
 
 
-class _Run:
-    """One call of `fit`: the pieces the loop works with, and the run's state."""
+class Run:
+    """One call of `fit`, or a loop somebody else drives: the pieces the loop works with, and the run's state."""
 
     def __init__(
         self, vae: VAE, data: Tensor, validation: Tensor | None, settings: Settings, folder: Path | None
