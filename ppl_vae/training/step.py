@@ -24,6 +24,7 @@ __all__ = ["SCHEDULED", "EagerStep", "Gradients", "ObjectiveModule", "RecordedSt
 SCHEDULED = ("kl_weight", "weight_kl_weight", "inverse_num_data")
 
 Gradients = Callable[[Tensor, Tensor], tuple[Tensor, Sequence[Tensor]]]
+VALIDATION = ("validate_distributions_pyro", "validate_distributions_torch", "validate_infer", "validate_poutine")
 
 
 class Step(Protocol):
@@ -46,7 +47,8 @@ class Step(Protocol):
 @contextlib.contextmanager
 def local_parameters() -> Iterator[None]:
     """Parameters belong to modules, not to Pyro's global store, and per-call checks are off, inside the block only."""
-    with pyro.settings.context(module_local_params=True), pyro.validation_enabled(False):
+    off = {name: False for name in VALIDATION}  # each restored to its own value, which `validation_enabled` does not do
+    with pyro.settings.context(module_local_params=True, **off):
         yield
 
 

@@ -1,0 +1,61 @@
+"""Cheap measures of a pair of programs, per datum or per latent: the bound, reconstruction error, active units.
+
+Knows estimators and the VAE's own questions; knows nothing of importance weights.
+"""
+
+from torch import Tensor
+
+from ppl_vae import checks
+from ppl_vae.evaluation.blocks import by_blocks
+from ppl_vae.objectives import ESTIMATORS, evidence_terms
+from ppl_vae.vae import VAE
+
+__all__ = ["active_units", "lower_bound", "reconstruction_error"]
+
+
+def lower_bound(vae: VAE, x: Tensor, estimator: str = "B", num_particles: int = 1, seed: int | None = None) -> Tensor:
+    """An unbiased estimate of the evidence lower bound of each datum, (N,) nats, signed: higher is better.
+
+    L(x) = E_q[log p(x|z)] - sum over sites of KL(q(z|x) || p(z)) - KL(q(theta) || p(theta)) / N,
+    the last term only where weights are Bayesian; N is `vae.num_data`, or len(x) where that is not known.
+
+    Args:
+        x: (N, *event_shape). estimator: "A" (all terms sampled) or "B" (closed-form KL where there is one).
+        num_particles: draws of z averaged for each datum. seed: of the draws; None uses the global generator.
+
+    Raises `InputError`. Source: Auto-Encoding Variational Bayes (2013), equations 6 and 7.
+    """
+    checks.choice("estimator", estimator, ESTIMATORS)
+    checks.integer("num_particles", num_particles)
+    num_data = vae.num_data or len(x)
+
+    def bound(rows: Tensor) -> Tensor:
+        terms = evidence_terms(vae.model, vae.guide, rows, estimator, num_particles)
+        return terms.lower_bound - sum(kl.value for kl in terms.weight_kl.values()) / num_data
+
+    return by_blocks(vae, x, bound, num_particles, seed)
+
+
+def reconstruction_error(vae: VAE, x: Tensor, num_samples: int | None = None, seed: int | None = None) -> Tensor:
+    """Sum of squared error of the reconstruction of each datum, (N,), in squared units of x.
+
+    ||x - E[x|z]||^2 at z the posterior mean; with `num_samples=K` its average over K draws z ~ q(z|x).
+    """
+
+    def error(rows: Tensor) -> Tensor:
+        z = vae.encode(rows) if num_samples is None else vae.encode(rows, num_samples)
+        squares = (rows - vae.decode(z).mean).square().flatten(z.dim() - 1).sum(-1)
+        return squares if num_samples is None else squares.mean(0)
+
+    return by_blocks(vae, x, error, num_samples or 1, seed)
+
+
+def active_units(vae: VAE, x: Tensor, threshold: float = 0.01, seed: int | None = None) -> Tensor:
+    """Which latents carry information about x: (latent_size,) booleans, Var_x(E_q[z_j | x]) > threshold.
+
+    Variance over the data of posterior means, in squared units of z; `.sum()` counts the active units.
+    Source: Importance weighted autoencoders (2015), section 5.2.
+    """
+    checks.number("threshold", threshold, 0.0)
+    means = by_blocks(vae, checks.data("x", x, vae.config.event_shape, 2), vae.encode, seed=seed)
+    return means.double().var(0) > threshold

@@ -1,0 +1,160 @@
+"""Draws in arviz's containers, and each diagnostic in three states of q: exact, overconfident, conservative.
+
+Knows the diagnostics room and the ground truths; must not know how blocks are cut inside.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import arviz as az
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from truths import Q_SCALES, LinearGaussian, linear_gaussian
+
+import ppl_vae
+from ppl_vae import VAEConfig, build, to_inference_data
+from ppl_vae.diagnostics import Check, diagnose
+
+STATES = list(Q_SCALES)
+
+
+@pytest.fixture(params=STATES)
+def truth(request: pytest.FixtureRequest) -> LinearGaussian:
+    return linear_gaussian(request.param, scale=2.0)
+
+
+class TestInferenceData:
+    def test_holds_draws_of_q_and_what_the_programs_say_of_them(self, truth: LinearGaussian) -> None:
+        """Densities are recomputed from the draws; moments of 4000 draws within 5 standard errors, p < 1e-4."""
+        x = truth.draw(6)
+        data = to_inference_data(truth.vae, x, 4000)
+        z = torch.tensor(data.posterior["z"].values)[0].double()
+        assert data.posterior["z"].dims == ("chain", "draw", "datum", "latent")
+        scale = truth.q_scale * truth.posterior_variance.sqrt()
+        error = (z.mean(0) - truth.posterior_mean(x)) / scale * math.sqrt(4000)
+        assert error.abs().max() < 5
+        assert torch.allclose(z.std(0), scale.expand(6, 2), rtol=0.06)
+        normal = torch.distributions.Normal
+        log_x = normal(z @ truth.weight.T + truth.bias, truth.scale).log_prob(x.double()).sum(-1)
+        log_z = normal(0.0, 1.0).log_prob(z).sum(-1)
+        log_q = normal(truth.posterior_mean(x), scale).log_prob(z).sum(-1)
+        expected = {"lp": log_x + log_z, "log_weight": log_x + log_z - log_q}
+        for name, value in expected.items():
+            assert np.allclose(data.sample_stats[name].values[0], value, atol=1e-3)
+        assert np.allclose(data.log_likelihood["x"].values[0], log_x, atol=1e-3)
+        weights = data.sample_stats["log_weight"].values[0].T.astype(float)
+        if truth.q_scale != 1:
+            assert np.allclose(data.sample_stats["pareto_k"], az.psislw(weights.copy())[1], atol=1e-3)
+
+    def test_blocks_of_data_and_of_draws_fill_every_cell_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        truth = linear_gaussian("exact")
+        x = truth.draw(7)
+        for rows in (3, 20):
+            monkeypatch.setattr("ppl_vae.diagnostics.draws.decoder_rows", lambda vae, rows=rows: rows)
+            monkeypatch.setattr("ppl_vae.diagnostics.draws.MOST_PREDICTED", 5 * 7 * 5)
+            data = to_inference_data(truth.vae, x, 8)
+            assert np.allclose(data.sample_stats["log_weight"].values[0], truth.log_likelihood(x), atol=1e-4)
+            assert data.posterior_predictive["x"].shape == (1, 5, 7, 5)
+            z = torch.tensor(data.posterior["z"].values[0, :5])
+            residual = torch.tensor(data.posterior_predictive["x"].values[0]) - truth.vae.decode(z).mean.detach()
+            assert residual.std().item() == pytest.approx(truth.scale, rel=0.2)
+
+    def test_prior_draws_are_the_model_s_own(self) -> None:
+        """Variance of 20000 prior predictive draws is |W_d|^2 + s^2 within 5 %, five standard errors."""
+        truth = linear_gaussian("exact")
+        data = to_inference_data(truth.vae, truth.draw(2), 20_000)
+        assert data.prior["z"].dims == ("chain", "draw", "latent")
+        assert np.allclose(data.prior["z"].std(("chain", "draw")), 1, atol=0.03)
+        variance = truth.weight.square().sum(1) + truth.scale**2
+        assert np.allclose(data.prior_predictive["x"].var(("chain", "draw")), variance, rtol=0.05)
+
+    def test_groups_attributes_and_netcdf_round_trip(self, tmp_path: Path) -> None:
+        truth = linear_gaussian("conservative")
+        x = truth.draw(4)
+        data = to_inference_data(truth.vae, x, 20, seed=7, labels=[3, 1, 4, 1])
+        data.to_netcdf(str(tmp_path / "posterior.nc"))
+        read = az.from_netcdf(str(tmp_path / "posterior.nc"))
+        assert set(read.groups()) == {"posterior", "sample_stats", "log_likelihood", "posterior_predictive", "prior",
+                                      "prior_predictive", "observed_data", "constant_data"}  # fmt: skip
+        for group in data.groups():
+            assert read[group].identical(data[group]), group
+        assert json.loads(read.attrs["config"])["latent_size"] == 2
+        assert (read.attrs["seed"], read.attrs["inference_library_version"]) == (7, ppl_vae.__version__)
+        assert np.array_equal(read.observed_data["x"], x) and read.constant_data["labels"].values.tolist() == [
+            3,
+            1,
+            4,
+            1,
+        ]
+
+    def test_a_seed_fixes_it_and_the_global_generator_stays(self) -> None:
+        truth = linear_gaussian("conservative")
+        state = torch.get_rng_state()
+        first, second, other = (to_inference_data(truth.vae, truth.draw(3), 10, seed=s) for s in (0, 0, 1))
+        assert first.posterior.equals(second.posterior) and not first.posterior.equals(other.posterior)
+        assert torch.equal(state, torch.get_rng_state())
+
+    def test_events_of_any_shape_and_a_point_posterior_without_weights(self) -> None:
+        vae = build(VAEConfig(event_shape=(2, 3), latent_size=2, hidden_sizes=(4,), posterior="point"), seed=0)
+        data = to_inference_data(vae, torch.zeros(5, 2, 3), 6)
+        assert data.posterior_predictive["x"].dims == ("chain", "draw", "datum", "x_dim_0", "x_dim_1")
+        assert np.isnan(data.sample_stats["log_weight"]).all() and np.isfinite(data.sample_stats["lp"]).all()
+
+
+@pytest.fixture(scope="module")
+def data() -> Any:
+    truth = linear_gaussian("exact", scale=4.0)
+    return truth, to_inference_data(truth.vae, truth.draw(20), 4000)
+
+
+# arviz 0.23 calls what newer matplotlib and pandas are about to retire
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+class TestArvizItself:
+    def test_summary(self, data: Any) -> None:
+        truth, found = data
+        mean = az.summary(found, var_names=["z"], kind="stats", round_to="none")["mean"].to_numpy().reshape(20, 2)
+        assert np.allclose(mean, truth.posterior_mean(truth.draw(20)), atol=0.1)
+
+    def test_loo_of_exact_posterior_draws_is_log_p(self, data: Any) -> None:
+        truth, found = data
+        assert az.loo(found).elpd_loo == pytest.approx(truth.log_likelihood(truth.draw(20)).sum().item(), abs=0.5)
+
+    def test_compare_prefers_the_model_that_made_the_data(self, data: Any) -> None:
+        truth, found = data
+        wrong = linear_gaussian("exact", scale=4.0, seed=5)
+        table = az.compare({"right": found, "wrong": to_inference_data(wrong.vae, truth.draw(20), 4000)})
+        assert table.index[0] == "right" and table.loc["wrong", "elpd_diff"] > 0
+
+    @pytest.mark.parametrize("draw", [
+        lambda d: az.plot_ppc(d, num_pp_samples=20),
+        lambda d: az.plot_ppc(d, group="prior", num_pp_samples=20),
+        lambda d: az.plot_khat(az.loo(d, pointwise=True)),
+        lambda d: az.plot_forest(d, var_names=["z"], coords={"datum": [0, 1]}),
+    ])  # fmt: skip
+    def test_figures(self, data: Any, draw: Any) -> None:
+        draw(data[1])
+        assert plt.gcf().axes[0].has_data()
+        plt.close("all")
+
+
+class TestDiagnose:
+    @pytest.mark.parametrize(
+        ("state", "look"), [("exact", set()), ("overconfident", {"gap", "pareto_k"}), ("conservative", {"gap"})]
+    )
+    def test_gives_the_right_verdict_in_each_state(self, state: str, look: set[str]) -> None:
+        truth = linear_gaussian(state)
+        found = diagnose(truth.vae, truth.draw(200), seed=0)
+        assert {check.name for check in found if check.verdict == "look"} == look
+
+    def test_its_gap_is_the_kl_to_the_posterior_per_latent(self) -> None:
+        truth = linear_gaussian("conservative")
+        gap = next(check for check in diagnose(truth.vae, truth.draw(500)) if check.name == "gap")
+        assert gap.value == pytest.approx(truth.kl_to_posterior.item() / 2, rel=0.05)
+
+    def test_a_check_reads_as_one_line_and_nan_does_not_pass(self) -> None:
+        check = Check("gap", 0.5, 0.25, "nats", "look", "why")
+        assert str(check) == "look  gap: 0.5 nats (threshold 0.25): why"
