@@ -1,0 +1,176 @@
+"""What each subcommand does, once its arguments are read.
+
+Knows the rooms of the library and a run's folder. Must not know how arguments are typed: it is given their values.
+"""
+
+import dataclasses
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ppl_vae import __version__, checks, diagnostics
+from ppl_vae.cli.figures import figures
+from ppl_vae.cli.options import config_options
+from ppl_vae.cli.report import check_table, evaluation_lines, evaluation_report
+from ppl_vae.cli.run_folder import Record, RunFolder, fit_defaults, fresh_folder, shaped_data
+from ppl_vae.datasets import Dataset, load_data
+from ppl_vae.training import History, fit
+from ppl_vae.vae import VAE, VAEConfig, build
+
+__all__ = ["demo", "diagnose", "evaluate", "sample", "train"]
+
+PARTS = ("train", "validation", "test")
+DATA_OPTIONS = {"data": "name", "split": "split", "binarization": "binarization"}
+# Binarised, because grey pixels under a Bernoulli have no log p(x) to report.
+DEMO = {"data": "digits", "binarization": "dynamic", "latent_size": 2, "hidden_sizes": (200, 200), "activation": "silu"}
+RESUME_OPTIONS = ("resume", "epochs", "progress", "trust_code")
+
+
+def train(given: Namespace) -> int:
+    """Train a VAE into a new folder, or go on with the run in an old one."""
+    values = {name: value for name, value in vars(given).items() if name != "command"}
+    run, history = _resume(values) if "resume" in values else _start(values)
+    print(f"{run.path}: {_summary(history)}")
+    print(f"next: ppl-vae evaluate {run.path}, ppl-vae sample {run.path}, ppl-vae diagnose {run.path}")
+    return 0
+
+
+def _start(values: dict[str, Any]) -> tuple[RunFolder, History]:
+    """Train in a folder of its own, which goes again if no checkpoint is reached."""
+    source = {"name": "digits"} | {name: values[option] for option, name in DATA_OPTIONS.items() if option in values}
+    data = load_data(**source)
+    fields = {option.name: values[option.name] for option in config_options() if option.name in values}
+    config = VAEConfig(**{"event_shape": data.event_shape, **fields})
+    data = shaped_data(data, config.event_shape)
+    arguments = fit_defaults() | {name: values[name] for name in fit_defaults() if name in values}
+    vae = build(config, num_data=len(data.train), seed=arguments["seed"])
+    source |= {"split": data.split, "binarization": data.binarization}
+    run = RunFolder(values.get("out") or fresh_folder(Path("runs") / data.name))
+    run.start(Record(vae.config, source, arguments))
+    try:
+        return run, _fit(run, vae, data, arguments, values.get("progress", True), resume=False)
+    except BaseException:
+        run.remove_if_untrained()
+        raise
+
+
+def _resume(values: dict[str, Any]) -> tuple[RunFolder, History]:
+    """Go on with a run, with the settings it was started with."""
+    run = RunFolder(values["resume"])
+    record = run.record()
+    for name in values:
+        if name not in RESUME_OPTIONS:
+            flag = f"--{name.replace('_', '-')}"
+            checks.refuse(flag, "a value together with --resume", "the run's own settings", "--epochs may be raised")
+    done = checks.integer(f"epochs of {run.path}", record.fit["epochs"])
+    arguments = record.fit | {"epochs": checks.integer("--epochs", values.get("epochs", done), done)}
+    vae, data = run.load(record, values.get("trust_code", False)), record.dataset()
+    run.write_record(dataclasses.replace(record, fit=arguments))
+    return run, _fit(run, vae, data, arguments, values.get("progress", True), resume=True)
+
+
+def _fit(run: RunFolder, vae: VAE, data: Dataset, arguments: dict[str, Any], progress: bool, resume: bool) -> History:
+    rest = {name: value for name, value in arguments.items() if name != "validation"}
+    validation = data.validation if arguments["validation"] else None
+    binarization = "dynamic" if data.binarization == "dynamic" else "none"
+    return fit(vae, data.train, validation=validation, binarization=binarization, checkpoint=run.path,
+               resume=resume, progress=progress, **rest)  # fmt: skip
+
+
+def _summary(history: History) -> str:
+    last = history.rows[-1]
+    held_out = f" (held out {last['validation_lower_bound']:.2f})" if "validation_lower_bound" in last else ""
+    kinds = ", ".join(f"{site} {kind}" for site, kind in history.kl_kinds.items())
+    seconds = sum(row["seconds"] for row in history.rows)
+    stopped = f"; {history.stopped}, parameters of epoch {history.best_epoch}" if history.stopped else ""
+    return (
+        f"{last['epoch']} epochs in {seconds:.1f} s (steps: {history.tier}), lower bound {last['lower_bound']:.2f}"
+        f"{held_out} nats per datum, KL {kinds}{stopped}"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loaded:
+    """A run as the commands that look at it need it: x (N, *event_shape) and labels of the part asked for."""
+
+    run: RunFolder
+    record: Record
+    vae: VAE
+    part: str
+    x: Tensor
+    labels: Tensor | None
+
+    def __str__(self) -> str:
+        return f"{self.run.path}: {len(self.x)} {self.part} data of {self.record.data['name']}"
+
+
+def _load(given: Namespace) -> _Loaded:
+    run = RunFolder(given.run)
+    record = run.record()
+    if not run.has_checkpoint():
+        checks.refuse("run", f"{run.path}, without a checkpoint", "a trained one", f"ppl-vae train --resume {run.path}")
+    vae = run.load(record, given.trust_code)
+    data = record.dataset()
+    part = checks.choice("--part", given.part, PARTS)
+    number = None if given.num_data is None else checks.integer("--num-data", given.num_data)
+    labels = getattr(data, f"{part}_labels")
+    return _Loaded(run, record, vae, part, getattr(data, part)[:number], None if labels is None else labels[:number])
+
+
+def sample(given: Namespace) -> int:
+    """Write the figures of a run."""
+    _write_figures(_load(given), given.seed)
+    return 0
+
+
+def evaluate(given: Namespace) -> int:
+    """Print what a run is worth on held-out data, and write it to evaluation.json."""
+    _evaluate(_load(given), given.num_samples, given.seed, getattr(given, "progress", True))
+    return 0
+
+
+def diagnose(given: Namespace) -> int:
+    """Print a verdict on the posterior; write posterior.nc and the figures."""
+    loaded = _load(given)
+    checks_made = diagnostics.diagnose(loaded.vae, loaded.x, checks.integer("--seed", given.seed, 0))
+    print(f"{loaded}\n", *check_table(checks_made), "", sep="\n")
+    _write_posterior(loaded, given.num_samples, given.seed)
+    _write_figures(loaded, given.seed)
+    return int(given.strict and any(check.verdict != "pass" for check in checks_made))
+
+
+def demo(given: Namespace) -> int:
+    """Train on the digits with two latents, then evaluate, diagnose and draw."""
+    out = given.out or fresh_folder(Path("runs") / "demo")
+    progress = getattr(given, "progress", True)
+    decay = f"linear:0.004:0:{given.epochs}"
+    values = {"out": out, "epochs": given.epochs, "learning_rate": decay, "seed": given.seed, "progress": progress}
+    run, history = _start(DEMO | values)
+    print(f"{out}: {_summary(history)}\n")
+    record, vae = run.record(), run.load(run.record(), trust_code=False)
+    data = record.dataset()
+    loaded = _Loaded(run, record, vae, "test", data.test, data.test_labels)
+    _evaluate(loaded, 1000, given.seed, progress=False)
+    print("")
+    _write_posterior(loaded, 500, given.seed)
+    _write_figures(loaded, given.seed)
+    return 0
+
+
+def _evaluate(loaded: _Loaded, num_samples: int, seed: int, progress: bool) -> None:
+    estimator = loaded.record.fit["estimator"]
+    report = evaluation_report(loaded.vae, loaded.x, estimator, num_samples, seed, progress)
+    print(f"{loaded}\n", *evaluation_lines(report), sep="\n")
+    loaded.run.write_json("evaluation.json", {"version": __version__, "part": loaded.part, **report})
+
+
+def _write_posterior(loaded: _Loaded, num_samples: int, seed: int) -> None:
+    idata = diagnostics.to_inference_data(loaded.vae, loaded.x, num_samples, seed, loaded.labels)
+    print(loaded.run.write_posterior(idata))
+
+
+def _write_figures(loaded: _Loaded, seed: int) -> None:
+    drawn = figures(loaded.vae, loaded.x, loaded.labels, loaded.run.history(), checks.integer("--seed", seed, 0))
+    print(*loaded.run.write_figures(drawn), sep="\n")

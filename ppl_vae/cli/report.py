@@ -1,0 +1,109 @@
+"""What a trained VAE is worth on given data, as numbers for a file and as lines for a person.
+
+Knows evaluation and the checks of diagnostics; must not know folders or arguments.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ppl_vae.diagnostics import Check
+from ppl_vae.evaluation import active_units, log_likelihood, lower_bound, reconstruction_error
+from ppl_vae.evaluation.blocks import by_blocks
+from ppl_vae.objectives import evidence_terms, kl_report
+from ppl_vae.vae import VAE
+
+__all__ = ["check_table", "evaluation_lines", "evaluation_report"]
+
+HIGH_K = 0.7  # above it the mean of importance weights cannot be estimated reliably from any number of draws
+
+
+def evaluation_report(
+    vae: VAE, x: Tensor, estimator: str, num_samples: int, seed: int, progress: bool
+) -> dict[str, Any]:
+    """Every number of `evaluation_lines`, in plain values; x (N, *event_shape)."""
+    kl = _kl(vae, x, estimator, seed)
+    report = {
+        "num_data": len(x),
+        "seed": seed,
+        "estimator": estimator,
+        "reconstruction_error": _mean(reconstruction_error(vae, x, seed=seed)),
+        "active_units": int(active_units(vae, x, seed=seed).sum()),
+        "latent_size": vae.config.latent_size,
+        "kl": kl,
+    }
+    if "point" in {site["kind"] for site in kl.values()}:  # a plain autoencoder has no bound
+        return report
+    bound = lower_bound(vae, x, estimator, seed=seed)
+    return report | {"lower_bound": _mean(bound)} | _likelihood(vae, x, num_samples, seed, progress)
+
+
+def _likelihood(vae: VAE, x: Tensor, num_samples: int, seed: int, progress: bool) -> dict[str, Any]:
+    likelihood = log_likelihood(vae, x, num_samples, seed=seed, progress=progress)
+    k = likelihood.pareto_k.double()
+    high = (k > HIGH_K).double().mean().item()
+    return {
+        "num_samples": num_samples,
+        "log_likelihood": _mean(likelihood.values),
+        "pareto_k": {"median": k.median().item(), "largest": k.max().item(), "above_0.7": high},
+    }
+
+
+def _mean(values: Tensor) -> dict[str, float]:
+    values = values.double()
+    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return {"mean": values.mean().item(), "standard_error": error}
+
+
+def _kl(vae: VAE, x: Tensor, estimator: str, seed: int) -> dict[str, dict[str, Any]]:
+    """For each latent site, how the estimator gets its KL term and what it is, in nats per datum."""
+    kinds = kl_report(vae.model, vae.guide, x[:2], estimator)
+
+    def of_sites(rows: Tensor) -> Tensor:
+        terms = evidence_terms(vae.model, vae.guide, rows, estimator)
+        weights = [kl.value.expand(len(rows)) / (vae.num_data or len(x)) for kl in terms.weight_kl.values()]
+        return torch.stack([kl.value for kl in terms.kl.values()] + weights, -1)
+
+    values = by_blocks(vae, x, of_sites, seed=seed).double().mean(0).tolist()
+    return {site: {"kind": kind, "nats": value} for (site, kind), value in zip(kinds.items(), values, strict=True)}
+
+
+def evaluation_lines(report: dict[str, Any]) -> list[str]:
+    """The report as a screen of text."""
+    lines = _likelihood_lines(report) if "log_likelihood" in report else []
+    lines += [
+        f"reconstruction error  {_plus_minus(report['reconstruction_error'])} squared error per datum",
+        f"active units          {report['active_units']} of {report['latent_size']}",
+        "",
+    ]
+    rows = [(site, kl["kind"], f"{kl['nats']:.3f}") for site, kl in report["kl"].items()]
+    return lines + _table(("latent site", f"KL under {report['estimator']}", "nats per datum"), rows)
+
+
+def _likelihood_lines(report: dict[str, Any]) -> list[str]:
+    k, draws = report["pareto_k"], report["num_samples"]
+    return [
+        f"lower bound           {_plus_minus(report['lower_bound'])} nats per datum (estimator {report['estimator']})",
+        f"log p(x)              {_plus_minus(report['log_likelihood'])} nats per datum ({draws} importance samples)",
+        f"Pareto k              median {k['median']:.2f}, largest {k['largest']:.2f}; above {HIGH_K} "
+        f"for {100 * k['above_0.7']:.0f} % of the data, whose log p(x) may be too low",
+    ]
+
+
+def _plus_minus(value: dict[str, float]) -> str:
+    return f"{value['mean']:.2f} ± {value['standard_error']:.2f}"
+
+
+def check_table(checks: Sequence[Check]) -> list[str]:
+    """One line a check."""
+    rows = [(c.verdict, c.name, f"{c.value:.3g}", f"{c.threshold:g}", c.unit, c.meaning) for c in checks]
+    return _table(("verdict", "check", "value", "threshold", "unit", "meaning"), rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
+    return [line.rstrip() for line in lines]
