@@ -18,7 +18,7 @@ from torch.distributions.constraints import MixtureSameFamilyConstraint
 from ppl_vae import checks
 from ppl_vae.handlers.kl_weight import DATA_PLATE
 
-__all__ = ["LatentSite", "base_distribution", "latent_sites"]
+__all__ = ["LatentSite", "base_distribution", "latent_sites", "real_site"]
 
 
 @transform_to.register(MixtureSameFamilyConstraint)
@@ -40,6 +40,11 @@ class LatentSite:
     def unconstrained_shape(self) -> torch.Size:
         """Event shape before `biject_to(support)`; differs from `event_shape` on a simplex, say."""
         return biject_to(self.support).inverse_shape(self.event_shape)
+
+
+def real_site(name: str, size: int) -> LatentSite:
+    """A site of R^size, as a Normal with independent coordinates has it."""
+    return LatentSite(name, torch.Size((size,)), dist.constraints.independent(dist.constraints.real, 1), dist.Normal)
 
 
 def base_distribution(fn: Any) -> Any:
@@ -98,7 +103,7 @@ def _trace(
             return prior()
 
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.settings.context(module_local_params=True):
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.get_param_store().scope():
             return poutine.trace(program).get_trace()
     except checks.InputError:
         raise

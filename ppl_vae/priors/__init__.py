@@ -1,10 +1,13 @@
 """Priors p(z): Pyro programs, one short class each.
 
 A prior is any callable that runs inside the ambient data plate, samples the site "z" with event shape
-`(latent_size,)` and returns it. It may sample further latent sites before it and own `nn.Parameter`s. It knows
-nothing of data, likelihoods or guides, and needs no registration: "my_prior.py:Ring" names one in a user's file.
+`(latent_size,)` and returns it. It may sample further latent sites before it and own `nn.Parameter`s; an index before
+"z" marked `infer={"enumerate": "parallel"}` is summed out. If it has a method `start_from(data)`, training calls that
+before the first step. It knows nothing of likelihoods or guides, and needs no registration: "my_prior.py:Ring" names
+one in a user's file.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,22 +15,44 @@ from typing import Any
 from torch import nn
 
 from ppl_vae import checks
+from ppl_vae.priors.binary_mixture import BinaryMixture
+from ppl_vae.priors.flow import Flow
+from ppl_vae.priors.gaussian_mixture import GaussianMixture
+from ppl_vae.priors.laplace import Laplace
+from ppl_vae.priors.relaxed_bernoulli import RelaxedBernoulli
+from ppl_vae.priors.relevance import Relevance
+from ppl_vae.priors.sparse_beta import SparseBeta
 from ppl_vae.priors.standard_normal import StandardNormal
+from ppl_vae.priors.student_t import StudentT
+from ppl_vae.priors.two_level import TwoLevel
 from ppl_vae.priors.user_code import is_reference, resolve
+from ppl_vae.priors.vamp import Vamp
 
-__all__ = ["PRIORS", "StandardNormal", "build_prior", "is_reference", "resolve"]
+__all__ = ["PRIORS", "build_prior", "find_prior", "is_reference", "resolve", "wants"]
 
-PRIORS: dict[str, type[nn.Module]] = {"standard_normal": StandardNormal}
+PRIORS: dict[str, type[nn.Module]] = {
+    "standard_normal": StandardNormal,
+    "laplace": Laplace,
+    "student_t": StudentT,
+    "sparse_beta": SparseBeta,
+    "binary_mixture": BinaryMixture,
+    "relaxed_bernoulli": RelaxedBernoulli,
+    "gaussian_mixture": GaussianMixture,
+    "vamp": Vamp,
+    "flow": Flow,
+    "relevance": Relevance,
+    "two_level": TwoLevel,
+}
 
 
 def build_prior(prior: str | Callable[..., Any], options: Mapping[str, Any], **offers: Any) -> Callable[[], Any]:
     """The prior program for a name, a "file.py:Name" reference, a class, a function or a ready module.
 
-    Classes, and functions that take arguments, are given `options` and those of `offers` (`latent_size`, ...) that
-    their signature names. Raises `InputError` for an unknown name, option or reference.
+    Classes, and functions that take arguments, are given `options` and those of `offers` that their signature names:
+    `latent_size`, `event_shape` (of x) and `encode` (the guide's own q(z|x), as a function of x). Raises `InputError`
+    for an unknown name, option or reference.
     """
-    if isinstance(prior, str):
-        prior = resolve(prior) if is_reference(prior) else PRIORS[checks.choice("prior", prior, PRIORS)]
+    prior = find_prior(prior)
     if isinstance(prior, nn.Module):
         return _without_options(prior, options)
     if not callable(prior):
@@ -35,6 +60,18 @@ def build_prior(prior: str | Callable[..., Any], options: Mapping[str, Any], **o
             "prior", type(prior).__name__, "a callable, a PyroModule or a name", f"known: {', '.join(PRIORS)}"
         )
     return _given(prior, options, offers)
+
+
+def find_prior(prior: str | Callable[..., Any]) -> Any:
+    """What a name or reference stands for; anything else as it is."""
+    if not isinstance(prior, str):
+        return prior
+    return resolve(prior) if is_reference(prior) else PRIORS[checks.choice("prior", prior, PRIORS)]
+
+
+def wants(prior: Any, offer: str) -> bool:
+    """Whether a class or function names `offer` among its arguments."""
+    return callable(prior) and not isinstance(prior, nn.Module) and offer in inspect.signature(prior).parameters
 
 
 def _without_options(prior: nn.Module, options: Mapping[str, Any]) -> nn.Module:
@@ -54,4 +91,4 @@ def _given(prior: Callable[..., Any], options: Mapping[str, Any], offers: Mappin
                       f"give it as --prior.{required[0]} or prior_options")  # fmt: skip
     if inspect.isclass(prior):
         return prior(**arguments)  # type: ignore[return-value]
-    return (lambda: prior(**arguments)) if arguments else prior
+    return functools.partial(prior, **arguments) if arguments else prior

@@ -148,6 +148,8 @@ class Run:
         torch.manual_seed(settings.seed)
         if resume and file and file.exists():
             self.state = restore_run(self.folder, self.vae, self.update, self.plain_settings())  # type: ignore[arg-type]
+        if hasattr(self.vae.model.prior, "start_from"):
+            self.vae.model.prior.start_from(self.data)
         history = self.state.history
         history.kl_kinds = kinds
         started = bool(history.rows or self.state.batch)  # a resumed run keeps the tier it was started with

@@ -1,0 +1,31 @@
+"""The guide first, for a prior that is made of it: the order of things when p(z) borrows q(z|x).
+
+Knows the registry of guides and plain real sites; knows nothing of what the prior does with q(z|x).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from ppl_vae import checks
+from ppl_vae.guides.sites import LatentSite, real_site
+from ppl_vae.guides.vectors import is_real
+
+__all__ = ["check_encoded", "encoding_site"]
+
+
+def encoding_site(posteriors: Mapping[str, type[nn.Module]], posterior: Any, prior: str, size: int) -> LatentSite:
+    """The site such a guide is built over, a real z of R^size; `InputError` unless the guide has a method `encode`."""
+    if not hasattr(posteriors.get(posterior), "encode"):
+        able = [name for name, family in posteriors.items() if hasattr(family, "encode")]
+        expected = f"one with q(z|x) in closed form: {', '.join(able)}"
+        checks.refuse(f"posterior with prior '{prior}'", posterior, expected)
+    return real_site("z", size)
+
+
+def check_encoded(prior: str, sites: Sequence[LatentSite]) -> None:
+    """`InputError` unless the prior that took `encode` has the one site that its guide was built over."""
+    if [(site.name, is_real(site)) for site in sites] != [("z", True)]:
+        names = ", ".join(site.name for site in sites)
+        checks.refuse(f"prior '{prior}', which takes encode", f"sites {names}", "one site, a real 'z'")

@@ -1,0 +1,33 @@
+"""The sparse Beta prior: coordinates in (0, 1) that avoid the middle."""
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from ppl_vae import checks
+
+__all__ = ["SparseBeta"]
+
+
+class SparseBeta(nn.Module):
+    """p(z) = prod_j Beta(z_j; a, b), both shapes below 1, z in (0, 1)^latent_size.
+
+    Then the density z^(a-1) (1-z)^(b-1) / B(a, b) rises without bound towards 0 and towards 1: a nearly binary code
+    with P(z_j > 1/2) = 1/2 for a = b. Axes are told apart, so rotations are no symmetry of it, permutations still are.
+    The guide is Beta as well, and KL(q || p) has a closed form.
+    """
+
+    def __init__(self, latent_size: int, alpha: float = 0.3, beta: float = 0.3) -> None:
+        super().__init__()
+        for name, shape in (("alpha", alpha), ("beta", beta)):
+            if checks.number(f"prior sparse_beta's {name}", shape, 0.0, exclusive=True) >= 1:
+                checks.refuse(
+                    f"prior sparse_beta's {name}", shape, "a shape below 1", "shapes from 1 on are not sparse"
+                )
+        self.register_buffer("alpha", torch.full((latent_size,), float(alpha)), persistent=False)
+        self.register_buffer("beta", torch.full((latent_size,), float(beta)), persistent=False)
+
+    def forward(self) -> Tensor:
+        """Sample the site "z"."""
+        return pyro.sample("z", dist.Beta(self.alpha, self.beta, validate_args=False).to_event(1))
