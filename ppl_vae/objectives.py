@@ -8,7 +8,7 @@ mis-estimates, what an estimator cannot do.
 import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro
@@ -21,13 +21,15 @@ from torch.distributions import kl_divergence
 
 from ppl_vae import checks
 from ppl_vae.handlers import KLWeight
+from ppl_vae.handlers.double_reparameterization import DoubleReparameterization
 from ppl_vae.handlers.enumeration import SummedOut, replayed_trace
 from ppl_vae.handlers.kl_weight import in_data_plate
+from ppl_vae.handlers.strata import Strata, stratum_weights
 from ppl_vae.vae import evaluating
 
 __all__ = ["ESTIMATORS", "KL", "Objective", "Terms", "evidence_terms", "kl_report"]
 
-ESTIMATORS = ("A", "B")
+ESTIMATORS = ("A", "B", "iwae", "dreg")
 Program = Callable[..., Any]
 
 
@@ -43,21 +45,31 @@ class KL:
 @dataclass(frozen=True)
 class Terms:
     """The terms of the bound: `log_likelihood` (M,) = E_q[log p(x|z, theta)] in nats per datum, signed;
-    `kl` by latent site, (M,) each; `weight_kl` by site of theta, scalars, in nats for all data."""  # fmt: skip
+    `kl` by latent site, (M,) each; `weight_kl` by site of theta, scalars, in nats for all data; `draws`, for an
+    importance-weighted bound, the same terms at each of its K draws, (K, M)."""  # fmt: skip
 
     log_likelihood: Tensor
     kl: dict[str, KL]
     weight_kl: dict[str, KL]
+    draws: "Terms | None" = None
 
     @property
     def lower_bound(self) -> Tensor:
-        """E_q[log p(x|z)] - sum of KL(q(z|x) || p(z)), (M,) nats per datum, KL(theta) left out."""
-        return self.log_likelihood - sum(kl.value for kl in self.kl.values())
+        """E_q[log p(x|z)] - sum of KL(q(z|x) || p(z)), (M,) nats per datum, KL(theta) left out.
+
+        With `draws`, log(1/K sum_k exp of that) over them.
+        """
+        return self._bound(lambda kl: kl.value)
 
     def loss(self, inverse_num_data: float | Tensor) -> Tensor:
         """The negated, weighted bound: -mean_i[log p - sum_s w_s KL_s] + w KL(theta) / N, in nats per datum."""
-        per_datum = self.log_likelihood - sum(_weighted(kl) for kl in self.kl.values() if kl.kind != "point")
+        per_datum = self._bound(_weighted)
         return -per_datum.mean() + inverse_num_data * sum(_weighted(kl) for kl in self.weight_kl.values())
+
+    def _bound(self, term: Callable[[KL], Tensor]) -> Tensor:
+        if self.draws is not None:
+            return self.draws._bound(term).logsumexp(0) - math.log(len(self.draws.log_likelihood))
+        return self.log_likelihood - sum(term(kl) for kl in self.kl.values() if kl.kind != "point")
 
 
 def _weighted(kl: KL) -> Tensor:
@@ -70,12 +82,15 @@ def evidence_terms(model: Program, guide: Program, x: Tensor, estimator: str = "
     A (`Trace_ELBO`): log p(x|z_l) - [log q(z_l|x) - log p(z_l)], every term at draws z_l ~ q(z|x).
     B (`TraceMeanField_ELBO`): the bracket replaced by the closed form of KL(q || p) wherever there is one.
     `num_particles` draws are averaged, vectorised under one plate, the encoder run once.
+    iwae: log(1/K sum_k p(x, z_k) / q(z_k|x)), K = `num_particles`, for each datum by itself, so that a minibatch and
+    its scale N/M leave it a bound; K = 1 is A. dreg: the same, with the doubly reparameterised gradient.
 
-    x (M, *event_shape). Raises `InputError` where the estimator would be wrong: sites out of order under B, a site
-    that cannot be reparameterised, or one scaled differently in model and guide.
-    Source: Auto-Encoding Variational Bayes (2013), equations 6 and 7.
+    x (M, *event_shape). Raises `InputError` where the estimator would be wrong: sites out of order under B, Bayesian
+    weights under iwae, a site that cannot be reparameterised, or one scaled differently in model and guide.
+    Sources: Auto-Encoding Variational Bayes (2013), equations 6 and 7; Importance weighted autoencoders (2015), eq. 8.
     """
-    model_trace, guide_trace = _traces(model, guide, x, num_particles)
+    double = DoubleReparameterization() if estimator == "dreg" and torch.is_grad_enabled() else None
+    model_trace, guide_trace = _traces(model, guide, x, num_particles, double)
     latent = {n: s for n, s in guide_trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
     kls = {name: _kl(name, q, model_trace.nodes.get(name), estimator) for name, q in latent.items()}
     if estimator == "B" and any(kl.kind == "analytic" for kl in kls.values()):
@@ -84,20 +99,44 @@ def evidence_terms(model: Program, guide: Program, x: Tensor, estimator: str = "
     observed = [
         s for s in model_trace.nodes.values() if s["type"] == "sample" and s["is_observed"] and not site_is_subsample(s)
     ]
-    log_likelihood = sum(_log_prob(site) for site in observed)
-    if num_particles > 1:
-        log_likelihood = log_likelihood.mean(0)  # type: ignore[union-attr]
-        kls = {n: KL(kl.value.mean(0) if n in local else kl.value.mean(), kl.weight, kl.kind) for n, kl in kls.items()}
-    weights = {n: KL(kls[n].value.sum(), kls[n].weight, kls[n].kind) for n in kls if n not in local}
-    return Terms(log_likelihood, {n: kls[n] for n in local}, weights)  # type: ignore[arg-type]
+    log_likelihood: Any = sum(_log_prob(site) for site in observed)
+    weights = {n: KL(kl.value.mean() if num_particles > 1 else kl.value.sum(), kl.weight, kl.kind)
+               for n, kl in kls.items() if n not in local}  # fmt: skip
+    if weights and estimator in ("iwae", "dreg"):
+        checks.refuse(f"estimator '{estimator}'", f"Bayesian weights {', '.join(weights)}", "latents of single data only",
+                      "use estimator A or B")  # fmt: skip
+    terms = Terms(log_likelihood, local, weights)
+    if num_particles == 1:
+        return terms
+    terms = _over_draws(terms, stratum_weights(guide_trace), estimator in ("iwae", "dreg"))
+    if double is not None and terms.draws is not None:
+        double.weigh(terms.draws._bound(_weighted))
+    return terms
 
 
-def _traces(model: Program, guide: Program, x: Tensor, num_particles: int) -> tuple[poutine.Trace, poutine.Trace]:
+def _over_draws(terms: Terms, strata: Tensor | None, tighten: bool) -> Terms:
+    """Terms (L, M) -> their means over the draws, and, for an importance-weighted bound, the terms of each draw."""
+
+    def mean(t: Tensor) -> Tensor:
+        return (t if strata is None else strata * t).mean(0)
+
+    kl = {name: KL(mean(kl.value), kl.weight, kl.kind) for name, kl in terms.kl.items()}
+    log_strata = 0.0 if strata is None else strata.log()
+    draws = replace(terms, log_likelihood=terms.log_likelihood + log_strata) if tighten else None
+    return Terms(mean(terms.log_likelihood), kl, terms.weight_kl, draws)
+
+
+def _traces(model: Program, guide: Program, x: Tensor, num_particles: int,
+            double: DoubleReparameterization | None) -> tuple[poutine.Trace, poutine.Trace]:  # fmt: skip
     plate = contextlib.nullcontext() if num_particles == 1 else pyro.plate("particles", num_particles, dim=-2)
     weights = getattr(guide, "weights", None)
     noise = contextlib.ExitStack() if weights is None else weights.noise_handler()
-    with noise, plate:
+    strata = contextlib.nullcontext() if num_particles == 1 or double else Strata()
+    with noise, strata, plate:
         guide_trace = poutine.trace(guide).get_trace(x)
+    if double is not None:
+        with plate:
+            guide_trace = double.trace(model, guide, x, guide_trace)
     with noise, plate:
         model_trace = replayed_trace(model, guide_trace, x)
     return model_trace, guide_trace
@@ -180,7 +219,7 @@ def kl_report(model: Program, guide: Program, x: Tensor, estimator: str) -> dict
 
 @dataclass(frozen=True)
 class Objective:
-    """The training objective: estimator A or B with `num_particles` draws, as one differentiable function."""
+    """The training objective: an estimator of the bound with `num_particles` draws, as one differentiable function."""
 
     estimator: str = "B"
     num_particles: int = 1
