@@ -20,11 +20,15 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppl_vae import checks
-from ppl_vae.guides import POSTERIORS, DataProgram, latent_sites, opens_data_plate
+from ppl_vae.guides import POSTERIORS, DataProgram, build_posterior, latent_sites, opens_data_plate
+from ppl_vae.guides.encoding import check_encoded, encoding_site
+from ppl_vae.guides.program import named
+from ppl_vae.handlers import call
 from ppl_vae.likelihoods import LIKELIHOODS, build_likelihood
 from ppl_vae.networks import ACTIVATIONS, INITIALIZATIONS, NETWORKS, decoder_network, encoder_network
-from ppl_vae.priors import PRIORS, build_prior, is_reference, resolve
+from ppl_vae.priors import PRIORS, build_prior, find_prior, is_reference, resolve, wants
 from ppl_vae.priors.user_code import absolute_reference
+from ppl_vae.weights import bayesian_pair, check_options
 
 __all__ = ["VAE", "Decoder", "Guide", "Model", "VAEConfig", "build", "evaluating"]
 
@@ -48,6 +52,8 @@ class VAEConfig:
     prior_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     posterior: str = "diagonal_normal"
     posterior_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    weights: str | None = None
+    weights_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check every field; raises `InputError`."""
@@ -58,8 +64,10 @@ class VAEConfig:
                                              "likelihood": LIKELIHOODS}  # fmt: skip
         for field, names in choices.items():
             checks.choice(field, getattr(self, field), names)
-        for field in ("network_options", "likelihood_options", "prior_options", "posterior_options"):
+        for field in ("network_options", "likelihood_options", "prior_options", "posterior_options",
+                      "weights_options"):  # fmt: skip
             checks.options(field, getattr(self, field), None)
+        check_options(self.weights, self.weights_options)
         for field, registry in (("prior", PRIORS), ("posterior", POSTERIORS)):
             name = getattr(self, field)
             if not (isinstance(name, str) and (is_reference(name) or name == CUSTOM)):
@@ -88,9 +96,10 @@ class Model(DataProgram):
     def forward(self, x: Tensor) -> Tensor:
         """Run the program on data x; returns the value of the site "x"."""
         self.announce_parameters()
+        theta = self.draw_weights("decoder.")
         with self.data_plate(x):
             z = self.prior()
-            return pyro.sample("x", self.decoder(z, x), obs=x)
+            return pyro.sample("x", call(self.decoder, theta, z, x), obs=x)
 
 
 class Guide(DataProgram):
@@ -108,8 +117,13 @@ class Guide(DataProgram):
     def forward(self, x: Tensor) -> None:
         """Run the program on data x."""
         self.announce_parameters()
+        theta = self.draw_weights("posterior.")
         with contextlib.nullcontext() if self.opens_plate else self.data_plate(x):
-            self.posterior(x)
+            call(self.posterior, theta, self.weights.repeated(x, theta, "posterior.") if theta else x)
+
+    def mean_weights(self, prefix: str = "") -> dict[str, Tensor]:
+        """E_q[theta], the weights under `prefix`; empty where the weights are points."""
+        return {} if self.weights is None else named(self.weights.mean(), prefix)
 
 
 @contextlib.contextmanager
@@ -152,18 +166,22 @@ class VAE(nn.Module):
 
     def _posterior_site(self, x: Tensor, num_samples: int | None) -> Any:
         plate = pyro.plate("draws", num_samples, dim=-2) if num_samples else contextlib.nullcontext()
+        guide = self.guide if num_samples else poutine.condition(self.guide, self.guide.mean_weights())
         with evaluating(self), pyro.settings.context(module_local_params=True), plate:
-            site: Any = poutine.trace(self.guide).get_trace(x).nodes["z"]
+            site: Any = poutine.trace(guide).get_trace(x).nodes["z"]
         if num_samples:
             site["value"] = site["value"].expand(num_samples, len(x), -1)
         return site
 
     def decode(self, z: Tensor) -> dist.TorchDistribution:
-        """The distribution of x given z: batch shape z.shape[:-1], event shape `event_shape`; differentiable in z."""
+        """The distribution of x given z: batch shape z.shape[:-1], event shape `event_shape`; differentiable in z.
+
+        Bayesian weights are at their posterior mean, here and in `sample` and `reconstruct`.
+        """
         if z.shape[-1:] != (self.config.latent_size,):
             checks.refuse("z's shape", str(tuple(z.shape)), f"(*, {self.config.latent_size}), the latent_size")
         with evaluating(self):
-            return self.model.decoder(z)
+            return call(self.model.decoder, self.guide.mean_weights("decoder."), z)
 
     @torch.no_grad()
     def sample(self, num_samples: int, mean: bool = False) -> Tensor:
@@ -234,15 +252,32 @@ def _build(config: VAEConfig, prior: Any, posterior: Any, num_data: int | None) 
     likelihood: Any = build_likelihood(c.likelihood, c.event_shape, dict(c.likelihood_options))
     shape = (c.latent_size, likelihood.num_outputs, c.event_shape, c.hidden_sizes)
     decoder = Decoder(decoder_network(c.network, *shape, *network), likelihood)
-    program = build_prior(_given(prior, c.prior, "prior"), c.prior_options, latent_size=c.latent_size)
+    offers = {"encoder": encoder, "feature_size": feature_size, "init": c.init, "activation": c.activation}
+    source, guide, borrowed = find_prior(_given(prior, c.prior, "prior")), None, {}
+    if wants(source, "encode"):  # the prior is made of the guide, so the guide comes first and stays its own
+        site = encoding_site(POSTERIORS, "custom" if posterior else c.posterior, c.prior, c.latent_size)
+        guide = build_posterior(c.posterior, c.posterior_options, sites=[site], prior=None, **offers)
+        borrowed = {"encode": guide.encode}
+    program = build_prior(source, c.prior_options, latent_size=c.latent_size, event_shape=c.event_shape, **borrowed)
     sites = latent_sites(program, c.latent_size)
+    if guide is not None:
+        check_encoded(c.prior, sites)
     if posterior is None and c.posterior in POSTERIORS:
-        guide = POSTERIORS[c.posterior](encoder, feature_size, sites, init=c.init, **c.posterior_options)
-        return VAE(c, Model(program, decoder, num_data), Guide(guide, num_data))
+        guide = guide or build_posterior(c.posterior, c.posterior_options, sites=sites, prior=program, **offers)
+        return _with_weights(VAE(c, Model(program, decoder, num_data), Guide(guide, num_data)))
     own: Any = _given(posterior, c.posterior, "posterior")
     own = own() if inspect.isclass(own) else own
     opens_plate = opens_data_plate(own, sites, c.event_shape)
-    return VAE(c, Model(program, decoder, num_data), Guide(own, num_data, opens_plate))
+    return _with_weights(VAE(c, Model(program, decoder, num_data), Guide(own, num_data, opens_plate)))
+
+
+def _with_weights(vae: VAE) -> VAE:
+    """The VAE with p(theta) and q(theta) in place of the weights that its configuration makes random."""
+    if vae.config.weights is not None:
+        programs = vae.model.decoder, vae.guide.posterior
+        pair = bayesian_pair(vae.config.weights, vae.config.weights_options, *programs)
+        vae.model.weights, vae.guide.weights = pair
+    return vae
 
 
 def _given(program: Any, name: str, subject: str) -> Any:

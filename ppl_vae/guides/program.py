@@ -4,16 +4,23 @@ Knows the plate and the parameter store; knows nothing of latents or networks.
 """
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
+from pyro.nn.module import PyroModule, _Context
 from torch import Tensor, nn
 
 from ppl_vae.handlers.kl_weight import DATA_PLATE
 
-__all__ = ["DataProgram"]
+__all__ = ["DataProgram", "named"]
 
 _counter = itertools.count()
+
+
+def named(theta: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries whose name begins with `prefix`, under the rest of their name."""
+    return {name.removeprefix(prefix): value for name, value in theta.items() if name.startswith(prefix)}
 
 
 class DataProgram(nn.Module):
@@ -26,6 +33,7 @@ class DataProgram(nn.Module):
     def __init__(self, num_data: int | None = None) -> None:
         super().__init__()
         self.num_data = num_data
+        self.weights: Any = None  # p(theta) or q(theta), a program that returns {name: W}
         self._store_name = self._new_name()
 
     def _new_name(self) -> str:
@@ -35,11 +43,35 @@ class DataProgram(nn.Module):
         """A copy (`copy.deepcopy`) has parameters of its own, so it needs a name of its own."""
         super().__setstate__(state)
         self._store_name = self._new_name()
+        self._adopt(self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if isinstance(value, nn.Module):
+            self._adopt(value)
+
+    def _adopt(self, part: nn.Module) -> None:
+        """Put the `PyroModule`s of a part under this program's name, whether or not parameters are local to modules.
+
+        Left as they are, two of them called `linear` in two programs would be one to Pyro's parameter store.
+        """
+        with pyro.settings.context(module_local_params=True):
+            context = _Context()
+        for path, module in part.named_modules():
+            if isinstance(module, PyroModule):
+                module._pyro_context, module._pyro_name = context, f"{self._store_name}.{path}"
 
     def data_plate(self, x: Tensor) -> pyro.plate:
         """The plate "data" over the rows of x."""
         size = self.num_data if self.training and self.num_data is not None else len(x)
         return pyro.plate(DATA_PLATE, size, subsample=x)
+
+    def draw_weights(self, prefix: str) -> dict[str, Tensor]:
+        """Sample all of theta, if there is any, and return the weights under `prefix`: to be called before the plate.
+
+        Inside the plate of data a weight would be drawn for each datum, and its KL scaled by N/M.
+        """
+        return {} if self.weights is None else named(self.weights(), prefix)
 
     def announce_parameters(self) -> None:
         """Tell handlers (stock `SVI`) of every parameter, under a name that no other program in the process has.

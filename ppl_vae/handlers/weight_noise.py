@@ -1,0 +1,111 @@
+"""What local reparameterisation and flipout share: they mark weights, and layers ask the mark for their noise.
+
+Knows sample sites and layer calls; knows nothing of networks. Entered outside an estimator, a handler
+reinterprets every matrix-valued Normal site drawn outside the data plate: the weight stays a sample site with its KL
+term, but a layer that multiplies by it draws what suits the layer, a different weight for each datum.
+"""
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from ppl_vae import checks
+from ppl_vae.handlers.kl_weight import in_data_plate
+from ppl_vae.handlers.layers import LayerCall, WeightLayers
+
+__all__ = ["Noise", "WeightNoise"]
+
+
+class WeightNoise(Messenger):
+    """Abstract: give each weight site of a guide a `Noise` of class `noise`.
+
+    With `keep_draw=False` no weight is drawn that nobody uses: the site's value is NaN, which only a marked layer may
+    take, and the site's `infer["undrawn"]` says so to an estimator that needs a draw for a sampled KL term.
+    """
+
+    noise: "type[Noise]"
+
+    def __init__(self, keep_draw: bool = True) -> None:
+        super().__init__()
+        self.keep_draw = keep_draw
+        self._modes: list[WeightLayers] = []
+
+    @property
+    def active(self) -> bool:
+        """Whether the handler is entered at present."""
+        return bool(self._modes)
+
+    def __enter__(self) -> Any:
+        self._modes.append(WeightLayers())
+        self._modes[-1].__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> Any:
+        self._modes.pop().__exit__(*exception)
+        return super().__exit__(*exception)
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["done"] or msg["is_observed"] or site_is_subsample(msg) or in_data_plate(msg) or not _fits(msg["fn"]):
+            return
+        q = msg["fn"]
+        if self.keep_draw:
+            value = q.rsample()
+        else:
+            value = q.mean.new_full((), float("nan")).expand(q.shape())
+            msg["infer"] = {**msg["infer"], "undrawn": True}
+        value.noise = self.noise(q, self)
+        msg["value"], msg["done"] = value, True
+
+
+def _fits(fn: Any) -> bool:
+    return len(fn.event_shape) >= 2 and (factorised(fn) or hasattr(fn, "output_covariance"))
+
+
+def factorised(fn: Any) -> bool:
+    """Whether a distribution is a Normal with independent entries; others must offer `output_covariance`."""
+    return isinstance(fn, dist.Independent) and isinstance(fn.base_dist, dist.Normal)
+
+
+def one_of(parameter: Tensor, event_dim: int) -> Tensor:
+    """A parameter that plates only repeat, without their dimensions; unchanged if it truly differs between them."""
+    batch = parameter.dim() - event_dim
+    repeats = all(size == 1 or step == 0 for size, step in zip(parameter.shape[:batch], parameter.stride()))
+    return parameter[(0,) * batch] if repeats else parameter
+
+
+class Noise:
+    """Abstract: the outputs of the layers that one drawn weight, W ~ q, is used in."""
+
+    def __init__(self, q: Any, handler: WeightNoise) -> None:
+        self.q, self.handler = q, handler
+        self.location = one_of(q.base_dist.loc if factorised(q) else q.loc, len(q.event_shape))
+        self._deviation: Tensor | None = None
+        self._rows: torch.Size | None = None
+
+    def __call__(self, layer: LayerCall) -> Tensor:
+        """The layer's output; as with any weight once the handler has been left."""
+        if not self.handler.active:
+            return layer()
+        return self.output(layer, layer.replaced(weight=self.location)())
+
+    def output(self, layer: LayerCall, mean: Tensor) -> Tensor:
+        """The output, given its mean."""
+        raise NotImplementedError
+
+    def deviation(self, layer: LayerCall) -> Tensor:
+        """W - E[W] of the one draw that all uses of the weight share."""
+        if self._deviation is None:
+            drawn = layer.weight if self.handler.keep_draw else self.q.rsample()
+            self._deviation = drawn - self.location
+        return self._deviation
+
+    def same_rows(self, rows: torch.Size) -> None:
+        """Refuse a second use on other rows: it would be unclear which datum's weight each row is to meet."""
+        if self._rows not in (None, rows):
+            checks.refuse("a weight used twice", f"rows {tuple(rows)} after {tuple(self._rows or ())}", "the same rows",
+                          "use the estimator 'naive'")  # fmt: skip
+        self._rows = rows

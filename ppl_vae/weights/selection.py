@@ -1,0 +1,76 @@
+"""Which parameters of a module are weights theta, and what has to be known of each.
+
+Knows torch modules; knows nothing of distributions, of an autoencoder or of data.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ppl_vae import checks
+
+__all__ = ["Weight", "is_weight", "release", "select"]
+
+Predicate = Callable[[str, Tensor], bool]
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """One parameter: `name`, `value` (its value when it was chosen), `fan_in` (inputs a unit of its layer sums over)
+    and `input_dim` (the dimension of `value` that runs over input units; None for a bias)."""  # fmt: skip
+
+    name: str
+    value: Tensor
+    fan_in: int
+    input_dim: int | None
+
+
+def is_weight(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter multiplies its layer's input: a matrix or a kernel, not a bias, scale or shift."""
+    return parameter.dim() >= 2
+
+
+def select(module: nn.Module, where: Predicate = is_weight, prefix: str = "") -> list[Weight]:
+    """The parameters of `module` for which `where(name, parameter)` holds, in the module's order.
+
+    Raises `InputError` when there is none.
+    """
+    chosen = [_weight(f"{prefix}{name}", p, layer) for name, p, layer in _parameters(module) if where(name, p)]
+    if not chosen:
+        checks.refuse("weights", f"no parameter of {type(module).__name__} chosen", "at least one", "change `where`")
+    return chosen
+
+
+def _parameters(module: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:
+    for path, layer in module.named_modules():
+        for name, parameter in layer.named_parameters(recurse=False):
+            yield f"{path}.{name}" if path else name, parameter, layer
+
+
+def _weight(name: str, parameter: Tensor, layer: nn.Module) -> Weight:
+    kernel = getattr(layer, "weight", parameter)
+    transposed = isinstance(layer, TRANSPOSED)
+    input_dim = (0 if transposed else 1) if parameter.dim() >= 2 else None
+    return Weight(name, parameter.detach().clone(), _fan_in(kernel, layer if transposed else None), input_dim)
+
+
+def _fan_in(kernel: Tensor, transposed: nn.Module | None) -> int:
+    if transposed is None:
+        return max(1, math.prod(kernel.shape[1:]))
+    taps = math.prod(kernel.shape[2:]) // math.prod(transposed.stride)  # type: ignore[arg-type]
+    return max(1, kernel.shape[0] * taps)
+
+
+def release(module: nn.Module, names: list[str]) -> None:
+    """Take parameters out of `module`: no optimiser and no checkpoint holds a weight that theta's sites replace.
+
+    Their places stay, empty, for `torch.func.functional_call` to fill.
+    """
+    for name in names:
+        path, _, attribute = name.rpartition(".")
+        layer = module.get_submodule(path)
+        delattr(layer, attribute)
+        layer.register_parameter(attribute, None)
