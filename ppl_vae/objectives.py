@@ -103,7 +103,7 @@ def evidence_terms(model: Program, guide: Program, x: Tensor, estimator: str = "
     weights = {n: KL(kl.value.mean() if num_particles > 1 else kl.value.sum(), kl.weight, kl.kind)
                for n, kl in kls.items() if n not in local}  # fmt: skip
     if weights and estimator in ("iwae", "dreg"):
-        checks.refuse(f"estimator '{estimator}'", f"Bayesian weights {', '.join(weights)}", "latents of single data only",
+        checks.refuse(f"estimator '{estimator}'", f"Bayesian weights {', '.join(weights)}", "latents of single data",
                       "use estimator A or B")  # fmt: skip
     terms = Terms(log_likelihood, local, weights)
     if num_particles == 1:

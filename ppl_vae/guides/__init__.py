@@ -4,14 +4,39 @@ A guide here runs inside the ambient data plate, as a prior does: `posterior(x)`
 It knows sites and an encoder network; it knows nothing of decoders, likelihoods or estimators.
 """
 
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
 from torch import nn
 
+from ppl_vae import checks
 from ppl_vae.guides.diagonal import DiagonalGuide
+from ppl_vae.guides.full_normal import FullNormalGuide
+from ppl_vae.guides.iaf import IAFGuide
+from ppl_vae.guides.mixture import MixtureGuide
 from ppl_vae.guides.own import opens_data_plate
 from ppl_vae.guides.point import PointGuide
 from ppl_vae.guides.program import DataProgram
 from ppl_vae.guides.sites import LatentSite, latent_sites
 
-__all__ = ["POSTERIORS", "DataProgram", "DiagonalGuide", "LatentSite", "PointGuide", "latent_sites", "opens_data_plate"]
+__all__ = ["POSTERIORS", "DataProgram", "LatentSite", "build_posterior", "latent_sites", "opens_data_plate"]
 
-POSTERIORS: dict[str, type[nn.Module]] = {"diagonal_normal": DiagonalGuide, "point": PointGuide}
+POSTERIORS: dict[str, type[nn.Module]] = {
+    "diagonal_normal": DiagonalGuide,
+    "full_normal": FullNormalGuide,
+    "iaf": IAFGuide,
+    "mixture": MixtureGuide,
+    "point": PointGuide,
+}
+
+
+def build_posterior(name: str, options: Mapping[str, Any], **offers: Any) -> nn.Module:
+    """The named guide, given `options` and those of `offers` (encoder, sites, prior, ...) that its signature names.
+
+    Raises `InputError` for an unknown name or option.
+    """
+    kind = POSTERIORS[checks.choice("posterior", name, POSTERIORS)]
+    known = inspect.signature(kind).parameters
+    checks.options(f"option of posterior {name}", options, [p for p in known if p not in offers])
+    return kind(**{k: v for k, v in offers.items() if k in known}, **options)
