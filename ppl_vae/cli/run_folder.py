@@ -139,7 +139,7 @@ class RunFolder:
     def history(self) -> list[dict[str, str]]:
         """The rows of history.csv."""
         file = self.path / "history.csv"
-        return list(csv.DictReader(file.open(encoding="utf-8"))) if file.exists() else []
+        return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines())) if file.exists() else []
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> Path:
         """Write a JSON file; returns its path."""
