@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 from torch.nn.functional import softplus
 
+from ppl_vae.guides.divergences import POSITIVE_FAMILIES
 from ppl_vae.guides.sites import LatentSite
+from ppl_vae.guides.vectors import is_real
 from ppl_vae.networks import initialize
 
 __all__ = ["DiagonalGuide", "split_heads"]
@@ -44,32 +46,29 @@ def _gamma(first: Tensor, second: Tensor) -> dist.TorchDistribution:
     return dist.Gamma(_positive(first), _positive(second), validate_args=False)
 
 
-# families whose KL to a member of the same family has a closed form
+# families of p with a closed form of KL(q || p), q as the head makes it
 HEADS: dict[type, Head] = {
     dist.Normal: _normal,
     dist.LogNormal: _log_normal,
     dist.Laplace: _laplace,
     dist.Beta: _beta,
     dist.Gamma: _gamma,
+    **dict.fromkeys(POSITIVE_FAMILIES, _log_normal),
 }
 
 
 def site_distribution(site: LatentSite, first: Tensor, second: Tensor) -> dist.TorchDistribution:
     """q of one site from its head's two parameters, each (*, *unconstrained_shape); batch shape (*,).
 
-    The prior's own family where `HEADS` has it; else a Normal pushed through `biject_to(support)`.
+    The family that `HEADS` has for the prior's; else a Normal pushed through `biject_to(support)`, which remembers its
+    last input: log q at a draw is exact even where the draw, near an end of its support, has been rounded.
     """
     event_dim = len(site.event_shape)
     if site.family in HEADS:
         return HEADS[site.family](first, second).to_event(event_dim)
     normal = _normal(first, second).to_event(len(site.unconstrained_shape))
-    transform = biject_to(site.support)
-    return normal if _is_real(site) else dist.TransformedDistribution(normal, [transform], validate_args=False)
-
-
-def _is_real(site: LatentSite) -> bool:
-    support = getattr(site.support, "base_constraint", site.support)
-    return support is dist.constraints.real or site.support is dist.constraints.real_vector
+    transform = biject_to(site.support).with_cache()
+    return normal if is_real(site) else dist.TransformedDistribution(normal, [transform], validate_args=False)
 
 
 def split_heads(outputs: Tensor, sites: Sequence[LatentSite], per_site: int = 2) -> list[tuple[Tensor, ...]]:
@@ -95,6 +94,10 @@ class DiagonalGuide(nn.Module):
         self.encoder, self.sites = encoder, tuple(sites)
         size = sum(2 * math.prod(site.unconstrained_shape) for site in sites)
         self.heads = initialize(nn.Linear(feature_size, size), init, "tanh")
+
+    def encode(self, x: Tensor) -> dist.TorchDistribution:
+        """q(z|x), x (M, *event_shape), batch shape (M,), event shape (latent_size,): what a prior may be made of."""
+        return self.distributions(x)["z"]
 
     def distributions(self, x: Tensor) -> dict[str, dist.TorchDistribution]:
         """q of every site given x (M, *event_shape), batch shape (M,)."""
