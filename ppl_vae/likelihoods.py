@@ -34,7 +34,7 @@ class Bernoulli(nn.Module):
         self.event_dim = len(event_shape)
 
     def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
-        logits = outputs.select(-self.event_dim - 1, 0)
+        logits = outputs.squeeze(-self.event_dim - 1)
         return dist.Bernoulli(logits=logits, validate_args=False).to_event(self.event_dim)
 
 
@@ -52,7 +52,7 @@ class ContinuousBernoulli(nn.Module):
         self.event_dim = len(event_shape)
 
     def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
-        logits = outputs.select(-self.event_dim - 1, 0)
+        logits = outputs.squeeze(-self.event_dim - 1)
         return dist.ContinuousBernoulli(logits=logits, validate_args=False).to_event(self.event_dim)
 
 
@@ -72,7 +72,7 @@ class NormalUnit(nn.Module):
         return mean.new_ones(())
 
     def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
-        mean = MEANS[self.mean](outputs.select(-self.event_dim - 1, 0))
+        mean = MEANS[self.mean](outputs.squeeze(-self.event_dim - 1))
         return dist.Normal(mean, self.scale(mean, x), validate_args=False).to_event(self.event_dim)
 
 

@@ -7,8 +7,10 @@ mis-estimates, what an estimator cannot do.
 
 import contextlib
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import pyro
@@ -63,13 +65,19 @@ class Terms:
 
     def loss(self, inverse_num_data: float | Tensor) -> Tensor:
         """The negated, weighted bound: -mean_i[log p - sum_s w_s KL_s] + w KL(theta) / N, in nats per datum."""
-        per_datum = self._bound(_weighted)
-        return -per_datum.mean() + inverse_num_data * sum(_weighted(kl) for kl in self.weight_kl.values())
+        loss = -self._bound(_weighted).mean()
+        return loss + inverse_num_data * _total(map(_weighted, self.weight_kl.values())) if self.weight_kl else loss
 
     def _bound(self, term: Callable[[KL], Tensor]) -> Tensor:
         if self.draws is not None:
             return self.draws._bound(term).logsumexp(0) - math.log(len(self.draws.log_likelihood))
-        return self.log_likelihood - sum(term(kl) for kl in self.kl.values() if kl.kind != "point")
+        terms = [term(kl) for kl in self.kl.values() if kl.kind != "point"]
+        return self.log_likelihood - _total(terms) if terms else self.log_likelihood
+
+
+def _total(terms: Iterable[Tensor]) -> Tensor:
+    """The sum of tensors, without the 0 that `sum` starts from: one operator less at every step."""
+    return reduce(operator.add, terms)
 
 
 def _weighted(kl: KL) -> Tensor:
@@ -99,7 +107,7 @@ def evidence_terms(model: Program, guide: Program, x: Tensor, estimator: str = "
     observed = [
         s for s in model_trace.nodes.values() if s["type"] == "sample" and s["is_observed"] and not site_is_subsample(s)
     ]
-    log_likelihood: Any = sum(_log_prob(site) for site in observed)
+    log_likelihood = _total(_log_prob(site) for site in observed)
     weights = {n: KL(kl.value.mean() if num_particles > 1 else kl.value.sum(), kl.weight, kl.kind)
                for n, kl in kls.items() if n not in local}  # fmt: skip
     if weights and estimator in ("iwae", "dreg"):
@@ -144,7 +152,7 @@ def _traces(model: Program, guide: Program, x: Tensor, num_particles: int,
 
 def _scale(site: Any) -> float | Tensor:
     """A site's scale without the data plate's N/M and without a KL weight; almost always 1."""
-    scale = site["infer"].get("unweighted_scale", site["scale"])
+    scale = site.get("unweighted_scale", site["scale"])
     for frame in site["cond_indep_stack"]:
         if frame.full_size is not None and frame.full_size != frame.size:
             scale = scale * frame.size / frame.full_size
@@ -157,7 +165,7 @@ def _log_prob(site: Any, value: Tensor | None = None) -> Tensor:
 
 
 def _kl(name: str, q: Any, p: Any, estimator: str) -> KL:
-    weight = q["infer"].get("kl_weight", 1.0)
+    weight = q.get("kl_weight", 1.0)
     if q["infer"].get("point"):
         return KL(q["value"].new_zeros(q["fn"].batch_shape), 0.0, "point")
     if p is None:
@@ -183,7 +191,7 @@ def _check_site(name: str, q: Any, p: Any) -> None:
     if not q["fn"].has_rsample:
         checks.refuse(f"guide site '{name}'", f"{type(q['fn']).__name__} without reparameterised draws",
                       "a reparameterised distribution", "use a relaxed one")  # fmt: skip
-    weights = [s["infer"].get("kl_weight", 1.0) for s in (q, p)]
+    weights = [site.get("kl_weight", 1.0) for site in (q, p)]
     if not (_same(*weights) and _same(_scale(q), _scale(p))):
         checks.refuse(f"site '{name}'", "different scales in model and guide", "one scale for both",
                       "enter KLWeight around the estimator, not poutine.scale inside one program")  # fmt: skip
@@ -236,11 +244,11 @@ class Objective:
         `kl_weight` weighs the latents' KL, `weight_kl_weight` KL(theta), `inverse_num_data` is 1/N: tensors, since
         each may change between the steps of one recorded program.
         """
-        with KLWeight(kl_weight), KLWeight(weight_kl_weight, weights=True):
+        with KLWeight(kl_weight, weights=weight_kl_weight):
             terms = evidence_terms(model, guide, x, self.estimator, self.num_particles)
-        weight_kl = inverse_num_data * sum(kl.value for kl in terms.weight_kl.values()) if terms.weight_kl else None
         report = {"lower_bound": terms.lower_bound.mean(), "reconstruction": terms.log_likelihood.mean()}
         report |= {f"kl.{name}": kl.value.mean() for name, kl in terms.kl.items()}
-        if weight_kl is not None:
+        if terms.weight_kl:
+            weight_kl = inverse_num_data * _total(kl.value for kl in terms.weight_kl.values())
             report |= {"lower_bound": report["lower_bound"] - weight_kl, "kl_weights": weight_kl}
         return terms.loss(inverse_num_data), {name: value.detach() for name, value in report.items()}

@@ -21,28 +21,29 @@ def in_data_plate(site: Any) -> bool:
 
 
 class KLWeight(Messenger):
-    """Multiply the KL terms of latents (or, with `weights=True`, of Bayesian weights) by `weight`, 0 included.
+    """Multiply the KL terms of latents by `weight` and those of Bayesian weights by `weights`, 0 included.
 
-    bound = E_q[log p(x|z, theta)] - weight * KL(q(z|x) || p(z)) - KL(q(theta) || p(theta)) / N
+    bound = E_q[log p(x|z, theta)] - weight * KL(q(z|x) || p(z)) - weights * KL(q(theta) || p(theta)) / N
 
-    `weight` is a number or a 0-dimensional tensor. The site's `infer` keeps the weight and the scale without it, so
-    that a report can give the KL itself in nats.
+    Both are numbers or 0-dimensional tensors. The site's `infer` keeps the weight and the scale without it, so that a
+    report can give the KL itself in nats.
 
     >>> with KLWeight(0.5):
     ...     loss = Trace_ELBO().loss(vae.model, vae.guide, x)  # doctest: +SKIP
     """
 
-    def __init__(self, weight: float | Tensor, weights: bool = False) -> None:
+    def __init__(self, weight: float | Tensor, weights: float | Tensor = 1.0) -> None:
         super().__init__()
         self.weight, self.weights = weight, weights
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or site_is_subsample(msg) or in_data_plate(msg) == self.weights:
+        if msg["is_observed"] or site_is_subsample(msg):
             return
-        infer = msg["infer"]
+        infer, weight = msg["infer"], self.weight if in_data_plate(msg) else self.weights
+        before = infer.get("kl_weight")
         msg["infer"] = {
             **infer,
-            "kl_weight": self.weight * infer.get("kl_weight", 1.0),
+            "kl_weight": weight if before is None else weight * before,
             "unweighted_scale": infer.get("unweighted_scale", msg["scale"]),
         }
-        msg["scale"] = self.weight * msg["scale"]
+        msg["scale"] = weight * msg["scale"]

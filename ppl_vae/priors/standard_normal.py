@@ -14,8 +14,9 @@ class StandardNormal(nn.Module):
     def __init__(self, latent_size: int) -> None:
         super().__init__()
         self.register_buffer("location", torch.zeros(latent_size), persistent=False)
+        self.register_buffer("scale", torch.ones(latent_size), persistent=False)
 
     def forward(self) -> Tensor:
         """Sample the site "z"."""
-        location: Tensor = self.location  # type: ignore[assignment]
-        return pyro.sample("z", dist.Normal(location, 1.0, validate_args=False).to_event(1))
+        normal = dist.Normal(self.location, self.scale, validate_args=False)  # type: ignore[arg-type]
+        return pyro.sample("z", normal.to_event(1))

@@ -130,6 +130,7 @@ class Run:
         self.device = self.update.parameters[0].device
         self.num_batches = math.ceil(len(data) / settings.batch_size)
         self.state = RunState()
+        self._scheduled: tuple[list[tuple[float, ...]], Tensor] = [], torch.empty(0)
 
     def start(self, resume: bool) -> None:
         """Seed, check the programs once with validation on, read the checkpoint if resuming, and make the step."""
@@ -173,7 +174,9 @@ class Run:
         """The values that may change between steps, (len(epochs), 3), in the order of `SCHEDULED`."""
         kl, weight_kl = self.schedules["kl_weight"], self.schedules["weight_kl_weight"]
         rows = [(kl(epoch), weight_kl(epoch), 1.0 / len(self.data)) for epoch in epochs]
-        return torch.tensor(rows, device=self.device)
+        if rows != self._scheduled[0]:  # a tensor made anew only when a value is new
+            self._scheduled = rows, torch.tensor(rows, device=self.device)
+        return self._scheduled[1]
 
     def epoch(self, bar: tqdm, interrupted: list[bool]) -> None:
         """The rest of one pass over the data, then its row, validation and early stopping."""

@@ -31,7 +31,7 @@ def record(program: Callable[..., Any], arguments: Sequence[Tensor]) -> fx.Graph
     devices = {a.device for a in arguments if a.is_cuda}
     with torch.random.fork_rng(devices=list(devices)):
         try:
-            return make_fx(program)(*(a.clone() for a in arguments))
+            return _simplified(make_fx(program)(*(a.clone() for a in arguments)))
         except (RuntimeError, NotImplementedError, fx.proxy.TraceError) as error:
             raise NotRecordable(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
 
@@ -57,6 +57,58 @@ def lift_noise(graph: fx.GraphModule) -> list[Noise]:
     return draws
 
 
+def _simplified(graph: fx.GraphModule) -> fx.GraphModule:
+    """Drop operators that change no bit: aliases, shapes a tensor already has, x + 0 and x * 1, and repetitions.
+
+    Each costs a call at every step where nothing compiles the graph. A graph that writes to one of its inputs, or
+    draws numbers, keeps those operators, and nothing is taken for a repetition across a write.
+    """
+    writes = any(_writes(node) for node in graph.graph.nodes if not _is_random(node))
+    seen: dict[Any, fx.Node] = {}
+    for node in list(graph.graph.nodes):
+        if node.op != "call_function" or _is_random(node) or _writes(node):
+            continue
+        same = _changes_nothing(node)
+        if same is None and not writes and not _is_empty(node):
+            key = (node.target, repr(node.args), repr(sorted(node.kwargs.items())))
+            same = seen.setdefault(key, node)
+        if same is not None and same is not node:
+            node.replace_all_uses_with(same)
+            graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _writes(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return bool(schema is not None and schema.is_mutable)
+
+
+def _changes_nothing(node: fx.Node) -> fx.Node | None:
+    """The argument that a node passes through unchanged, bit by bit; None if it may change anything."""
+    name, source = str(node.target), node.args[0] if node.args else None
+    if not isinstance(source, fx.Node):
+        return None
+    if name in ("aten.detach.default", "aten.alias.default"):
+        return source
+    if name == "aten.t.default" and str(source.target) == name:
+        return source.args[0] if isinstance(source.args[0], fx.Node) else None
+    if _value(node) is None or _value(source) is None or _value(source).dtype != _value(node).dtype:
+        return None
+    if name in ("aten.expand.default", "aten.view.default", "aten._unsafe_view.default"):
+        return source if _value(source).shape == _value(node).shape else None
+    neutral = {"aten.add.Tensor": 0, "aten.sub.Tensor": 0, "aten.mul.Tensor": 1, "aten.pow.Tensor_Scalar": 1}
+    same = name in neutral and not node.kwargs and isinstance(node.args[1], (int, float))
+    return source if same and node.args[1] == neutral[name] else None
+
+
+def _value(node: fx.Node) -> Any:
+    """The shape and type of a node's tensor as recorded; None for a node that is no single tensor."""
+    value = node.meta["val"] if "val" in node.meta else node.meta.get("tensor_meta")
+    return value if hasattr(value, "shape") else None
+
+
 def _is_random(node: fx.Node) -> bool:
     return node.op == "call_function" and torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
@@ -68,7 +120,7 @@ def _is_empty(node: Any) -> bool:
 def _draw(node: fx.Node) -> Noise | None:
     """What draws this node's value outside the graph; None if an argument is a value of the program."""
     target: Callable[..., Tensor] = node.target  # type: ignore[assignment]
-    value = node.meta["val"] if "val" in node.meta else node.meta["tensor_meta"]
+    value = _value(node)
     shape, dtype, device = tuple(value.shape), value.dtype, value.device
     first_is_storage = (bool(node.args) and _is_empty(node.args[0])) or "like" in str(target)
     rest = node.args[1:] if first_is_storage else node.args

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from ppl_vae.objectives import Objective
@@ -148,7 +148,29 @@ def record_gradients(module: ObjectiveModule, parameters: Sequence[Tensor], batc
 
     state = [*(p.detach() for p in parameters), *buffers.values()]
     graph = record(program, [*state, batch, scheduled])
-    placeholders = [node for node in graph.graph.nodes if node.op == "placeholder"]
-    if any(name.startswith("kl.") for name in report_names) and not placeholders[len(state) + 1].users:
-        raise RuntimeError(f"the recorded step does not depend on {SCHEDULED}: a value was baked in as a number")
+    _check_inputs(graph, report_names, [*state, batch, scheduled])
     return graph, report_names, state
+
+
+def _check_inputs(graph: fx.GraphModule, names: list[str], arguments: Sequence[Tensor]) -> None:
+    """Fail loudly where a KL term is in the loss and what weighs it is no input of the graph, but a number baked in."""
+    with torch.no_grad(), torch.random.fork_rng():
+        report = graph(*(argument.clone() for argument in arguments))[0].tolist()
+    terms = dict(zip(names, report, strict=True))
+    needed = {"kl_weight"} if any(value for name, value in terms.items() if name.startswith("kl.")) else set()
+    needed |= set(SCHEDULED[1:]) if terms.get("kl_weights") else set()
+    missing = needed - {SCHEDULED[index] for index in _indices_used(graph, len(arguments) - 1)}
+    if missing:
+        raise RuntimeError(f"the recorded step does not depend on {', '.join(missing)}: baked in as a number")
+
+
+def _indices_used(graph: fx.GraphModule, position: int) -> set[int]:
+    """Which parts of the unbound placeholder at `position` the graph's output depends on."""
+    scheduled = [node for node in graph.graph.nodes if node.op == "placeholder"][position]
+    reached, waiting = set(), [node for node in graph.graph.nodes if node.op == "output"]
+    while waiting:
+        node = waiting.pop()
+        waiting += [source for source in node.all_input_nodes if source not in reached]
+        reached |= set(node.all_input_nodes)
+    parts = [part for unbound in scheduled.users for part in unbound.users if part in reached]
+    return {part.args[1] for part in parts}  # type: ignore[misc]
