@@ -22,7 +22,7 @@ import pytest
 import torch
 import xarray
 
-from ppl_vae import VAEConfig, __version__, diagnostics, fit, load, load_data, log_likelihood, lower_bound
+from ppl_vae import VAEConfig, __version__, build, diagnostics, fit, load, load_data, log_likelihood, lower_bound
 from ppl_vae.checkpoint import read_tensors
 from ppl_vae.cli import main, options
 from ppl_vae.cli.parser import make_parser, parse
@@ -152,6 +152,11 @@ class TestOptions:
                  "learning_rate": "0.002", "optimizer": "adagrad", "weight_penalty": 0.5, "early_stopping": 3,
                  "seed": 4, "compile": "off"}  # fmt: skip
         assert given.items() <= settings.items()
+
+    def test_the_seed_fixes_the_initial_weights(self, run: Callable[..., str]) -> None:
+        run("train", *QUICK, "--learning-rate", "0", "--epochs", "1", "--seed", "4", "--out", "run")
+        initial = build(load("run").config, seed=4).state_dict()
+        assert all(torch.equal(value, initial[name]) for name, value in parameters("run").items())
 
 
 class TestBadValues:
