@@ -24,6 +24,7 @@ PALETTE = ("#332288", "#cc6677", "#44aa99", "#ddcc77", "#882255", "#88ccee", "#1
 
 InverseCDF = Callable[[Tensor], Tensor] | None
 Names = Sequence[str]
+Ends = tuple[float, float]
 
 
 def image_grid(images: Any, *, columns: int | None = None, title: str = "", axes: Axes | None = None) -> Figure:
@@ -73,12 +74,12 @@ def manifold(images: Any, points_per_side: int, inverse_cdf: InverseCDF = None, 
     return _tiles(axes, upward, points_per_side, ticks[::-1], ticks, **names)
 
 
-def traversal_codes(center: Tensor, num_steps: int = 9, extent: float = 3.0, dimensions: Sequence[int] = ()) -> Tensor:
-    """`center` with one coordinate at a time replaced by `num_steps` values from -extent to extent.
+def traversal_codes(center: Tensor, num_steps: int = 9, ends: Ends = (-3, 3), dimensions: Sequence[int] = ()) -> Tensor:
+    """`center` with one coordinate at a time replaced by `num_steps` values, both `ends` among them.
 
     center: (L,). Returns (D * num_steps, L), one block of `num_steps` codes for each of the D `dimensions` (none: all).
     """
-    values = torch.linspace(-extent, extent, checks.integer("num_steps", num_steps)).to(center)
+    values = torch.linspace(*ends, checks.integer("num_steps", num_steps)).to(center)
     chosen = dimensions or range(len(center))
     codes = center.repeat(len(chosen), num_steps, 1)
     for row, dimension in enumerate(chosen):
@@ -89,14 +90,14 @@ def traversal_codes(center: Tensor, num_steps: int = 9, extent: float = 3.0, dim
 
 
 def traversals(
-    images: Any, num_dimensions: int, *, extent: float = 3.0, dimensions: Sequence[int] = (), axes: Axes | None = None
+    images: Any, num_dimensions: int, *, ends: Ends = (-3, 3), dimensions: Sequence[int] = (), axes: Axes | None = None
 ) -> Figure:
-    """What `traversal_codes` decode to, one row an axis; `extent` and `dimensions` as given there, for the labels."""
+    """What `traversal_codes` decode to, one row an axis; `ends` and `dimensions` as given there, for the labels."""
     names = [_coordinate(d) for d in dimensions or range(num_dimensions)]
     if len(names) != num_dimensions:
         checks.refuse("dimensions", str(dimensions), f"{num_dimensions} coordinates, one a row")
     named = {"xlabel": "value of the row's coordinate", "ylabel": "coordinate"}
-    return _strips(axes, images, num_dimensions, names, (-extent, extent), **named)
+    return _strips(axes, images, num_dimensions, names, ends, **named)
 
 
 def interpolation_codes(z_start: Tensor, z_end: Tensor, num_steps: int) -> Tensor:

@@ -197,19 +197,19 @@ def test_a_large_manifold_names_few_of_its_ticks():
     assert named == list(range(0, 30, 3)) and len(axes.get_xticks()) == 30
 
 
-def test_a_traversal_changes_one_coordinate_through_the_whole_extent():
+def test_a_traversal_changes_one_coordinate_from_end_to_end():
     center = torch.tensor([0.5, -1.0, 2.0])
-    codes = plots.traversal_codes(center, num_steps=5, extent=2.0).reshape(3, 5, 3)
+    codes = plots.traversal_codes(center, num_steps=5, ends=(-2.0, 2.0)).reshape(3, 5, 3)
     for d in range(3):
         torch.testing.assert_close(codes[d, :, d], torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]))
         others = [k for k in range(3) if k != d]
         assert (codes[d][:, others] == center[others]).all()
-    torch.testing.assert_close(plots.traversal_codes(center, 5, 2.0, [2, 0]), codes[[2, 0]].reshape(10, 3))
+    torch.testing.assert_close(plots.traversal_codes(center, 5, (-2.0, 2.0), [2, 0]), codes[[2, 0]].reshape(10, 3))
     assert center.tolist() == [0.5, -1.0, 2.0]
 
 
 def test_traversals_have_one_named_row_an_axis(images):
-    figure = plots.traversals(images[:6], 2, extent=1.5, dimensions=[4, 1])
+    figure = plots.traversals(images[:6], 2, ends=(-1.5, 1.5), dimensions=[4, 1])
     for k in range(6):
         np.testing.assert_array_equal(tile(figure, *divmod(k, 3)), images[k])
     axes = figure.axes[0]
