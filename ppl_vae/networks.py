@@ -58,6 +58,18 @@ class Images(nn.Module):
         return y.reshape(*x.shape[:-3], *y.shape[1:])
 
 
+class RowNorm(nn.BatchNorm1d):
+    """Batch normalisation of rows (*, D) with any number of leading dimensions; a single row uses the running moments,
+    since its own variance is 0."""  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        mean, variance, momentum = self.running_mean, self.running_var, self.momentum or 0.0
+        own = self.training and len(rows) > 1
+        y = nn.functional.batch_norm(rows, mean, variance, self.weight, self.bias, own, momentum, self.eps)
+        return y.reshape(x.shape)
+
+
 def dense(sizes: Sequence[int], activation: str, dropout: float = 0.0) -> list[nn.Module]:
     """Hidden layers h <- activation(W h + b), one for each consecutive pair of `sizes`, each followed by dropout."""
     checks.number("network_options.dropout", dropout, 0.0, maximum=1.0)

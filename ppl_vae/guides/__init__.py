@@ -14,10 +14,12 @@ from ppl_vae import checks
 from ppl_vae.guides.diagonal import DiagonalGuide
 from ppl_vae.guides.full_normal import FullNormalGuide
 from ppl_vae.guides.iaf import IAFGuide
+from ppl_vae.guides.ladder import LadderGuide
 from ppl_vae.guides.mixture import MixtureGuide
 from ppl_vae.guides.own import opens_data_plate
 from ppl_vae.guides.point import PointGuide
 from ppl_vae.guides.program import DataProgram
+from ppl_vae.guides.residual import ResidualGuide
 from ppl_vae.guides.sites import LatentSite, latent_sites
 
 __all__ = ["POSTERIORS", "DataProgram", "LatentSite", "build_posterior", "latent_sites", "opens_data_plate"]
@@ -27,6 +29,8 @@ POSTERIORS: dict[str, type[nn.Module]] = {
     "full_normal": FullNormalGuide,
     "iaf": IAFGuide,
     "mixture": MixtureGuide,
+    "ladder": LadderGuide,
+    "residual": ResidualGuide,
     "point": PointGuide,
 }
 

@@ -18,7 +18,9 @@ from ppl_vae import checks
 from ppl_vae.priors.binary_mixture import BinaryMixture
 from ppl_vae.priors.flow import Flow
 from ppl_vae.priors.gaussian_mixture import GaussianMixture
+from ppl_vae.priors.ladder import Ladder
 from ppl_vae.priors.laplace import Laplace
+from ppl_vae.priors.nvae import NVAE
 from ppl_vae.priors.relaxed_bernoulli import RelaxedBernoulli
 from ppl_vae.priors.relevance import Relevance
 from ppl_vae.priors.sparse_beta import SparseBeta
@@ -42,6 +44,8 @@ PRIORS: dict[str, type[nn.Module]] = {
     "flow": Flow,
     "relevance": Relevance,
     "two_level": TwoLevel,
+    "ladder": Ladder,
+    "nvae": NVAE,
 }
 
 
