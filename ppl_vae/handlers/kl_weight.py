@@ -25,8 +25,8 @@ class KLWeight(Messenger):
 
     bound = E_q[log p(x|z, theta)] - weight * KL(q(z|x) || p(z)) - weights * KL(q(theta) || p(theta)) / N
 
-    Both are numbers or 0-dimensional tensors. The site's `infer` keeps the weight and the scale without it, so that a
-    report can give the KL itself in nats.
+    Both are numbers or 0-dimensional tensors. A site keeps its weight and the scale without it, so that a report can
+    give the KL itself in nats: beside its `infer`, which replay hands on from the guide's site to the model's.
 
     >>> with KLWeight(0.5):
     ...     loss = Trace_ELBO().loss(vae.model, vae.guide, x)  # doctest: +SKIP
@@ -39,11 +39,7 @@ class KLWeight(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or site_is_subsample(msg):
             return
-        infer, weight = msg["infer"], self.weight if in_data_plate(msg) else self.weights
-        before = infer.get("kl_weight")
-        msg["infer"] = {
-            **infer,
-            "kl_weight": weight if before is None else weight * before,
-            "unweighted_scale": infer.get("unweighted_scale", msg["scale"]),
-        }
+        weight, before = self.weight if in_data_plate(msg) else self.weights, msg.get("kl_weight")
+        msg.setdefault("unweighted_scale", msg["scale"])
+        msg["kl_weight"] = weight if before is None else weight * before
         msg["scale"] = weight * msg["scale"]
