@@ -35,12 +35,13 @@ def as_float(vae: VAE, x: Tensor) -> Tensor:
 def decoder_rows(vae: VAE) -> int:
     """Decoder rows (data times draws) a block: few enough on a processor that the widest activation stays in cache.
 
-    500 rows of MNIST size were fastest among 50 to 50000; a small decoder takes more, so that a block is worth a call.
+    500 to 1000 rows of MNIST size are fastest among 50 to 50000; a small decoder takes more, so that a block is worth
+    a call.
     """
     if next(vae.parameters()).device.type != "cpu":
         return 50_000
     widest = max(math.prod(vae.config.event_shape), *vae.config.hidden_sizes, 1)
-    return min(20_000, max(500, 400_000 // widest))
+    return min(20_000, max(1000, 800_000 // widest))
 
 
 @contextlib.contextmanager

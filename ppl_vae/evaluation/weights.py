@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro
+import torch
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ppl_vae.evaluation.rewrites import rewrite
 from ppl_vae.handlers.enumeration import replayed_trace
 from ppl_vae.handlers.kl_weight import in_data_plate
 from ppl_vae.training.recorded import NotRecordable, compiled, lift_noise, record
@@ -78,6 +80,8 @@ def program(module: nn.Module, x: Tensor, tier: str) -> Callable[[Tensor], Tenso
         log.warning("the programs cannot be recorded (%s); running them eagerly", error)
         return module
     noise = lift_noise(graph)
-    fast = compiled(graph, [*tensors, x, *(draw() for draw in noise)]) if tier == "inductor" else None
-    block: Any = fast or graph
+    block: Any = graph
+    if tier == "inductor":
+        with torch.random.fork_rng():
+            block = compiled(rewrite(graph), [*tensors, x, *(draw() for draw in noise)]) or graph
     return lambda x: block(*tensors, x, *[draw() for draw in noise])
