@@ -7,6 +7,7 @@ Bernoulli are the reports' objective although they are no draws of it, and the d
 """
 
 import math
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -110,6 +111,26 @@ class NormalOptimal(NormalUnit):
         return variance.sqrt()
 
 
+class VarianceNormal(dist.Normal):
+    """N(m, v) with its density computed from the variance v itself, in fewer passes over the pixels.
+
+    log p(x) = -1/2 [(x - m)^2 / v + log v + log 2 pi]; m, v (*, *event_shape).
+    """
+
+    def __init__(self, location: Tensor, variance: Tensor) -> None:
+        self.squared_scale = variance
+        super().__init__(location, variance.sqrt(), validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: None = None) -> "VarianceNormal":
+        """The same distribution at a larger batch shape."""
+        return VarianceNormal(self.loc.expand(batch_shape), self.squared_scale.expand(batch_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log p(value), (*, *event_shape) nats."""
+        error = (value - self.loc).square() / self.squared_scale
+        return -0.5 * (error + self.squared_scale.log() + math.log(2 * math.pi))
+
+
 class NormalPixelwise(NormalUnit):
     """log p(x|z) = sum_d log N(x_d; m_d, f^2 + exp(l_d)): a log-variance head l with a floor f, in units of x.
 
@@ -124,8 +145,8 @@ class NormalPixelwise(NormalUnit):
 
     def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
         location, log_variance = outputs.unbind(-self.event_dim - 1)
-        scale = (log_variance.exp() + self.scale_floor**2).sqrt()
-        return dist.Normal(MEANS[self.mean](location), scale, validate_args=False).to_event(self.event_dim)
+        variance = log_variance.exp() + self.scale_floor**2
+        return VarianceNormal(MEANS[self.mean](location), variance).to_event(self.event_dim)
 
 
 LIKELIHOODS = {
