@@ -5,6 +5,7 @@ parameters and optimiser state become flat vectors (the model's own tensors are 
 and `CALLS` steps one call.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -30,21 +31,27 @@ class FlatStep:
         self.tier, self.calls = "inductor", CALLS
         self.vectors = update.flatten()
         self._programs: dict[Any, Callable[..., Any]] = {}
+        self._recorded: RecordedStep | None = None  # what runs instead on a machine without a working compiler
 
     def __call__(self, batches: Iterator[Tensor], scheduled: Tensor, learning_rates: Sequence[float]) -> Tensor:
         """As many updates as there are learning rates."""
+        if self._recorded is not None:
+            return self._singly(self._recorded, batches, scheduled, learning_rates)
         rates = torch.tensor(learning_rates)
         x = next(batches)
         key = (len(rates), x.shape, x.dtype, self.module.modes())
-        if key not in self._programs:
-            self._programs[key] = self._program(len(rates), x, scheduled, rates)
-        return self._programs[key](x, batches, scheduled, rates)
+        program = self._programs[key] if key in self._programs else self._program(len(rates), x, scheduled, rates)
+        if program is None:
+            return self._singly(self._fall_back(), itertools.chain([x], batches), scheduled, learning_rates)
+        self._programs[key] = program
+        return program(x, batches, scheduled, rates)
 
     def release(self) -> None:
         """Give every parameter and every part of the optimiser's state storage of its own again."""
-        self.update.unflatten()
+        if self._recorded is None:
+            self.update.unflatten()
 
-    def _program(self, calls: int, x: Tensor, scheduled: Tensor, rates: Tensor) -> Callable[..., Any]:
+    def _program(self, calls: int, x: Tensor, scheduled: Tensor, rates: Tensor) -> Callable[..., Any] | None:
         graph, self.names, state = record_gradients(self.module, self.update.parameters, x, scheduled[0])
         noise, buffers = lift_noise(graph), state[len(self.update.parameters) :]
         for node in graph.graph.nodes:
@@ -54,7 +61,7 @@ class FlatStep:
             arguments = [*self.vectors, *buffers, *[x] * calls, scheduled, rates, *_drawn(noise * calls)]
         program = compiled(record(whole, arguments), arguments)
         if program is None:
-            return self._fallen_back()
+            return None
 
         def run(x: Tensor, batches: Iterator[Tensor], scheduled: Tensor, rates: Tensor) -> Tensor:
             xs, drawn = [x], _drawn(noise)
@@ -67,18 +74,16 @@ class FlatStep:
 
         return run
 
-    def _fallen_back(self) -> Callable[..., Any]:
-        """Single recorded steps, for a machine without a working compiler."""
-        self.release()
-        step = RecordedStep(self.module, self.update, "record")
+    def _fall_back(self) -> RecordedStep:
+        self.release()  # a recorded step keeps hold of the parameters' storage, so this comes first, and once
+        self._recorded = RecordedStep(self.module, self.update, "record")
         self.tier, self.calls = "record", 1
+        return self._recorded
 
-        def run(x: Tensor, batches: Iterator[Tensor], scheduled: Tensor, rates: Tensor) -> Tensor:
-            reports = [step(iter([x]), scheduled[:1], rates[:1].tolist())]
-            reports += [step(batches, s[None], [r]) for s, r in zip(scheduled[1:], rates[1:].tolist(), strict=True)]
-            return torch.cat(reports)
-
-        return run
+    def _singly(
+        self, step: RecordedStep, batches: Iterator[Tensor], scheduled: Tensor, learning_rates: Sequence[float]
+    ) -> Tensor:
+        return torch.cat([step(batches, s[None], [r]) for s, r in zip(scheduled, learning_rates, strict=True)])
 
 
 def _drawn(noise: Sequence[Noise]) -> list[Tensor]:

@@ -5,6 +5,7 @@ very operators the eager program would call, in their order, so that a recorded 
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -148,7 +149,8 @@ def compiled(graph: fx.GraphModule, arguments: Sequence[Tensor]) -> Callable[...
         node.meta.clear()  # recording leaves values of its own mode there, which the compiler must not mix with its own
     options = {"cpp_wrapper": True, "fallback_random": True}
     try:
-        with torch.no_grad(), torch.random.fork_rng():
+        # what the compiler warns of is its own code, not the caller's
+        with warnings.catch_warnings(action="ignore"), torch.no_grad(), torch.random.fork_rng():
             return torch._inductor.compile(graph, list(arguments), options=options)
     except Exception as error:
         log.warning("compile='inductor' is not available (%s); running the recorded graph", str(error).splitlines()[0])
