@@ -23,6 +23,7 @@ from torch.distributions import kl_divergence
 
 from ppl_vae import checks
 from ppl_vae.handlers import KLWeight
+from ppl_vae.handlers.corruption import CORRUPTIONS, Corruption
 from ppl_vae.handlers.double_reparameterization import DoubleReparameterization
 from ppl_vae.handlers.enumeration import SummedOut, replayed_trace
 from ppl_vae.handlers.kl_weight import in_data_plate
@@ -231,20 +232,26 @@ class Objective:
 
     estimator: str = "B"
     num_particles: int = 1
+    corruption: str = "none"
 
     def __post_init__(self) -> None:
-        """Check both fields; raises `InputError`."""
+        """Check every field; raises `InputError`."""
         checks.choice("estimator", self.estimator, ESTIMATORS)
         checks.integer("num_particles", self.num_particles)
+        checks.choice("corruption", self.corruption, ("none", *CORRUPTIONS))
 
     def __call__(self, model: Program, guide: Program, x: Tensor, kl_weight: Tensor, weight_kl_weight: Tensor,
-                 inverse_num_data: Tensor) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+                 inverse_num_data: Tensor, corruption_level: float | Tensor = 0.0
+                 ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
         """(loss, report): the loss to minimise and the unweighted terms to show, all 0-dimensional, nats per datum.
 
-        `kl_weight` weighs the latents' KL, `weight_kl_weight` KL(theta), `inverse_num_data` is 1/N: tensors, since
-        each may change between the steps of one recorded program.
+        `kl_weight` weighs the latents' KL, `weight_kl_weight` KL(theta), `inverse_num_data` is 1/N, `corruption_level`
+        how much of x a guide in training mode does not see: tensors, since each may change between the steps of one
+        recorded program.
         """
-        with KLWeight(kl_weight, weights=weight_kl_weight):
+        corrupted = self.corruption != "none"
+        corruption = Corruption(self.corruption, corruption_level) if corrupted else contextlib.nullcontext()
+        with KLWeight(kl_weight, weights=weight_kl_weight), corruption:
             terms = evidence_terms(model, guide, x, self.estimator, self.num_particles)
         report = {"lower_bound": terms.lower_bound.mean(), "reconstruction": terms.log_likelihood.mean()}
         report |= {f"kl.{name}": kl.value.mean() for name, kl in terms.kl.items()}

@@ -24,6 +24,7 @@ from ppl_vae.guides import POSTERIORS, DataProgram, build_posterior, latent_site
 from ppl_vae.guides.encoding import check_encoded, encoding_site
 from ppl_vae.guides.program import named
 from ppl_vae.handlers import call
+from ppl_vae.handlers.corruption import evidence
 from ppl_vae.likelihoods import LIKELIHOODS, build_likelihood
 from ppl_vae.networks import ACTIVATIONS, INITIALIZATIONS, NETWORKS, decoder_network, encoder_network
 from ppl_vae.priors import PRIORS, build_prior, find_prior, is_reference, resolve, wants
@@ -119,7 +120,8 @@ class Guide(DataProgram):
         self.announce_parameters()
         theta = self.draw_weights("posterior.")
         with contextlib.nullcontext() if self.opens_plate else self.data_plate(x):
-            call(self.posterior, theta, self.weights.repeated(x, theta, "posterior.") if theta else x)
+            seen = evidence(x) if self.training else x
+            call(self.posterior, theta, self.weights.repeated(seen, theta, "posterior.") if theta else seen)
 
     def mean_weights(self, prefix: str = "") -> dict[str, Tensor]:
         """E_q[theta], the weights under `prefix`; empty where the weights are points."""

@@ -14,6 +14,7 @@ from ppl_vae import checks
 from ppl_vae.guides.diagonal import DiagonalGuide
 from ppl_vae.guides.full_normal import FullNormalGuide
 from ppl_vae.guides.iaf import IAFGuide
+from ppl_vae.guides.implicit import ImplicitGuide
 from ppl_vae.guides.ladder import LadderGuide
 from ppl_vae.guides.mixture import MixtureGuide
 from ppl_vae.guides.own import opens_data_plate
@@ -29,6 +30,7 @@ POSTERIORS: dict[str, type[nn.Module]] = {
     "full_normal": FullNormalGuide,
     "iaf": IAFGuide,
     "mixture": MixtureGuide,
+    "implicit": ImplicitGuide,
     "ladder": LadderGuide,
     "residual": ResidualGuide,
     "point": PointGuide,

@@ -37,7 +37,8 @@ class KLWeight(Messenger):
         self.weight, self.weights = weight, weights
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["is_observed"] or site_is_subsample(msg):
+        factor = msg["infer"].get("is_auxiliary")  # a guide's factor is part of log q, though it counts as observed
+        if (msg["is_observed"] and not factor) or site_is_subsample(msg):
             return
         weight, before = self.weight if in_data_plate(msg) else self.weights, msg.get("kl_weight")
         msg.setdefault("unweighted_scale", msg["scale"])

@@ -23,7 +23,7 @@ from ppl_vae.checkpoint import CHECKPOINT, run_lock
 from ppl_vae.objectives import Objective, kl_report
 from ppl_vae.training.history import History
 from ppl_vae.training.optimizers import Update
-from ppl_vae.training.schedules import Schedule
+from ppl_vae.training.schedules import Constrained, Schedule
 from ppl_vae.training.settings import Settings
 from ppl_vae.training.state import RunState, restore_run, save_run
 from ppl_vae.training.step import ObjectiveModule, Step, local_parameters
@@ -50,6 +50,8 @@ def fit(
     optimizer: str = "adam",
     weight_penalty: float = 0.0,
     binarization: str = "none",
+    corruption: str = "none",
+    corruption_level: float | str | Schedule = 0.0,
     early_stopping: int | None = None,
     seed: int = 0,
     compile: str = "auto",
@@ -67,12 +69,16 @@ def fit(
         vae: what `build` returns; its `num_data` becomes N = len(data).
         data: x, (N, *event_shape), float, or uint8 pixels, which are divided by 255 batch by batch.
         validation: held-out x, (V, *event_shape); its bound is computed each epoch with the same noise every time.
-        estimator: "A" (every term sampled) or "B" (closed-form KL where there is one).
+        estimator: "A" (every term sampled), "B" (closed-form KL where there is one), "iwae" (importance-weighted) or
+            "dreg" (the same with doubly reparameterised gradients).
         num_particles: L, draws of z a datum.
-        kl_weight, weight_kl_weight, learning_rate: a number, "linear:start:end:epochs" or a function of the epoch.
+        kl_weight, weight_kl_weight, learning_rate: a number, "linear:start:end:epochs" or a function of the epoch;
+            kl_weight also "constrained:kl:20" (KL <= 20 nats) or "constrained:reconstruction:-90" (E_q log p >= -90).
         optimizer: "adam" or "adagrad".
         weight_penalty: lambda; 1 is the N(0, I) prior of Auto-Encoding Variational Bayes, counted once for all data.
         binarization: "dynamic" draws each pixel anew, x ~ Bernoulli(data), every time a datum is used.
+        corruption: "salt_and_pepper", "normal" or "masking": corrupts what the guide sees of x.
+        corruption_level: how much of it (`handlers.corruption`), a number or a schedule like the three above.
         early_stopping: epochs without a better validation bound after which to stop, at the best epoch's parameters.
         seed: fixes data order and noise; the global generator is left as it was.
         compile: "off" (eager Pyro), "record" (recorded graph), "inductor" (compiled graph) or "auto" (by the number of
@@ -84,7 +90,8 @@ def fit(
     Returns the history. Raises `InputError` for bad values and `FloatingPointError` when the loss is not finite.
     """
     settings = Settings(estimator, num_particles, batch_size, epochs, kl_weight, weight_kl_weight, learning_rate,
-                        optimizer, weight_penalty, binarization, early_stopping, seed, compile)  # fmt: skip
+                        optimizer, weight_penalty, binarization, corruption, corruption_level, early_stopping,
+                        seed, compile)  # fmt: skip
     data, validation = _checked(vae, data, validation, early_stopping)
     folder = None if checkpoint is None else Path(checkpoint)
     checks.integer("checkpoint_every", checkpoint_every)
@@ -123,14 +130,14 @@ class Run:
         self, vae: VAE, data: Tensor, validation: Tensor | None, settings: Settings, folder: Path | None
     ) -> None:
         self.vae, self.data, self.validation, self.settings, self.folder = vae, data, validation, settings, folder
-        self.objective = Objective(settings.estimator, settings.num_particles)
+        self.objective = Objective(settings.estimator, settings.num_particles, settings.corruption)
         self.schedules = settings.schedules()
         decay = settings.weight_penalty / len(data)
         self.update = Update(settings.optimizer, [p for p in vae.parameters() if p.requires_grad], decay)
         self.device = self.update.parameters[0].device
         self.num_batches = math.ceil(len(data) / settings.batch_size)
         self.state = RunState()
-        self._scheduled: tuple[list[tuple[float, ...]], Tensor] = [], torch.empty(0)
+        self._scheduled: tuple[list[Any], Tensor] = [], torch.empty(0)
 
     def start(self, resume: bool) -> None:
         """Seed, check the programs once with validation on, read the checkpoint if resuming, and make the step."""
@@ -153,6 +160,8 @@ class Run:
             self.vae.model.prior.start_from(self.data)
         history = self.state.history
         history.kl_kinds = kinds
+        if isinstance(self.schedules["kl_weight"], Constrained):
+            self.schedules["kl_weight"].memory = self.state.constraint
         started = bool(history.rows or self.state.batch)  # a resumed run keeps the tier it was started with
         tier = history.tier if started else choose_tier(settings.compile, self.num_batches * settings.epochs)
         self.vae.train()
@@ -171,9 +180,9 @@ class Run:
         return torch.bernoulli(x) if self.settings.binarization == "dynamic" else x
 
     def scheduled(self, epochs: Sequence[float]) -> Tensor:
-        """The values that may change between steps, (len(epochs), 3), in the order of `SCHEDULED`."""
-        kl, weight_kl = self.schedules["kl_weight"], self.schedules["weight_kl_weight"]
-        rows = [(kl(epoch), weight_kl(epoch), 1.0 / len(self.data)) for epoch in epochs]
+        """The values that may change between steps, (len(epochs), 4), in the order of `SCHEDULED`."""
+        kl, weight_kl, level = (self.schedules[name] for name in ("kl_weight", "weight_kl_weight", "corruption_level"))
+        rows = [(kl(epoch), weight_kl(epoch), 1.0 / len(self.data), level(epoch)) for epoch in epochs]
         if rows != self._scheduled[0]:  # a tensor made anew only when a value is new
             self._scheduled = rows, torch.tensor(rows, device=self.device)
         return self._scheduled[1]
@@ -212,6 +221,8 @@ class Run:
         if self.device.type == "cpu" or state.batch % 100 == 0:  # each look at a GPU's values waits for it
             self._check_finite(reports)
         for report, size in zip(reports, sizes, strict=True):
+            if isinstance(self.schedules["kl_weight"], Constrained):
+                self.schedules["kl_weight"].observe(dict(zip(self.step.names, report.tolist(), strict=True)))
             state.sums = report * size if state.sums is None else state.sums.add_(report, alpha=size)
             state.rows += size
         state.batch += len(sizes)

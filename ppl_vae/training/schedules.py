@@ -3,12 +3,13 @@
 Knows numbers only.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ppl_vae import checks
 
-__all__ = ["Linear", "Schedule", "schedule"]
+__all__ = ["Constrained", "Linear", "Schedule", "schedule"]
 
 Schedule = Callable[[float], float]
 
@@ -46,6 +47,40 @@ class Constant:
         return f"{self.value!r}"
 
 
+class Constrained:
+    """A KL weight learned alongside, so that a term of the bound meets a constraint.
+
+    "constrained:kl:20": max E_q[log p(x|z)] subject to KL <= 20 nats has the Lagrangian E_q[log p] - w (KL - 20), whose
+    multiplier w rises while KL is too large. "constrained:reconstruction:-90": min KL subject to E_q[log p] >= -90 has
+    KL - m (E_q[log p] + 90): the same loss up to a factor with w = 1 / m, which rises while the reconstruction is
+    better than it has to be. With c a moving average of the term, b its bound and e = (c - b) / |b| cut off at 1, after
+    each step v <- v + RATE e, and ln w = v + DAMPING e: the second term keeps w from overshooting.
+    Source: Taming VAEs (2018), section 2.2.
+    """
+
+    RATE, DAMPING, MEMORY = 0.02, 2.0, 0.9
+
+    def __init__(self, term: str, bound: float) -> None:
+        self.term, self.bound = term, bound
+        self.memory: dict[str, float] = {}  # the run's, which saves it
+
+    def __call__(self, epoch: float) -> float:
+        """w as it stands."""
+        return math.exp(self.memory.get("log_weight", 0.0) + self.DAMPING * self.memory.get("error", 0.0))
+
+    def observe(self, report: Mapping[str, float]) -> None:
+        """Take in the terms of one step, in nats per datum."""
+        kl = sum(value for name, value in report.items() if name.startswith("kl."))
+        value = kl if self.term == "kl" else report["reconstruction"]
+        average = self.MEMORY * self.memory.get("average", value) + (1 - self.MEMORY) * value
+        error = min(max((average - self.bound) / max(abs(self.bound), 1.0), -1.0), 1.0)
+        log_weight = self.memory.get("log_weight", 0.0) + self.RATE * error
+        self.memory.update(average=average, error=error, log_weight=min(max(log_weight, -15.0), 15.0))
+
+    def __str__(self) -> str:
+        return f"constrained:{self.term}:{self.bound:g}"
+
+
 def schedule(subject: str, value: float | str | Schedule, minimum: float = 0.0) -> Schedule:
     """A number, "linear:start:end:epochs" or a callable of the epoch -> a schedule; `InputError` otherwise."""
     if isinstance(value, str):
@@ -57,6 +92,8 @@ def schedule(subject: str, value: float | str | Schedule, minimum: float = 0.0) 
 
 def _parse(subject: str, text: str, minimum: float) -> Schedule:
     kind, *parts = text.split(":")
+    if kind == "constrained":
+        return _constrained(subject, text, parts)
     try:
         numbers = [float(part) for part in parts]
     except ValueError:
@@ -69,3 +106,16 @@ def _parse(subject: str, text: str, minimum: float) -> Schedule:
         raise
     except ValueError:
         checks.refuse(subject, repr(text), "a number or 'linear:start:end:epochs'", "for example linear:0:1:10")
+
+
+def _constrained(subject: str, text: str, parts: list[str]) -> Constrained:
+    try:
+        term, bound = parts
+        value = float(bound)
+    except ValueError:
+        term, value = "", math.nan
+    good = subject == "kl_weight" and term in ("kl", "reconstruction") and math.isfinite(value)
+    if not good or (term == "kl" and value <= 0):
+        checks.refuse(subject, repr(text), "kl_weight='constrained:kl:NATS' or 'constrained:reconstruction:NATS'",
+                      "for example constrained:kl:20")  # fmt: skip
+    return Constrained(term, value)

@@ -29,6 +29,8 @@ class Settings:
     optimizer: str
     weight_penalty: float
     binarization: str
+    corruption: str
+    corruption_level: float | str | Schedule
     early_stopping: int | None
     seed: int
     compile: str
@@ -45,7 +47,7 @@ class Settings:
 
     def schedules(self) -> dict[str, Schedule]:
         """What changes with the epoch, by name."""
-        names = ("kl_weight", "weight_kl_weight", "learning_rate")
+        names = ("kl_weight", "weight_kl_weight", "learning_rate", "corruption_level")
         return {name: schedule(name, getattr(self, name)) for name in names}
 
     def plain(self) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class RunState:
     seconds: float = 0.0
     best: dict[str, Tensor] = field(default_factory=dict)
     best_value: float = -float("inf")
+    constraint: dict[str, float] = field(default_factory=dict)
     history: History = field(default_factory=History)
 
 
@@ -45,7 +46,7 @@ def save_run(folder: Path, vae: VAE, update: Update, state: RunState, settings: 
         tensors["training/sums"] = state.sums
     history = state.history
     run: dict[str, Any] = {"epoch": state.epoch, "batch": state.batch, "seen": state.rows, "seconds": state.seconds}
-    run |= {"best_value": state.best_value, "best_epoch": history.best_epoch}
+    run |= {"best_value": state.best_value, "best_epoch": history.best_epoch, "constraint": state.constraint}
     run |= {"rows": history.rows, "tier": history.tier}
     write_tensors(folder / CHECKPOINT, tensors, {**model_header(vae), "settings": settings, "run": run})
     remember_code(vae.config)
@@ -76,4 +77,5 @@ def restore_run(folder: Path, vae: VAE, update: Update, settings: dict[str, Any]
 
 def _run_state(run: dict[str, Any], best: dict[str, Tensor], sums: Tensor | None) -> RunState:
     history = History(rows=run["rows"], tier=run["tier"], best_epoch=run["best_epoch"])
-    return RunState(run["epoch"], run["batch"], run["seen"], sums, run["seconds"], best, run["best_value"], history)
+    place = run["epoch"], run["batch"], run["seen"], sums, run["seconds"]
+    return RunState(*place, best, run["best_value"], run["constraint"], history)

@@ -21,7 +21,7 @@ from ppl_vae.vae import VAE
 __all__ = ["SCHEDULED", "EagerStep", "Gradients", "ObjectiveModule", "RecordedStep", "Step", "local_parameters"]
 
 # what may change between two steps, in the order in which a program takes it: tensors, never numbers
-SCHEDULED = ("kl_weight", "weight_kl_weight", "inverse_num_data")
+SCHEDULED = ("kl_weight", "weight_kl_weight", "inverse_num_data", "corruption_level")
 
 Gradients = Callable[[Tensor, Tensor], tuple[Tensor, Sequence[Tensor]]]
 VALIDATION = ("validate_distributions_pyro", "validate_distributions_torch", "validate_infer", "validate_poutine")
@@ -30,7 +30,7 @@ VALIDATION = ("validate_distributions_pyro", "validate_distributions_torch", "va
 class Step(Protocol):
     """`calls` consecutive updates; returns their reports, (calls, R) in nats per datum, the loss in column 0.
 
-    `batches` gives x (M, *event_shape), `scheduled` (calls, 3) the values named by `SCHEDULED`.
+    `batches` gives x (M, *event_shape), `scheduled` (calls, 4) the values named by `SCHEDULED`.
     """
 
     names: list[str]
@@ -158,7 +158,7 @@ def _check_inputs(graph: fx.GraphModule, names: list[str], arguments: Sequence[T
         report = graph(*(argument.clone() for argument in arguments))[0].tolist()
     terms = dict(zip(names, report, strict=True))
     needed = {"kl_weight"} if any(value for name, value in terms.items() if name.startswith("kl.")) else set()
-    needed |= set(SCHEDULED[1:]) if terms.get("kl_weights") else set()
+    needed |= set(SCHEDULED[1:3]) if terms.get("kl_weights") else set()
     missing = needed - {SCHEDULED[index] for index in _indices_used(graph, len(arguments) - 1)}
     if missing:
         raise RuntimeError(f"the recorded step does not depend on {', '.join(missing)}: baked in as a number")

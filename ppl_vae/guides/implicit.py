@@ -1,0 +1,72 @@
+"""The implicit guide: z from a network of x and noise, with a bound that stays valid by a model of the noise given z.
+
+Knows latent sites and an encoder network. It knows nothing of the model it will be used with.
+"""
+
+from collections.abc import Sequence
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from ppl_vae import checks
+from ppl_vae.guides.diagonal import site_distribution, split_heads
+from ppl_vae.guides.sites import LatentSite
+from ppl_vae.guides.vectors import to_vector, vector_size
+from ppl_vae.networks import ACTIVATIONS, initialize
+
+__all__ = ["ImplicitGuide"]
+
+
+class ImplicitGuide(nn.Module):
+    """q(z|x) = integral of N(e; 0, I) prod_s q_s(z_s; g_s(h(x), e)) de, e (M, E) the noise, which has no closed form.
+
+    The noise is an auxiliary site "noise", and r(e | z, x) = N(a, diag(b^2)), a network of h(x) and z, its reverse
+    model, enters as the factor "reverse": for every r,
+    log p(x) >= E[log p(x, z) - log q(z | e, x) - (log N(e; 0, I) - log r(e | z, x))],
+    short of E_q[log p(x, z) - log q(z|x)] by the mean of KL(q(e | z, x) || r(e | z, x)); K draws in estimator "iwae"
+    close that gap too. q_s is of the diagonal guide's family. A report's "kl.noise" and "kl.reverse" belong together:
+    their sum is E[log N(e; 0, I) - log r(e | z, x)].
+    Sources: Hierarchical variational models (2016), equation 5; Semi-implicit variational inference (2018), section 2.
+    """
+
+    mean_field = False
+
+    def __init__(self, encoder: nn.Module, feature_size: int, sites: Sequence[LatentSite], init: str = "fan_in",
+                 activation: str = "relu", noise_size: int | None = None,
+                 noise_hidden_size: int = 100) -> None:  # fmt: skip
+        super().__init__()
+        self.encoder, self.sites = encoder, tuple(sites)
+        size = sum(vector_size(site) for site in sites)
+        noise = checks.integer("posterior_options.noise_size", size if noise_size is None else noise_size)
+        hidden = checks.integer("posterior_options.noise_hidden_size", noise_hidden_size)
+        self.zero: Tensor
+        self.register_buffer("zero", torch.zeros(noise), persistent=False)
+        self.generator = _network(feature_size + noise, hidden, 2 * size, init, activation)
+        self.reverse = _network(feature_size + size, hidden, 2 * noise, init, activation)
+
+    def forward(self, x: Tensor) -> None:
+        """Sample the noise and every latent site, and put in the reverse model's log density."""
+        features = self.encoder(x)
+        normal = dist.Normal(self.zero, 1.0, validate_args=False).to_event(1)
+        noise = pyro.sample("noise", normal, infer={"is_auxiliary": True})
+        values = []
+        for site, part in self._parts(self.generator(_joined(features, noise))):
+            values.append(to_vector(site, pyro.sample(site.name, site_distribution(site, *part))))
+        location, log_variance = self.reverse(_joined(features, *values)).chunk(2, -1)
+        reverse = dist.Normal(location, (0.5 * log_variance).exp(), validate_args=False).to_event(1)
+        pyro.factor("reverse", -reverse.log_prob(noise), has_rsample=True)
+
+    def _parts(self, outputs: Tensor) -> zip:
+        return zip(self.sites, split_heads(outputs, self.sites), strict=True)
+
+
+def _network(inputs: int, hidden: int, outputs: int, init: str, activation: str) -> nn.Module:
+    layers = nn.Linear(inputs, hidden), ACTIVATIONS[activation](), nn.Linear(hidden, outputs)
+    return initialize(nn.Sequential(*layers), init, activation)
+
+
+def _joined(features: Tensor, *vectors: Tensor) -> Tensor:
+    batch = torch.broadcast_shapes(*(t.shape[:-1] for t in (features, *vectors)))
+    return torch.cat([t.expand(*batch, t.shape[-1]) for t in (features, *vectors)], -1)

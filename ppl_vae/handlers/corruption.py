@@ -1,0 +1,60 @@
+"""Corrupt what a guide sees of the data, and nothing else: denoising as a reinterpretation of the guide.
+
+Knows tensors and one effect, `evidence`; knows nothing of guides or likelihoods.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import effectful
+from torch import Tensor
+
+from ppl_vae import checks
+
+__all__ = ["CORRUPTIONS", "Corruption", "evidence"]
+
+
+@effectful(type="evidence")
+def evidence(x: Tensor) -> Tensor:
+    """x, the data that a guide conditions on; a handler may give it others."""
+    return x
+
+
+def _salt_and_pepper(x: Tensor, level: float | Tensor) -> Tensor:
+    u = torch.rand_like(x)
+    return torch.where(u < level, (u < 0.5 * level).to(x.dtype), x)
+
+
+def _normal(x: Tensor, level: float | Tensor) -> Tensor:
+    return x + level * torch.randn_like(x)
+
+
+def _masking(x: Tensor, level: float | Tensor) -> Tensor:
+    return torch.where(torch.rand_like(x) < level, torch.zeros_like(x), x)
+
+
+CORRUPTIONS: dict[str, Callable[[Tensor, float | Tensor], Tensor]] = {
+    "salt_and_pepper": _salt_and_pepper,
+    "normal": _normal,
+    "masking": _masking,
+}
+
+
+class Corruption(Messenger):
+    """The guide is given c ~ C(c|x) in place of x, while training; the likelihood keeps the clean x.
+
+    bound = E_C(c|x) E_q(z|c) [log p(x|z) + log p(z) - log q(z|c)] <= log p(x), since q(z|c) is some density of z
+    whatever c is. "salt_and_pepper": each value is 0 or 1, evenly, with probability `level`; "normal": noise of
+    standard deviation `level`, in units of x, is added; "masking": each value is 0 with probability `level`. `level` is
+    a number, or a 0-dimensional tensor that may change between the steps of a recorded program.
+    Source: Denoising criterion for variational auto-encoding framework (2015), section 3.
+    """
+
+    def __init__(self, kind: str, level: float | Tensor) -> None:
+        super().__init__()
+        self._corrupt, self.level = CORRUPTIONS[checks.choice("corruption", kind, CORRUPTIONS)], level
+
+    def _pyro_evidence(self, msg: Any) -> None:
+        msg["value"], msg["done"] = self._corrupt(msg["args"][0], self.level), True
