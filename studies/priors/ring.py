@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 
 
-def ring(latent_size, radius=3.0, width=0.5):
+def ring(latent_size, radius=3.0, width=1.0):
     """u ~ N(0, I), z ~ N(radius u / ||u||, width^2 I), both (latent_size,)."""
     u = pyro.sample("direction", dist.Normal(0.0, 1.0).expand([latent_size]).to_event(1))
     on_ring = radius * u / u.norm(dim=-1, keepdim=True)
