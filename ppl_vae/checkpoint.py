@@ -137,9 +137,16 @@ def load(path: str | os.PathLike[str], prior: Any = None, posterior: Any = None,
     config = config_from_json(header.get("config"))
     if not trust_code:
         check_trusted(config, prior, posterior)
-    vae = build(config, prior=prior, posterior=posterior, num_data=header.get("num_data"))
+    num_data = header.get("num_data")
+    if num_data is not None:
+        checks.integer("checkpoint's num_data", num_data)
+    vae = build(config, prior=prior, posterior=posterior, num_data=num_data, seed=0)
     best = {n.removeprefix("training/best/"): t for n, t in tensors.items() if n.startswith("training/best/")}
-    load_state(vae, best or {n: t for n, t in tensors.items() if not n.startswith("training/")}, file)
+    own = best or {n: t for n, t in tensors.items() if not n.startswith("training/")}
+    precisions = {t.dtype for t in own.values() if t.is_floating_point()}
+    if len(precisions) == 1:
+        vae.to(precisions.pop())
+    load_state(vae, own, file)
     return vae.eval()
 
 
@@ -167,9 +174,10 @@ def _code_hashes(config: VAEConfig) -> dict[str, str]:
 
 def _trusted() -> dict[str, list[str]]:
     try:
-        return json.loads(_trust_file().read_text())
+        known = json.loads(_trust_file().read_text())
     except (OSError, ValueError):
         return {}
+    return {k: v for k, v in known.items() if isinstance(v, list)} if isinstance(known, dict) else {}
 
 
 def remember_code(config: VAEConfig) -> None:

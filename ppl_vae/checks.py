@@ -45,7 +45,7 @@ def choice(subject: str, value: object, choices: Iterable[str]) -> str:
 def integer(subject: str, value: object, minimum: int = 1) -> int:
     """`value` if it is an integer (not a bool) of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        refuse(subject, value, f"an integer >= {minimum}")
+        refuse(subject, repr(value), f"an integer >= {minimum}")
     return value
 
 
@@ -57,7 +57,7 @@ def number(
     if not good or not minimum <= value <= maximum or (exclusive and value == minimum):  # type: ignore[operator]
         low = "" if minimum == -math.inf else f" {'>' if exclusive else '>='} {minimum:g}"
         high = "" if maximum == math.inf else f" and at most {maximum:g}"
-        refuse(subject, value, f"a finite number{low}{high}")
+        refuse(subject, repr(value), f"a finite number{low}{high}")
     return float(value)  # type: ignore[arg-type]
 
 
@@ -65,14 +65,14 @@ def sizes(subject: str, value: object) -> tuple[int, ...]:
     """`value` as a tuple of positive integers; a single integer counts as a tuple of one."""
     items = (value,) if isinstance(value, int) else value
     if not isinstance(items, Sequence) or isinstance(items, str):
-        refuse(subject, value, "a sequence of positive integers")
+        refuse(subject, repr(value), "a sequence of positive integers")
     return tuple(integer(f"{subject}[{i}]", item) for i, item in enumerate(items))
 
 
 def options(subject: str, value: object, known: Iterable[str] | None) -> None:
     """`value` is a mapping from names, each of them (unless it is None) one of `known`."""
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        refuse(subject, value, "a mapping from names to values")
+        refuse(subject, repr(value), "a mapping from names to values")
     names = list(value if known is None else known)
     for key in value:
         if key not in names:
