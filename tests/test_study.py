@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from ppl_vae.checks import InputError
-from ppl_vae.study import cache, cells, mean_and_standard_error, paired_difference, plus_minus, table
+from ppl_vae.study import cache, cells, mean_and_standard_error, mean_at, paired_difference, plus_minus, table
 from ppl_vae.study.cells import source_behind
 
 HEAD = '''
@@ -146,6 +146,19 @@ class TestMeans:
     )
     def test_plus_minus(self, mean: float, error: float, text: str) -> None:
         assert plus_minus(mean, error) == text
+
+
+class TestMeanAt:
+    rows = [{"seed": s, "a": a, "b": b, "v": 10 * s + a + 4 * b} for s in (0, 1) for a in (0, 1) for b in (0, 1)]
+
+    def test_values_of_one_seed_are_averaged_before_the_error_is_taken(self) -> None:
+        # at a = 1 the seeds' means are 3 and 13: their standard error is 10 / sqrt(2) / sqrt(2), not that of four values
+        assert mean_at(self.rows, "v", a=1) == (8.0, pytest.approx(5.0))
+        assert mean_at(self.rows, "v", a=1, b=0) == (6.0, pytest.approx(5.0))
+
+    def test_no_row_at_the_levels_is_an_error(self) -> None:
+        with pytest.raises(InputError, match="no row with 'v'"):
+            mean_at(self.rows, "v", a=2)
 
 
 class TestPairedDifference:

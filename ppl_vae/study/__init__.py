@@ -28,6 +28,6 @@ never because `draw` or `answer` did. A change of the package within one version
 """
 
 from ppl_vae.study.command import main
-from ppl_vae.study.statistics import mean_and_standard_error, paired_difference, plus_minus, table
+from ppl_vae.study.statistics import mean_and_standard_error, mean_at, paired_difference, plus_minus, table
 
-__all__ = ["main", "mean_and_standard_error", "paired_difference", "plus_minus", "table"]
+__all__ = ["main", "mean_and_standard_error", "mean_at", "paired_difference", "plus_minus", "table"]

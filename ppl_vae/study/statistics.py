@@ -29,6 +29,20 @@ def mean_and_standard_error(values: Iterable[float]) -> tuple[float, float]:
     return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in numbers) / (n - 1) / n)
 
 
+def mean_at(rows: Iterable[Row], value: str, **levels: object) -> tuple[float, float]:
+    """Mean and standard error over seeds of `value` in the rows whose columns have the given `levels`.
+
+    The values of one seed are averaged first, since only seeds are independent. Raises `InputError` when no row is left.
+    """
+    by_seed: dict[object, list[float]] = {}
+    for row in rows:
+        if row.get(value) is not None and all(row.get(column) == level for column, level in levels.items()):
+            by_seed.setdefault(row["seed"], []).append(row[value])
+    if not by_seed:
+        refuse("mean_at", f"no row with {value!r} at {levels}", "at least one")
+    return mean_and_standard_error(math.fsum(values) / len(values) for values in by_seed.values())
+
+
 def paired_difference(
     rows: Iterable[Row], axis: str, a: object, b: object, value: str, pair_on: Sequence[str] = ()
 ) -> tuple[float, float]:
