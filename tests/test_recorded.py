@@ -14,7 +14,7 @@ import torch
 from ppl_vae.objectives import Objective
 from ppl_vae.training import fit
 from ppl_vae.training.optimizers import Update
-from ppl_vae.training.step import EagerStep, ObjectiveModule, RecordedStep, local_parameters
+from ppl_vae.training.step import SCHEDULED, EagerStep, ObjectiveModule, RecordedStep, local_parameters
 from ppl_vae.training.tiers import choose_tier, make_step
 from tests.examples import PRIORS, pixels, tiny
 
@@ -40,7 +40,8 @@ def parts(prior, fields, objective, optimizer="adam"):
 
 
 def scheduled(kl_weight, inverse_num_data=1 / 50):
-    return torch.tensor([kl_weight, 1.0, inverse_num_data])
+    values = {"kl_weight": kl_weight, "weight_kl_weight": 1.0, "inverse_num_data": inverse_num_data}
+    return torch.tensor([values.get(name, 0.0) for name in SCHEDULED])
 
 
 def run(step, module, batches, seed=0):

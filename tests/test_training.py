@@ -1,0 +1,298 @@
+"""`fit` from outside: what it optimises, what it writes down, when it stops, and what it leaves alone.
+
+Knows `fit` and torch's own optimisers; must not know steps or graphs. Resuming has a file of its own.
+"""
+
+import csv
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+from ppl_vae.checks import InputError
+from ppl_vae.objectives import Objective
+from ppl_vae.training import fit
+from tests.examples import PRIORS, pixels, tiny
+from tests.truths import probabilistic_pca_optimum
+
+
+def quietly(vae, data, **arguments):
+    return fit(vae, data, **{"progress": False, "compile": "off", **arguments})
+
+
+def same(first, second):
+    return all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+def low_rank(num_data=1000):
+    """Ten numbers a datum that three latents and noise of 0.5 explain."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(10, 3, generator=generator)).Q * torch.tensor([2.0, 1.5, 1.0])
+    z, noise = torch.randn(num_data, 3, generator=generator), torch.randn(num_data, 10, generator=generator)
+    return z @ basis.T + 0.5 * noise + 1
+
+
+@torch.no_grad()
+def exact_bound(vae, x):
+    """E_q log p(x|z) in closed form for a linear decoder and a Gaussian q, less the closed form of KL(q || p)."""
+    decoder, q = vae.model.decoder, vae.guide.posterior.distributions(x)["z"]
+    weight, bias = (p.double() for p in decoder.network[0].parameters())
+    scale, mean, variance = decoder.likelihood.log_scale.double().exp(), q.mean.double(), q.variance.double()
+    at_mean = dist.Normal(mean @ weight.T + bias, scale).log_prob(x.double()).sum(-1)
+    spread = (variance @ weight.square().T).sum(-1) / (2 * scale**2)
+    kl = 0.5 * (variance + mean.square() - 1 - variance.log()).sum(-1)
+    return (at_mean - spread - kl).mean().item()
+
+
+@pytest.mark.parametrize("estimator", "AB")
+def test_a_trained_linear_vae_reaches_the_optimum_of_probabilistic_pca(estimator):
+    """Within 5e-3 nats per datum, and never above it: both sides are exact, only the training is stochastic."""
+    x = low_rank()
+    vae = tiny(event_shape=(10,), latent_size=3, hidden_sizes=(), likelihood="normal_shared")
+    quietly(vae, x, estimator=estimator, epochs=250, learning_rate="linear:0.1:0:250", compile="record")
+    gap = probabilistic_pca_optimum(x, 3) - exact_bound(vae, x)
+    assert -1e-6 < gap < 5e-3
+
+
+class TestWhatIsOptimised:
+    @pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+    @pytest.mark.parametrize("penalty", [0.0, 3.0])
+    def test_steps_are_those_of_torchs_optimiser_on_the_explicit_penalised_loss(self, optimizer, penalty):
+        """lambda |theta|^2 / (2 N) written out, full batches, the same noise: maximum a posteriori."""
+        x, steps, rate = pixels(12), 5, 0.02
+        ours, theirs = tiny(num_data=12), tiny(num_data=12).train()
+        quietly(ours, x, epochs=steps, batch_size=12, learning_rate=rate, optimizer=optimizer, weight_penalty=penalty)
+        kind = {"adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad}[optimizer]
+        reference = kind(theirs.parameters(), lr=rate)
+        torch.manual_seed(0)
+        for epoch in range(steps):
+            order = torch.randperm(12, generator=torch.Generator().manual_seed(epoch))
+            weights = torch.tensor(1.0), torch.tensor(1.0), torch.tensor(1 / 12)
+            loss, _ = Objective("B")(theirs.model, theirs.guide, x[order], *weights)
+            loss = loss + penalty / (2 * 12) * sum(p.square().sum() for p in theirs.parameters())
+            reference.zero_grad()
+            loss.backward()
+            reference.step()
+        for name, value in theirs.state_dict().items():
+            torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-4, atol=2e-5)
+
+    def test_the_penalty_moves_parameters_the_loss_does_not_reach(self):
+        class Unused(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.spare = torch.nn.Parameter(torch.ones(3))
+
+            def forward(self):
+                return pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+        vae = tiny(Unused())
+        quietly(vae, pixels(20), epochs=2, learning_rate=0.01)
+        assert torch.equal(vae.model.prior.spare, torch.ones(3))
+        quietly(vae, pixels(20), epochs=2, learning_rate=0.01, weight_penalty=1.0)
+        assert (vae.model.prior.spare < 1).all()
+
+    def test_every_datum_is_used_once_an_epoch_the_last_short_minibatch_included(self):
+        seen = []
+        vae, x = tiny(), pixels(17)
+        x[:, 0] = torch.arange(17) / 17
+        vae.guide.posterior.encoder.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0][:, 0]))
+        quietly(vae, x, epochs=2, batch_size=5)
+        sizes = [len(rows) for rows in seen[1:]]
+        assert sizes == [5, 5, 5, 2] * 2
+        first, second = torch.cat(seen[1:5]), torch.cat(seen[5:])
+        assert torch.equal(first.sort().values, x[:, 0]) and torch.equal(second.sort().values, x[:, 0])
+        assert not torch.equal(first, second)
+
+    def test_dynamic_binarisation_differs_each_epoch_and_is_reproducible(self):
+        def run(seed):
+            seen = []
+            vae = tiny()
+            vae.guide.posterior.encoder.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].clone()))
+            quietly(vae, torch.full((8, 6), 0.5), epochs=3, binarization="dynamic", batch_size=8, seed=seed)
+            return seen[1:]
+
+        first, again, other = run(0), run(0), run(1)
+        assert all(set(x.unique().tolist()) == {0.0, 1.0} for x in first)
+        assert not torch.equal(first[0], first[1]) and not torch.equal(first[1], first[2])
+        assert all(map(torch.equal, first, again)) and not torch.equal(first[0], other[0])
+
+    def test_bytes_are_pixels_divided_by_255(self):
+        x = (pixels(30) * 200).to(torch.uint8)
+        as_bytes, as_floats = tiny(), tiny()
+        first = quietly(as_bytes, x, validation=x, epochs=2)
+        second = quietly(as_floats, x.float() / 255, validation=x.float() / 255, epochs=2)
+        assert same(as_bytes, as_floats)
+        assert first.rows[-1]["validation_lower_bound"] == second.rows[-1]["validation_lower_bound"]
+
+    def test_schedules_reach_the_loss(self):
+        """KL warm-up: while the weight is near 0 the KL grows; a heavy weight crushes it."""
+        x, kl = pixels(40), {}
+        for weight in (0.0, "linear:0:20:20"):
+            history = quietly(tiny(), x, epochs=60, kl_weight=weight, learning_rate=0.02, compile="record")
+            kl[weight] = history.rows[-1]["kl.z"]
+        assert kl[0.0] > 1.0 and kl["linear:0:20:20"] < 0.05
+
+    def test_a_function_of_the_epoch_is_a_schedule_given_fractions_of_epochs(self):
+        asked = []
+
+        def rate(epoch):
+            asked.append(epoch)
+            return 0.01
+
+        quietly(tiny(), pixels(20), epochs=2, batch_size=5, learning_rate=rate)
+        assert set(asked) >= {0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75}
+
+
+class TestHistory:
+    def test_it_has_one_row_an_epoch_with_every_column_and_a_file_that_says_the_same(self, tmp_path):
+        x, folder = pixels(30), tmp_path / "run"
+        history = quietly(tiny(PRIORS["scale_then_z"]), x, validation=x, epochs=3, batch_size=8, checkpoint=folder)
+        terms = ["lower_bound", "reconstruction", "kl.scale", "kl.z"]
+        names = {"epoch", "samples", "kl_weight", "weight_kl_weight", "learning_rate", "seconds", *terms}
+        assert names | {f"validation_{name}" for name in terms} <= set(history.rows[0])
+        assert [row["epoch"] for row in history.rows] == [1, 2, 3]
+        assert [row["samples"] for row in history.rows] == [30, 60, 90]
+        for row in history.rows:
+            expected = row["reconstruction"] - row["kl.scale"] - row["kl.z"]
+            assert row["lower_bound"] == pytest.approx(expected, rel=1e-5)
+        assert history.kl_kinds == {"scale": "analytic", "z": "analytic"}
+        with open(folder / "history.csv") as file:
+            rows = list(csv.DictReader(file))
+        assert [float(row["lower_bound"]) for row in rows] == [row["lower_bound"] for row in history.rows]
+
+    def test_means_weigh_a_short_minibatch_by_its_rows(self):
+        """With a rate of 0 the epoch's reconstruction under a point posterior is the mean over all data."""
+        x = pixels(7)
+        from ppl_vae.vae import VAEConfig, build
+
+        vae = build(VAEConfig((6,), 2, (5,), posterior="point"), seed=0)
+        row = quietly(vae, x, epochs=1, batch_size=5, learning_rate=0.0).rows[0]
+        mean = vae.reconstruct(x)
+        expected = (x * mean.log() + (1 - x) * (1 - mean).log()).sum(-1).mean().item()
+        assert row["reconstruction"] == pytest.approx(expected, rel=1e-5)
+
+    def test_validation_uses_the_same_noise_at_every_epoch_and_does_not_change_the_run(self):
+        x = pixels(30)
+        still = quietly(tiny(), x, validation=x, epochs=3, learning_rate=0.0)
+        assert len({row["validation_lower_bound"] for row in still.rows}) == 1
+        with_it, without = tiny(event_shape=(8, 8), network="conv"), tiny(event_shape=(8, 8), network="conv")
+        images = pixels(30, (8, 8))
+        quietly(with_it, images, validation=images, epochs=3)
+        quietly(without, images, epochs=3)
+        assert same(with_it, without)
+
+
+class TestStopping:
+    @pytest.mark.parametrize("tier", ["off", "record"])
+    def test_a_loss_that_is_not_finite_names_step_terms_and_checkpoint(self, tmp_path, tier):
+        """Data of 1e30 in the eighth batch overflow the squared error; parameters stay as they were before it."""
+        x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+        x[35] = 1e30
+        order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+        batch = order.tolist().index(35) // 5 + 1
+        vae = tiny(likelihood="normal_unit")
+        with pytest.raises(FloatingPointError) as error:
+            quietly(vae, x, epochs=2, batch_size=5, checkpoint=tmp_path / "run", compile=tier)
+        message = str(error.value)
+        assert f"epoch 1, batch {batch}:" in message and "reconstruction -inf" in message and "kl.z" in message
+        assert "last good checkpoint: none" in message and "\n" not in message
+        assert all(torch.isfinite(p).all() for p in vae.parameters())
+
+    def test_it_names_the_last_good_checkpoint(self, tmp_path):
+        class Failing(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.calls = 0
+
+            def forward(self):
+                self.calls += 1
+                scale = math.nan if self.calls > 8 else 1.0
+                return pyro.sample("z", dist.Normal(torch.zeros(2), scale, validate_args=False).to_event(1))
+
+        with pytest.raises(FloatingPointError, match=r"epoch [2-9], .*checkpoint: .*checkpoint\.safetensors"):
+            quietly(tiny(Failing()), pixels(10), epochs=9, checkpoint=tmp_path / "run")
+
+    def test_early_stopping_puts_the_best_epoch_back(self):
+        """A rate that ruins the fit from epoch 4 on: the VAE ends with the parameters of its best epoch."""
+        x, valid = pixels(40), pixels(40, seed=1)
+
+        def rate(epoch):
+            return 0.003 if epoch < 3 else 3.0
+
+        vae, reference = tiny(), tiny()
+        history = quietly(vae, x, validation=valid, early_stopping=2, epochs=50, learning_rate=rate)
+        bounds = [row["validation_lower_bound"] for row in history.rows]
+        assert history.best_epoch == bounds.index(max(bounds)) + 1 == 3
+        assert len(bounds) == 5 and history.stopped
+        quietly(reference, x, epochs=history.best_epoch, learning_rate=rate)
+        assert same(vae, reference) and not vae.training
+
+
+class TestWhatIsLeftAlone:
+    def test_a_seed_fixes_the_run_and_the_global_generator_does_not_matter(self):
+        vaes = [tiny() for _ in range(3)]
+        for i, (vae, seed) in enumerate(zip(vaes, (3, 3, 4))):
+            torch.manual_seed(100 + i)
+            state = torch.get_rng_state()
+            quietly(vae, pixels(30), epochs=2, seed=seed)
+            assert torch.equal(torch.get_rng_state(), state)
+        assert same(vaes[0], vaes[1]) and not same(vaes[0], vaes[2])
+
+    def test_parameter_store_and_modes(self):
+        vae = tiny()
+        quietly(vae, pixels(30), epochs=1)
+        assert len(pyro.get_param_store()) == 0
+        assert not any(m.training for m in vae.modules()) and vae.num_data == 30
+
+    def test_frozen_parameters_stay_and_have_no_state(self):
+        vae = tiny()
+        vae.model.decoder.requires_grad_(False)
+        before = {n: p.clone() for n, p in vae.named_parameters()}
+        quietly(vae, pixels(30), epochs=2, compile="record")
+        moved = {n.split(".")[0] for n, p in vae.named_parameters() if not torch.equal(p, before[n])}
+        assert moved == {"guide"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": 0}, "epochs: got 0, expected an integer >= 1"),
+        ({"batch_size": 2.5}, "batch_size: got 2.5"),
+        ({"learning_rate": -1.0}, "learning_rate: got -1.0, expected a finite number >= 0"),
+        ({"learning_rate": "linear:1:2"}, "for example linear:0:1:10"),
+        ({"kl_weight": "warm"}, "kl_weight: got 'warm'"),
+        ({"optimizer": "adem"}, "did you mean 'adam'?"),
+        ({"compile": "jit"}, "compile: got 'jit'"),
+        ({"estimator": "b"}, "estimator: got 'b'"),
+        ({"early_stopping": 2}, "pass validation=..."),
+        ({"binarization": "dynamc"}, "did you mean 'dynamic'?"),
+        ({"seed": -1}, "seed: got -1"),
+        ({"weight_penalty": math.nan}, "weight_penalty: got nan"),
+        ({"checkpoint_every": 0}, "checkpoint_every: got 0"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(arguments, message):
+    with pytest.raises(InputError) as error:
+        quietly(tiny(), pixels(20), **arguments)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("x", "fields", "arguments", "message"),
+    [
+        (torch.rand(5, 7), {}, {}, "data's shape: got (5, 7), expected (N, 6)"),
+        (torch.rand(6), {}, {}, "x[None] for a single datum"),
+        (torch.rand(0, 6), {}, {}, "number of rows"),
+        (torch.full((5, 6), math.nan), {}, {}, "NaN or infinite values from row 0 on"),
+        (torch.full((5, 6), 1.5), {}, {}, "values outside [0, 1]"),
+        (torch.ones(5, 6).long(), {}, {}, "use x.float()"),
+        ([[1.0] * 6], {}, {}, "expected a torch.Tensor"),
+        (torch.full((5, 6), 1.5), {"likelihood": "normal_unit"}, {"binarization": "dynamic"}, "values outside [0, 1]"),
+    ],
+)
+def test_bad_data_are_refused_in_one_line(x, fields, arguments, message):
+    with pytest.raises(InputError) as error:
+        quietly(tiny(**fields), x, **arguments)
+    assert message in str(error.value) and "\n" not in str(error.value)
