@@ -149,10 +149,10 @@ class TestMeans:
 
 
 class TestMeanAt:
-    rows = [{"seed": s, "a": a, "b": b, "v": 10 * s + a + 4 * b} for s in (0, 1) for a in (0, 1) for b in (0, 1)]
+    rows = tuple({"seed": s, "a": a, "b": b, "v": 10 * s + a + 4 * b} for s in (0, 1) for a in (0, 1) for b in (0, 1))
 
     def test_values_of_one_seed_are_averaged_before_the_error_is_taken(self) -> None:
-        # at a = 1 the seeds' means are 3 and 13: their standard error is 10 / sqrt(2) / sqrt(2), not that of four values
+        # at a = 1 the seeds' means are 3 and 13: their standard error is 5, not that of four values
         assert mean_at(self.rows, "v", a=1) == (8.0, pytest.approx(5.0))
         assert mean_at(self.rows, "v", a=1, b=0) == (6.0, pytest.approx(5.0))
 

@@ -32,7 +32,7 @@ def mean_and_standard_error(values: Iterable[float]) -> tuple[float, float]:
 def mean_at(rows: Iterable[Row], value: str, **levels: object) -> tuple[float, float]:
     """Mean and standard error over seeds of `value` in the rows whose columns have the given `levels`.
 
-    The values of one seed are averaged first, since only seeds are independent. Raises `InputError` when no row is left.
+    The values of one seed are averaged first, since only seeds are independent. Raises `InputError` for no row.
     """
     by_seed: dict[object, list[float]] = {}
     for row in rows:
