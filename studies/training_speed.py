@@ -5,13 +5,12 @@ small; recorded steps equal it; eager Pyro is behind it. How to read the figure:
 hand-written eager PyTorch (1, the line), the median over interleaved rounds of process CPU time, with their range.
 """
 
-import importlib
 import statistics
 import time
 
 import torch
 from matplotlib.figure import Figure
-from peers import BATCH_SIZE, WORKLOADS
+from peers import BATCH_SIZE, VARIANTS, WORKLOADS, trainers
 
 from ppl_vae import study
 
@@ -23,39 +22,15 @@ GRID = {
 SEEDS = {"smoke": 1, "laptop": 1, "paper": 1}
 TABLE = {"by": ["workload", "threads", "variant"], "value": "relative_speed"}
 STEPS = {"mnist": 40, "frey": 80, "toy": 400}  # a round of each variant takes about a third of a second
-VARIANTS = {
-    "hand-written": ("hand_written", {}),
-    "hand-written, torch.compile": ("hand_written", {"compile": True}),
-    "Pyro's vae.py": ("pyro_recipe", {}),
-    "pythae": ("pythae_trainer", {}),
-    "NumPyro, jit a step": ("numpyro_svi", {}),
-    "NumPyro, loop an epoch": ("numpyro_svi", {"loop": True}),
-    "ours, off": ("ours", {"tier": "off"}),
-    "ours, record": ("ours", {"tier": "record"}),
-    "ours, inductor": ("ours", {"tier": "inductor"}),
-}
 SMOKE = ("hand-written", "Pyro's vae.py", "ours, off", "ours, record")
-
-
-def trainers(workload, scale):
-    """The variants whose packages are there; an absent one is named and skipped."""
-    x = torch.rand(4000, WORKLOADS[workload].data_size)
-    for name, (peer, options) in VARIANTS.items():
-        if scale == "smoke" and name not in SMOKE:
-            continue
-        try:
-            module = importlib.import_module(f"peers.{peer}")
-        except ImportError as error:
-            print(f"skipped: {name} ({error.name} is not installed; pip install 'ppl-vae[peers]')")
-            continue
-        yield name, module.trainer(WORKLOADS[workload], x, **options)
 
 
 def run(seed, workload, threads, rounds, scale):
     """Interleaved rounds, A B C ... A B C ..., of process CPU time a step (with two threads: of wall time)."""
     torch.set_num_threads(threads)
     clock = time.process_time if threads == 1 else time.perf_counter
-    variants, seconds = dict(trainers(workload, scale)), {}
+    x = torch.rand(4000, WORKLOADS[workload].data_size)
+    variants, seconds = dict(trainers(workload, x, SMOKE if scale == "smoke" else VARIANTS)), {}
     for train in variants.values():
         train(4000 // BATCH_SIZE)  # recording and compiling are paid here
     for _ in range(rounds):

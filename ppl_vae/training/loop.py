@@ -55,6 +55,7 @@ def fit(
     early_stopping: int | None = None,
     seed: int = 0,
     compile: str = "auto",
+    precision: str = "float32",
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 1,
     resume: bool = False,
@@ -83,6 +84,7 @@ def fit(
         seed: fixes data order and noise; the global generator is left as it was.
         compile: "off" (eager Pyro), "record" (recorded graph), "inductor" (compiled graph) or "auto" (by the number of
             steps to run).
+        precision: "float32", or "bfloat16" for matrix products alone, faster where the processor has them.
         checkpoint: the run's folder; every `checkpoint_every` epochs, and on Ctrl-C, the run's state is saved there.
         resume: go on from the folder's checkpoint; the result equals, bit for bit, that of a run never stopped.
         progress: show a progress bar.
@@ -91,8 +93,8 @@ def fit(
     """
     settings = Settings(estimator, num_particles, batch_size, epochs, kl_weight, weight_kl_weight, learning_rate,
                         optimizer, weight_penalty, binarization, corruption, corruption_level, early_stopping,
-                        seed, compile)  # fmt: skip
-    data, validation = _checked(vae, data, validation, early_stopping)
+                        seed, compile, precision)  # fmt: skip
+    data, validation = _checked(vae, data, validation, early_stopping, binarization)
     folder = None if checkpoint is None else Path(checkpoint)
     checks.integer("checkpoint_every", checkpoint_every)
     vae.num_data = len(data)
@@ -108,12 +110,14 @@ def fit(
 
 
 def _checked(
-    vae: VAE, data: Tensor, validation: Tensor | None, early_stopping: int | None
+    vae: VAE, data: Tensor, validation: Tensor | None, early_stopping: int | None, binarization: str
 ) -> tuple[Tensor, Tensor | None]:
     shape = vae.config.event_shape
     support = getattr(vae.model.decoder.likelihood, "support", (-math.inf, math.inf))
     checks.data("data", data, shape)
     checks.inside("data", data, support, f"likelihood '{vae.config.likelihood}'")
+    if binarization == "dynamic":
+        checks.inside("data", data, (0.0, 1.0), "binarization 'dynamic'")
     if validation is not None:
         checks.inside(
             "validation", checks.data("validation", validation, shape), support, f"likelihood '{vae.config.likelihood}'"
@@ -166,7 +170,7 @@ class Run:
         tier = history.tier if started else choose_tier(settings.compile, self.num_batches * settings.epochs)
         self.vae.train()
         with local_parameters():
-            module = ObjectiveModule(self.vae, self.objective)
+            module = ObjectiveModule(self.vae, self.objective, settings.precision)
             self.step: Step = make_step(module, self.update, tier, first, self.scheduled([0.0])[0])
 
     def plain_settings(self) -> dict[str, Any]:
@@ -175,8 +179,7 @@ class Run:
 
     def batch(self, index: Tensor) -> Tensor:
         """The rows of `index`, as float, binarised anew where asked."""
-        x = self.data[index.to(self.data.device)].to(self.device)
-        x = x.float() / 255 if x.dtype == torch.uint8 else x
+        x = _floats(self.data[index.to(self.data.device)].to(self.device))
         return torch.bernoulli(x) if self.settings.binarization == "dynamic" else x
 
     def scheduled(self, epochs: Sequence[float]) -> Tensor:
@@ -277,7 +280,7 @@ class Run:
             torch.manual_seed(self.settings.seed)
             for rows in x.split(VALIDATION_ROWS):
                 _, report = self.objective(
-                    self.vae.model, self.vae.guide, rows.to(scheduled.device), *scheduled.unbind()
+                    self.vae.model, self.vae.guide, _floats(rows.to(scheduled.device)), *scheduled.unbind()
                 )
                 sums = sums + torch.stack(list(report.values())) * len(rows)
         return dict(zip(report, (sums / len(x)).tolist(), strict=True))  # type: ignore[union-attr]
@@ -314,6 +317,11 @@ class Run:
         done = self.state.epoch * self.num_batches + self.state.batch
         total = self.settings.epochs * self.num_batches
         return tqdm(total=total, initial=done, disable=not progress, unit="step", mininterval=0.2, dynamic_ncols=True)
+
+
+def _floats(x: Tensor) -> Tensor:
+    """x as it is, or bytes as pixels in [0, 1]."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
 def _order(seed: int, epoch: int) -> torch.Generator:

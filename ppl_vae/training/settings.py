@@ -13,6 +13,7 @@ from ppl_vae.training.tiers import TIERS
 __all__ = ["Settings"]
 
 BINARIZATIONS = ("none", "dynamic")
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Settings:
     early_stopping: int | None
     seed: int
     compile: str
+    precision: str
 
     def __post_init__(self) -> None:
         """Check every field; raises `InputError`."""
@@ -42,6 +44,7 @@ class Settings:
         checks.number("weight_penalty", self.weight_penalty, 0.0)
         checks.choice("binarization", self.binarization, BINARIZATIONS)
         checks.choice("compile", self.compile, TIERS)
+        checks.choice("precision", self.precision, PRECISIONS)
         if self.early_stopping is not None:
             checks.integer("early_stopping", self.early_stopping)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
+from ppl_vae.handlers.reduced_precision import BFloat16Products
 from ppl_vae.objectives import Objective
 from ppl_vae.training.optimizers import Update
 from ppl_vae.training.recorded import compiled, lift_noise, record
@@ -55,13 +56,14 @@ def local_parameters() -> Iterator[None]:
 class ObjectiveModule(nn.Module):
     """The objective of a VAE as one function of its parameters and buffers, which `functional_call` can swap."""
 
-    def __init__(self, vae: VAE, objective: Objective) -> None:
+    def __init__(self, vae: VAE, objective: Objective, precision: str = "float32") -> None:
         super().__init__()
-        self.vae, self.objective = vae, objective
+        self.vae, self.objective, self.precision = vae, objective, precision
 
     def forward(self, batch: Tensor, scheduled: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss, report) for one batch."""
-        return self.objective(self.vae.model, self.vae.guide, batch, *scheduled.unbind())
+        with BFloat16Products() if self.precision == "bfloat16" else contextlib.nullcontext():
+            return self.objective(self.vae.model, self.vae.guide, batch, *scheduled.unbind())
 
     def modes(self) -> tuple[bool, ...]:
         """Training or evaluation, for every module: a recorded program is good for these alone."""

@@ -1,5 +1,6 @@
 """A variational autoencoder as one writes it by hand in PyTorch, with one fused Adam: the base of all ratios."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 def layers(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
     """Dense hidden layers."""
-    pairs = zip(sizes, sizes[1:], strict=False)
+    pairs = itertools.pairwise(sizes)
     return nn.Sequential(*[m for a, b in pairs for m in (nn.Linear(a, b), ACTIVATIONS[activation]())])
 
 

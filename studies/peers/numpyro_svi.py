@@ -1,5 +1,6 @@
 """NumPyro's `SVI` with `TraceMeanField_ELBO`, jitted: a step a call, or a whole epoch in one `fori_loop`."""
 
+import itertools
 import os
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +22,7 @@ ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
 
 def _initial(key: jax.Array, sizes: tuple[int, ...], heads: int) -> list[tuple[jax.Array, jax.Array]]:
-    pairs = [*zip(sizes[:-1], sizes[1:-1], strict=False), *[(sizes[-2], sizes[-1])] * heads]
+    pairs = [*itertools.pairwise(sizes[:-1]), *[(sizes[-2], sizes[-1])] * heads]
     keys = random.split(key, len(pairs))
     return [(random.normal(k, p) / np.sqrt(p[0]), jnp.zeros(p[1])) for k, p in zip(keys, pairs, strict=True)]
 

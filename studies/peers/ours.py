@@ -11,14 +11,14 @@ from ppl_vae.training.settings import Settings
 from ppl_vae.training.step import local_parameters
 
 
-def trainer(w: Workload, x: Tensor, tier: str = "off") -> Callable[[int], int]:
+def trainer(w: Workload, x: Tensor, tier: str = "off", precision: str = "float32") -> Callable[[int], int]:
     """The epochs of `fit` at one tier of `compile`."""
     likelihood = "normal_pixelwise" if w.normal else "bernoulli"
     config = VAEConfig((w.data_size,), w.latent_size, w.hidden_sizes, w.activation, likelihood=likelihood)
     settings = Settings(
         estimator="B", num_particles=1, batch_size=BATCH_SIZE, epochs=10**6, kl_weight=1.0, weight_kl_weight=1.0,
-        learning_rate=1e-3, optimizer="adam", weight_penalty=0.0, binarization="none", early_stopping=None, seed=0,
-        compile=tier,
+        learning_rate=1e-3, optimizer="adam", weight_penalty=0.0, binarization="none", corruption="none",
+        corruption_level=0.0, early_stopping=None, seed=0, compile=tier, precision=precision,
     )  # fmt: skip
     run = Run(build(config, num_data=len(x)), x, None, settings, None)
     run.start(resume=False)

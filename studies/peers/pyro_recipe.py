@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import pyro
 import pyro.distributions as dist
-import torch
 from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
