@@ -43,6 +43,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
+        os.chmod(name, 0o644)  # as any other file of the user's: a temporary one is readable by no one else
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()

@@ -19,12 +19,13 @@ from ppl_vae.datasets import Dataset, load_data
 from ppl_vae.training import History, fit
 from ppl_vae.vae import VAE, VAEConfig, build
 
-__all__ = ["demo", "diagnose", "evaluate", "sample", "train"]
+__all__ = ["DRAWN", "demo", "diagnose", "evaluate", "sample", "train"]
 
 PARTS = ("train", "validation", "test")
 DATA_OPTIONS = {"data": "name", "split": "split", "binarization": "binarization"}
 # Binarised, because grey pixels under a Bernoulli have no log p(x) to report.
 DEMO = {"data": "digits", "binarization": "dynamic", "latent_size": 2, "hidden_sizes": (200, 200), "activation": "silu"}
+DRAWN = 2000  # data in a figure, where not said otherwise
 RESUME_OPTIONS = ("resume", "epochs", "progress", "trust_code")
 
 
@@ -105,6 +106,13 @@ class _Loaded:
     def __str__(self) -> str:
         return f"{self.run.path}: {len(self.x)} {self.part} data of {self.record.data['name']}"
 
+    def first(self, num_data: int | None) -> "_Loaded":
+        """The same with the first `num_data` of the data only."""
+        if num_data is None:
+            return self
+        n = checks.integer("--num-data", num_data)
+        return dataclasses.replace(self, x=self.x[:n], labels=None if self.labels is None else self.labels[:n])
+
 
 def _load(given: Namespace) -> _Loaded:
     run = RunFolder(given.run)
@@ -114,31 +122,30 @@ def _load(given: Namespace) -> _Loaded:
     vae = run.load(record, given.trust_code)
     data = record.dataset()
     part = checks.choice("--part", given.part, PARTS)
-    number = None if given.num_data is None else checks.integer("--num-data", given.num_data)
-    labels = getattr(data, f"{part}_labels")
-    return _Loaded(run, record, vae, part, getattr(data, part)[:number], None if labels is None else labels[:number])
+    return _Loaded(run, record, vae, part, getattr(data, part), getattr(data, f"{part}_labels"))
 
 
 def sample(given: Namespace) -> int:
     """Write the figures of a run."""
-    _write_figures(_load(given), given.seed)
+    _write_figures(_load(given).first(given.num_data), given.seed)
     return 0
 
 
 def evaluate(given: Namespace) -> int:
     """Print what a run is worth on held-out data, and write it to evaluation.json."""
-    _evaluate(_load(given), given.num_samples, given.seed, getattr(given, "progress", True))
+    _evaluate(_load(given).first(given.num_data), given.num_samples, given.seed, getattr(given, "progress", True))
     return 0
 
 
 def diagnose(given: Namespace) -> int:
     """Print a verdict on the posterior; write posterior.nc and the figures."""
-    loaded = _load(given)
-    checks_made = diagnostics.diagnose(loaded.vae, loaded.x, checks.integer("--seed", given.seed, 0))
-    print(f"{loaded}\n", *check_table(checks_made), "", sep="\n")
+    everything = _load(given)
+    loaded = everything.first(given.num_data)
+    made = diagnostics.diagnose(loaded.vae, loaded.x, checks.integer("--seed", given.seed, 0))
+    print(f"{loaded}\n", *check_table(made), "", sep="\n")
     _write_posterior(loaded, given.num_samples, given.seed)
-    _write_figures(loaded, given.seed)
-    return int(given.strict and any(check.verdict != "pass" for check in checks_made))
+    _write_figures(everything.first(DRAWN), given.seed)
+    return int(given.strict and any(check.verdict != "pass" for check in made))
 
 
 def demo(given: Namespace) -> int:

@@ -72,7 +72,7 @@ def _interpolations(vae: VAE, z: Tensor) -> Figure:
 def _traversals(vae: VAE, z: Tensor, draws: Tensor) -> Figure:
     """The first datum's code, the coordinates that differ most between data varied over the bulk of the prior."""
     dimensions = sorted(z.var(0).argsort(descending=True)[:ROWS].tolist())
-    low, high = (round(draws[:1000].quantile(p).item(), 1) for p in (0.001, 0.999))
+    low, high = (float(f"{draws[:1000].quantile(p).item():.1g}") for p in (0.0015, 0.9985))  # -3 and 3 under N(0, 1)
     codes = plots.traversal_codes(z[0], STEPS, (low, high), dimensions)
     return plots.traversals(vae.decode(codes).mean, len(dimensions), ends=(low, high), dimensions=dimensions)
 

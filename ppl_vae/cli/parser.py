@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ppl_vae import __version__, checks
-from ppl_vae.cli.commands import demo, diagnose, evaluate, sample, train
+from ppl_vae.cli.commands import DRAWN, demo, diagnose, evaluate, sample, train
 from ppl_vae.cli.options import Option, add_option, config_options, fit_options, split_dotted
 from ppl_vae.datasets import BINARIZATIONS, SPLITS
 
@@ -41,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     worth = _run(_command(commands, "evaluate", evaluate, "bound, log p(x), Pareto k and more of held-out data"), None)
     _say(worth, "--num-samples", 1000, "draws a datum of the importance-sampled log p(x)", type=int, metavar="N")
     add_option(worth, _progress())
-    _run(_command(commands, "sample", sample, "write figures: prior samples, reconstructions, manifold and more"), 2000)
+    _run(_command(commands, "sample", sample, "figures: prior samples, reconstructions, manifold and more"), DRAWN)
     verdict = _run(_command(commands, "diagnose", diagnose, "check the posterior; write posterior.nc and figures"), 250)
     _say(verdict, "--num-samples", 1000, "draws a datum in posterior.nc", type=int, metavar="N")
     _flag(verdict, "--strict", "exit with status 1 unless every check passes")
@@ -76,11 +76,12 @@ def _progress() -> Option:
 
 def _train(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("data and folder")
+    pixels = f"{', '.join(BINARIZATIONS)}; held-out pixels are drawn the same whatever --seed is"
     resume = "go on with the run in this folder, with its own settings; --epochs may be raised"
     for option in (
         Option("data", str, "digits", ", ".join(SPLITS), "digits"),
         Option("split", str, None, "how the data are split", "the data set's first"),
-        Option("binarization", str, "none", f"pixels: {', '.join(BINARIZATIONS)}", "none"),
+        Option("binarization", str, "none", pixels, "none"),
         Option("out", Path, None, "the run's folder, which must be new", "runs/DATA, numbered if taken"),
         Option("resume", Path, None, resume, "none"),
     ):
