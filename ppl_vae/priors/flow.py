@@ -20,6 +20,10 @@ class FlowDistribution(ZukoToPyro):
 
     support = dist.constraints.real_vector
 
+    def rsample(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Draws, by inverting f."""
+        return self.dist.rsample(*args, **kwargs)
+
     def expand(self, *args: Any, **kwargs: Any) -> "FlowDistribution":
         """The same flow, batched."""
         return FlowDistribution(self.dist.expand(*args, **kwargs))

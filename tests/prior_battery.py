@@ -1,0 +1,206 @@
+"""Check your own prior: inherit `PriorBattery`, name the prior, and pytest runs every check below on it.
+
+    class TestRing(PriorBattery):
+        prior = "my_prior.py:Ring"
+
+Knows the public way of building, training, saving and loading a VAE; must not know how any prior is written. The
+statistical checks fix their seeds; with others each would fail about once in ten thousand runs.
+"""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import biject_to
+
+from ppl_vae import VAE, VAEConfig, build, fit, load, save
+from ppl_vae.cli import main
+from ppl_vae.guides import LatentSite, latent_sites
+from ppl_vae.handlers.enumeration import replayed_trace
+from ppl_vae.objectives import evidence_terms
+from ppl_vae.training.step import local_parameters
+
+LIMIT = 4.5  # standard errors: passed by chance by 7 of a million
+PIXELS = (6,)
+
+
+def pixels(num_data: int) -> Tensor:
+    """Binary data, (num_data, 6), whose pixels depend on one another."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(num_data, 2, generator=generator) @ torch.randn(2, 6, generator=generator) * 3
+    return (logits > 0).float()
+
+
+def unpacked(sites: list[LatentSite], vector: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Real vectors (n, d) -> for each site its values on the site's support, and log |d value / d vector| (n,)."""
+    sizes = [site.unconstrained_shape.numel() for site in sites]
+    result = {}
+    for site, part in zip(sites, vector.split(sizes, -1)):
+        part = part.reshape(-1, *site.unconstrained_shape)
+        transform = biject_to(site.support)
+        value = transform(part)
+        jacobian = transform.log_abs_det_jacobian(part, value)
+        result[site.name] = value, jacobian.reshape(len(part), -1).sum(-1)
+    return result
+
+
+def packed(sites: list[LatentSite], values: dict[str, Tensor]) -> Tensor:
+    """The inverse: values of every site -> real vectors (n, d)."""
+    return torch.cat([biject_to(s.support).inv(values[s.name]).flatten(1) for s in sites], -1)
+
+
+class PriorBattery:
+    """What every prior passes. `prior` is a name or reference, tried with these `options` and `latent_size`."""
+
+    prior: str
+    options: ClassVar[dict[str, Any]] = {}
+    latent_size = 2
+    compiled = False  # also compile a training step, about half a minute
+
+    def vae(self, seed: int = 0) -> VAE:
+        """A small VAE with this prior."""
+        config = VAEConfig(PIXELS, self.latent_size, (5,), prior=self.prior, prior_options=self.options)
+        return build(config, seed=seed)
+
+    def sites(self, vae: VAE) -> list[LatentSite]:
+        """The sites a guide samples."""
+        return latent_sites(vae.model.prior, self.latent_size)
+
+    def draws(self, vae: VAE, size: int) -> dict[str, Tensor]:
+        """Values of every site at `size` draws of the prior."""
+        with local_parameters(), torch.no_grad(), pyro.plate("data", size):
+            trace = poutine.trace(vae.model.prior).get_trace()
+        return {site.name: trace.nodes[site.name]["value"] for site in self.sites(vae)}
+
+    def log_density(self, vae: VAE, values: dict[str, Tensor]) -> Tensor:
+        """log p of all sites at values (n, *event_shape), (n,) nats, indices summed out."""
+        sites = self.sites(vae)
+
+        def at_values() -> None:
+            for site in sites:
+                pyro.sample(site.name, dist.Delta(values[site.name], event_dim=len(site.event_shape)))
+
+        with local_parameters(), torch.no_grad(), pyro.plate("data", len(values["z"])):
+            trace = replayed_trace(vae.model.prior, poutine.trace(at_values).get_trace())
+        return sum(trace.nodes[s.name]["fn"].log_prob(values[s.name]) for s in sites)  # type: ignore[return-value]
+
+    @pytest.mark.parametrize("plates", [(5,), (3, 5)], ids=str)
+    def test_shapes_under_plates(self, plates: tuple[int, ...]) -> None:
+        vae = self.vae()
+
+        def program() -> Tensor:
+            with pyro.plate_stack("plates", plates):
+                return vae.model.prior()
+
+        trace = poutine.trace(program).get_trace()
+        for site in self.sites(vae):
+            node = trace.nodes[site.name]
+            assert node["fn"].batch_shape == plates
+            assert node["value"].shape == (*plates, *site.event_shape)
+            assert node["fn"].log_prob(node["value"]).shape == plates
+        assert trace.nodes["_RETURN"]["value"] is trace.nodes["z"]["value"]
+
+    def test_samples_agree_with_the_density_region_by_region(self) -> None:
+        """Eight regions' masses by counting 10000 draws, and by integrating the density over 30000 of a broad proposal.
+
+        One integral of the whole density would be 1 for a normalised density that is not the one sampled from.
+        """
+        vae = self.vae().double().eval()
+        sites = self.sites(vae)
+        torch.manual_seed(1)
+        drawn = packed(sites, self.draws(vae, 10_000))
+        centres, scale = drawn[:100], 0.5 * drawn.std(0)
+        kernel = dist.StudentT(3.0, centres, scale).to_event(1)
+        proposal = dist.MixtureSameFamily(dist.Categorical(logits=torch.zeros(100).to(drawn)), kernel)
+        vector = proposal.sample((30_000,))
+        parts = unpacked(sites, vector)
+        log_p = self.log_density(vae, {name: value for name, (value, _) in parts.items()})
+        weight = (log_p + sum(jacobian for _, jacobian in parts.values()) - proposal.log_prob(vector)).exp()
+        middle, radius = drawn.median(0).values, ((drawn - drawn.median(0).values) / scale).norm(dim=-1).median()
+
+        def regions(u: Tensor) -> Tensor:
+            sign = (u > middle)[:, -2:].long() @ torch.tensor([1, 2])
+            near = ((u - middle) / scale).norm(dim=-1) < radius
+            return torch.nn.functional.one_hot(sign + 4 * near, 8).double()
+
+        counted, integrated = regions(drawn), weight[:, None] * regions(vector)
+        error = (counted.var(0) / len(drawn) + integrated.var(0) / len(vector)).sqrt()
+        assert error.max() < 0.03, "the proposal is too poor for this prior"
+        assert ((counted.mean(0) - integrated.mean(0)).abs() < LIMIT * error + 1e-12).all()
+
+    @pytest.mark.parametrize("estimator", ["A", "B"])
+    def test_gradient_reaches_every_parameter(self, estimator: str) -> None:
+        vae = self.vae()
+        with local_parameters():
+            evidence_terms(vae.model, vae.guide, pixels(50), estimator).loss(torch.tensor(0.0)).backward()
+        for name, parameter in vae.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.isfinite().all(), name
+            assert parameter.grad.abs().sum() > 0, name
+
+    def test_estimators_agree_in_expectation(self) -> None:
+        """At 20000 draws of one datum; where no closed form is known both estimators are one and agree to the bit."""
+        vae = self.vae().double().eval()
+        x = pixels(1).double().expand(20_000, *PIXELS)
+        bounds = []
+        for estimator in "AB":
+            torch.manual_seed(2)
+            with local_parameters(), torch.no_grad():
+                terms = evidence_terms(vae.model, vae.guide, x, estimator)
+            bounds.append(terms.lower_bound)
+        difference = bounds[0] - bounds[1]
+        error = difference.std() / len(x) ** 0.5
+        assert difference.mean().abs() <= LIMIT * error
+        assert (error > 0) == any(kl.kind == "analytic" for kl in terms.kl.values())
+
+    def test_saved_and_loaded_it_is_the_same(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PPL_VAE_TRUST", str(tmp_path / "trusted.json"))
+        vae = self.vae(seed=3).eval()
+        save(vae, tmp_path / "vae.safetensors")
+        other = load(tmp_path / "vae.safetensors")
+        assert other.config == vae.config
+        assert set(other.state_dict()) == set(vae.state_dict())
+        assert all(torch.equal(value, vae.state_dict()[name]) for name, value in other.state_dict().items())
+        draws = []
+        for one in (vae, other):
+            torch.manual_seed(4)
+            draws.append(one.sample(7))
+        assert torch.equal(*draws)
+
+    def fitted(self, compile: str) -> tuple[VAE, Any]:
+        vae = self.vae()
+        history = fit(vae, pixels(60), batch_size=20, epochs=4, compile=compile, progress=False)
+        return vae, history
+
+    def test_a_recorded_step_is_the_eager_step_to_the_bit(self) -> None:
+        (eager, _), (recorded, history) = self.fitted("off"), self.fitted("record")
+        assert history.tier == "record", "the prior does something that cannot be recorded as one graph of tensors"
+        assert all(torch.equal(a, b) for a, b in zip(eager.parameters(), recorded.parameters()))
+        start = self.vae().state_dict()
+        moved = {name for name, p in recorded.named_parameters() if not torch.equal(p, start[name])}
+        assert moved == {name for name, _ in recorded.named_parameters()}
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler warns of its own parts
+    def test_a_compiled_step_is_the_eager_step_up_to_rounding(self) -> None:
+        if not self.compiled:
+            pytest.skip("set compiled = True")
+        (eager, _), (compiled, history) = self.fitted("off"), self.fitted("inductor")
+        if history.tier != "inductor":
+            pytest.skip("no working compiler")
+        for a, b in zip(eager.parameters(), compiled.parameters()):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+    def test_on_the_command_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PPL_VAE_TRUST", str(tmp_path / "trusted.json"))
+        options = [word for name, value in self.options.items() for word in (f"--prior.{name}", str(value))]
+        run = ["--prior", self.prior, *options, "--latent-size", str(self.latent_size), "--hidden-sizes", "5"]
+        fast = ["--epochs", "1", "--batch-size", "400", "--no-progress", "--out", str(tmp_path / "run")]
+        assert main(["train", "--data", "digits", *run, *fast]) == 0
+        vae = load(tmp_path / "run")
+        assert dict(vae.config.prior_options) == self.options
+        assert vae.sample(2).shape == (2, *vae.config.event_shape)
