@@ -44,8 +44,9 @@ def replayed_trace(model: Callable[..., Any], guide_trace: poutine.Trace, *args:
 
 def _sum_out(trace: poutine.Trace) -> None:
     """By the chain rule, log p(s | before) = log sum_k p(k, before, s) - log sum_k p(k, before), site after site."""
-    joint, before = 0.0, 0.0
-    sites = {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
+    joint: Any = 0.0
+    before: Any = 0.0
+    sites: dict[str, Any] = {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
     if all(site["infer"].get("_enumerate_dim") is None for site in sites.values()):
         return
     for name, site in sites.items():
@@ -53,7 +54,7 @@ def _sum_out(trace: poutine.Trace) -> None:
         if log_prob.dim() < -INDEX_DIM:
             continue  # given its parents, this site does not depend on an index
         joint = joint + log_prob
-        after = joint.flatten(0, INDEX_DIM).logsumexp(0)  # type: ignore[attr-defined]
+        after = joint.flatten(0, INDEX_DIM).logsumexp(0)
         if site["infer"].get("_enumerate_dim") is not None:
             trace.remove_node(name)
         else:

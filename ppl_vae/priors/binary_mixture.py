@@ -17,6 +17,8 @@ class BinaryMixture(nn.Module):
     index of each coordinate is summed out on its own, at a cost of 2 latent_size Normals instead of 2^latent_size.
     """
 
+    corners: Tensor
+
     def __init__(self, latent_size: int, scale: float = 0.1) -> None:
         super().__init__()
         self.scale = checks.number("prior binary_mixture's scale", scale, 0.0, exclusive=True)

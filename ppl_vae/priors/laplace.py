@@ -17,6 +17,8 @@ class Laplace(nn.Module):
     not the same in every rotated basis. The guide is Laplace as well, and KL(q || p) has a closed form.
     """
 
+    location: Tensor
+
     def __init__(self, latent_size: int, scale: float = 1.0) -> None:
         super().__init__()
         self.scale = checks.number("prior laplace's scale", scale, 0.0, exclusive=True)

@@ -19,6 +19,9 @@ class RelaxedBernoulli(nn.Module):
     Source: The concrete distribution (2017), section 3.1.
     """
 
+    temperature: Tensor
+    logits: Tensor
+
     def __init__(self, latent_size: int, temperature: float = 0.5) -> None:
         super().__init__()
         value = checks.number("prior relaxed_bernoulli's temperature", temperature, 0.0, exclusive=True)

@@ -18,6 +18,9 @@ class SparseBeta(nn.Module):
     The guide is Beta as well, and KL(q || p) has a closed form.
     """
 
+    alpha: Tensor
+    beta: Tensor
+
     def __init__(self, latent_size: int, alpha: float = 0.3, beta: float = 0.3) -> None:
         super().__init__()
         for name, shape in (("alpha", alpha), ("beta", beta)):

@@ -11,6 +11,8 @@ __all__ = ["StandardNormal"]
 class StandardNormal(nn.Module):
     """p(z) = N(z; 0, I), z with shape (*, latent_size)."""
 
+    location: Tensor
+
     def __init__(self, latent_size: int) -> None:
         super().__init__()
         self.register_buffer("location", torch.zeros(latent_size), persistent=False)

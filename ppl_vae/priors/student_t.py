@@ -17,6 +17,8 @@ class StudentT(nn.Module):
     code far from the origin costs log(1 + z^2 / v s^2) rather than z^2: outliers are let be. KL to a Normal is sampled.
     """
 
+    location: Tensor
+
     def __init__(self, latent_size: int, degrees_of_freedom: float = 5.0, scale: float = 1.0) -> None:
         super().__init__()
         self.degrees = checks.number("prior student_t's degrees_of_freedom", degrees_of_freedom, 0.0, exclusive=True)

@@ -18,6 +18,8 @@ class TwoLevel(nn.Module):
     tanh units. Sites come top down, the order in which a ladder's guide visits them too.
     """
 
+    top: Tensor
+
     def __init__(self, latent_size: int, top_size: int | None = None, hidden_size: int = 100) -> None:
         super().__init__()
         top = latent_size if top_size is None else checks.integer("prior two_level's top_size", top_size)

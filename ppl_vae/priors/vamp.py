@@ -21,6 +21,9 @@ class Vamp(nn.Module):
     Source: VAE with a VampPrior (2018), section 3.
     """
 
+    logits: Tensor
+    started: Tensor
+
     def __init__(
         self,
         event_shape: tuple[int, ...],
