@@ -66,7 +66,7 @@ def regression(outputs: int = 2, orthogonal: bool = False) -> tuple[Tensor, Tens
     """(inputs h (N, 2), data x (N, R), posterior mean of W, covariance of each row, log evidence), exact."""
     generator = torch.Generator().manual_seed(1)
     h = torch.randn(6, 2, generator=generator, dtype=torch.float64)
-    h = torch.linalg.qr(h)[0] * torch.tensor([1.0, 2.0]) if orthogonal else h + 0.8 * h.flip(1)
+    h = torch.linalg.qr(h)[0] * torch.tensor([1.0, 2.0]) if orthogonal else h + 0.5 * h.flip(1)
     x = torch.randn(6, outputs, generator=generator, dtype=torch.float64)
     covariance = torch.linalg.inv(h.T @ h / NOISE**2 + torch.eye(2, dtype=h.dtype) / SCALE**2)
     marginal = SCALE**2 * h @ h.T + NOISE**2 * torch.eye(6, dtype=h.dtype)
@@ -88,9 +88,10 @@ def set_exactly(guide: WeightGuide, mean: Tensor, covariance: Tensor) -> None:
             return
         variance = covariance.diagonal().clone()
         if "factors" in parameters:  # two entries: the covariance is one factor's and what is left of the variances
-            shared = covariance[0, 1].abs().sqrt()
-            parameters["factors"].copy_(torch.stack([shared, covariance[0, 1] / shared]).reshape(1, 1, 2))
-            variance -= covariance[0, 1].abs()
+            shared = (covariance[0, 1].abs() * (variance[0] / variance[1]).sqrt()).sqrt()
+            column = torch.stack([shared, covariance[0, 1] / shared])
+            parameters["factors"].copy_(column.reshape(1, 1, 2))
+            variance -= column.square()
         parameters["log_scale"].copy_((variance.sqrt() / factor.initial_scale).log().expand(mean.shape) / 3)
 
 
@@ -115,7 +116,7 @@ class TestConjugateRegression:
             terms = evidence_terms(model, guide, x, "A")
             kl = terms.weight_kl["weight"]
             assert kl.kind == "sampled"
-            assert float(terms.log_likelihood.sum() - kl.value) == pytest.approx(evidence, abs=1e-8)
+            assert (terms.log_likelihood.sum() - kl.value).item() == pytest.approx(evidence, abs=1e-8)
 
     @pytest.mark.parametrize("estimator", ["local", "flipout", "naive"])
     def test_estimator_b_has_the_log_evidence_as_its_mean(self, family: str, estimator: str) -> None:
@@ -124,22 +125,23 @@ class TestConjugateRegression:
         torch.manual_seed(0)
         kl = evidence_terms(model, guide, x, "B").weight_kl["weight"]
         assert kl.kind == "analytic"
-        draws = torch.stack([evidence_terms(model, guide, x, "B").log_likelihood.sum() for _ in range(1000)]) - kl.value
-        assert abs(draws.mean() - evidence) < 5 * draws.std() / math.sqrt(1000)
+        means = torch.stack([evidence_terms(model, guide, x, "B", 50).log_likelihood.sum() for _ in range(60)])
+        assert abs(means.mean() - kl.value - evidence) < 5 * means.std() / math.sqrt(60)
 
     def test_training_finds_the_exact_posterior(self, family: str) -> None:
         model, guide, x, (mean, covariance, evidence) = self.pair(family, "local")
         torch.manual_seed(0)
-        optimizer = torch.optim.Adam(guide.parameters(), 0.03)
-        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 500)
-        for _ in range(500):
+        optimizer = torch.optim.Adam(guide.parameters(), 0.05)
+        decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 600)
+        for _ in range(600):
             optimizer.zero_grad()
-            evidence_terms(model, guide, x, "B", num_particles=20).loss(1 / len(x)).backward()
+            evidence_terms(model, guide, x, "B", num_particles=10).loss(1 / len(x)).backward()
             optimizer.step()
             decay.step()
         (q,) = guide.weights.distributions().values()
-        assert torch.allclose(q.mean, mean, atol=0.02)
+        assert torch.allclose(q.mean, mean, atol=0.04)
         assert torch.allclose(q.variance.sqrt(), covariance.diagonal().sqrt().expand_as(mean), rtol=0.1)
+        guide.weights.estimator = "naive"  # at the exact posterior estimator A then hardly varies
         with torch.no_grad():
             terms = evidence_terms(model, guide, x, "A", num_particles=20_000)
         assert float(terms.log_likelihood.sum() - terms.weight_kl["weight"].value) == pytest.approx(evidence, abs=0.03)
@@ -167,9 +169,9 @@ def test_the_bound_of_a_family_without_the_answer_lacks_exactly_its_kl() -> None
     gap = kl_divergence(dist.MultivariateNormal(mean, best.diag()), exact).sum()
     assert gap > 0.1
     torch.manual_seed(0)
-    terms = [evidence_terms(model, guide, x, "B") for _ in range(2000)]
+    terms = [evidence_terms(model, guide, x, "B", 50) for _ in range(60)]
     bounds = torch.stack([t.log_likelihood.sum() - t.weight_kl["weight"].value for t in terms])
-    assert abs(bounds.mean() - (evidence - gap)) < 5 * bounds.std() / math.sqrt(2000)
+    assert abs(bounds.mean() - (evidence - gap)) < 5 * bounds.std() / math.sqrt(60)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -234,7 +236,7 @@ class TestPriors:
 
     def log_prob(self, program: WeightPrior, **hyper: Tensor) -> float:
         data = {"weight": self.w, **{f"weight.{name}": value for name, value in hyper.items()}}
-        return float(poutine.trace(poutine.condition(program, data)).get_trace().log_prob_sum())
+        return poutine.trace(poutine.condition(program, data)).get_trace().log_prob_sum().item()
 
     def normal(self, scale: Tensor | float) -> float:
         return float(dist.Normal(0.0, scale).expand((3, 4)).log_prob(self.w).sum())
@@ -291,7 +293,7 @@ def data(rows: int = 40) -> Tensor:
 @pytest.mark.parametrize("prior", WEIGHT_PRIORS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_estimators_have_the_same_mean(family: str, prior: str) -> None:
-    """E[A] = E[B] of the whole bound, 300 estimates each of 30 particles, five standard errors of the difference."""
+    """E[A] = E[B] of the whole bound, 60 estimates each of 30 particles, five standard errors of the difference."""
     vae, x = build(small(family, prior=prior), seed=0), data(4)
     torch.manual_seed(0)
     means, errors = [], []
@@ -317,18 +319,18 @@ class TestEquation19:
             return evidence_terms(vae.model, vae.guide, batch, "B").loss(torch.tensor(1 / 40))
 
         pieces = torch.stack([loss(batch) for batch in x.split(10)])
-        assert float(pieces.mean()) == pytest.approx(float(loss(x)), rel=1e-5)
+        assert pieces.mean().item() == pytest.approx(loss(x).item(), rel=1e-5)
         terms = evidence_terms(vae.model, vae.guide, x[:10], "B")
         _, report = Objective()(vae.model, vae.guide, x[:10], one, one, torch.tensor(1 / 40))
         total = sum(kl.value for kl in terms.weight_kl.values())
-        assert float(report["kl_weights"]) == pytest.approx(float(total) / 40, rel=1e-6)
+        assert report["kl_weights"].item() == pytest.approx(total.item() / 40, rel=1e-6)
 
     def test_the_stock_estimators_agree_on_the_scale(self) -> None:
         """`TraceMeanField_ELBO` on the programs as they are: N nats per datum, KL(theta) not multiplied by N/M."""
         x = data(40)
         vae = build(small(prior="normal", estimator="naive"), num_data=4000, seed=0).train()
         torch.manual_seed(0)
-        exact = float(sum(kl.value for kl in evidence_terms(vae.model, vae.guide, x).weight_kl.values()))
+        exact = sum(kl.value for kl in evidence_terms(vae.model, vae.guide, x).weight_kl.values()).item()
         losses = {}
         for weight in (1.0, 3.0):
             torch.manual_seed(0)
@@ -345,7 +347,7 @@ class TestEquation19:
             results.append(Objective()(vae.model, vae.guide, x, one, torch.tensor(weight), torch.tensor(1 / 40)))
         (tempered, report), (full, same_report) = results
         assert report == same_report
-        assert float(full - tempered) == pytest.approx(float(report["kl_weights"]), rel=1e-5)
+        assert (full - tempered).item() == pytest.approx(report["kl_weights"].item(), rel=1e-5)
         parts = report["reconstruction"] - report["kl.z"] - report["kl_weights"]
         assert float(report["lower_bound"]) == pytest.approx(float(parts), rel=1e-6)
 

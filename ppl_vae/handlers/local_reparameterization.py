@@ -34,7 +34,6 @@ class LocalNoise(Noise):
         """The output, given its mean; by flipout in a convolution, whose outputs share each weight."""
         if not layer.dense:
             return self._flipout.output(layer, mean)
-        mean = mean.expand(torch.broadcast_shapes(mean.shape, (*layer.batch_shape[:-1], 1, 1)[-mean.dim() :]))
         self.same_rows(mean.shape[:-1])
         return mean + self._independent(layer, mean) + self._common(layer.input, mean)
 
@@ -61,8 +60,8 @@ class LocalNoise(Noise):
         if not hasattr(self.q, "shared_outputs"):
             return 0.0
         if self._shared is None:
-            self._shared = torch.randn(len(self.q.factors), *mean.shape[:-1], 1, dtype=mean.dtype, device=mean.device)
-        return (self._shared * self.q.shared_outputs(h)).sum(0)
+            self._shared = mean.new_empty(*mean.shape[:-1], 1, len(self.q.factors)).normal_()
+        return (self._shared * self.q.shared_outputs(h)).sum(-1)
 
 
 class LocalReparameterization(WeightNoise):

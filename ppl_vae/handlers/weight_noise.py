@@ -90,7 +90,10 @@ class Noise:
         """The layer's output; as with any weight once the handler has been left."""
         if not self.handler.active:
             return layer()
-        return self.output(layer, layer.replaced(weight=self.location)())
+        mean = layer.replaced(weight=self.location)()
+        if layer.dense and layer.batch_shape:  # each particle has its own noise, be its input its own or not
+            mean = mean.expand(torch.broadcast_shapes(mean.shape, (*layer.batch_shape[:-1], 1, 1)))
+        return self.output(layer, mean)
 
     def output(self, layer: LayerCall, mean: Tensor) -> Tensor:
         """The output, given its mean."""

@@ -141,8 +141,8 @@ class LowRankNormal(CorrelatedNormal):
         return torch.nn.functional.linear(a * b, self.scale.square())
 
     def shared_outputs(self, a: Tensor) -> Tensor:
-        """U_k a, the outputs that the k-th shared draw multiplies; a (*, C) -> (K, *, R)."""
-        return torch.einsum("...c,krc->k...r", a, self.factors)
+        """U_k a, the outputs that the k-th shared draw multiplies; a (*, C) -> (*, R, K)."""
+        return torch.einsum("...c,krc->...rk", a, self.factors)
 
 
 @register_kl(CorrelatedNormal, dist.Independent)
