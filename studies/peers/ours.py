@@ -6,7 +6,8 @@ from torch import Tensor
 
 from peers import BATCH_SIZE, Workload
 from ppl_vae import VAEConfig, build
-from ppl_vae.training.loop import Run
+from ppl_vae.training.loop import train_epoch
+from ppl_vae.training.run import Run
 from ppl_vae.training.settings import Settings
 from ppl_vae.training.step import local_parameters
 
@@ -28,7 +29,7 @@ def trainer(w: Workload, x: Tensor, tier: str = "off", precision: str = "float32
         done = 0
         while done < steps:
             with local_parameters():
-                run.epoch(bar, [])
+                train_epoch(run, bar)
             done += run.num_batches
         return done
 

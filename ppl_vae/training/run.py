@@ -1,0 +1,202 @@
+"""One run of training: its pieces and its state, for a loop to drive.
+
+Knows data, schedules, rows, validation and where a run is saved; knows nothing of what a step does inside or of the
+order in which a loop calls it.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ppl_vae import checks
+from ppl_vae.checkpoint import CHECKPOINT
+from ppl_vae.objectives import Objective, kl_report
+from ppl_vae.training.history import History
+from ppl_vae.training.optimizers import Update
+from ppl_vae.training.schedules import Constrained
+from ppl_vae.training.settings import Settings
+from ppl_vae.training.state import RunState, restore_run, save_run
+from ppl_vae.training.step import ObjectiveModule, Step, local_parameters
+from ppl_vae.training.tiers import choose_tier, make_step
+from ppl_vae.vae import VAE, evaluating
+
+__all__ = ["Run"]
+
+VALIDATION_ROWS = 1000
+
+
+class Run:
+    """One call of `fit`, or a loop somebody else drives: the pieces the loop works with, and the run's state."""
+
+    def __init__(
+        self, vae: VAE, data: Tensor, validation: Tensor | None, settings: Settings, folder: Path | None
+    ) -> None:
+        self.vae, self.data, self.validation, self.settings, self.folder = vae, data, validation, settings, folder
+        self.objective = Objective(settings.estimator, settings.num_particles, settings.corruption)
+        self.schedules = settings.schedules()
+        decay = settings.weight_penalty / len(data)
+        self.update = Update(settings.optimizer, [p for p in vae.parameters() if p.requires_grad], decay)
+        self.device = self.update.parameters[0].device
+        self.num_batches = math.ceil(len(data) / settings.batch_size)
+        self.state = RunState()
+        self._scheduled: tuple[list[Any], Tensor] = [], torch.empty(0)
+
+    def start(self, resume: bool) -> None:
+        """Seed, check the programs once with validation on, read the checkpoint if resuming, and make the step."""
+        settings, file = self.settings, self.folder / CHECKPOINT if self.folder else None
+        torch.manual_seed(settings.seed)
+        first = self.batch(torch.arange(min(settings.batch_size, len(self.data))))
+        with evaluating(self.vae):
+            kinds = kl_report(self.vae.model, self.vae.guide, first, settings.estimator)
+        if file and file.exists() and not resume:
+            checks.refuse(
+                f"run folder {self.folder}",
+                "a run that is already there",
+                "a new folder",
+                "resume=True goes on with it",
+            )
+        torch.manual_seed(settings.seed)
+        if resume and file and file.exists():
+            self.state = restore_run(self.folder, self.vae, self.update, self.plain_settings())  # type: ignore[arg-type]
+        if hasattr(self.vae.model.prior, "start_from"):
+            self.vae.model.prior.start_from(self.data)
+        history = self.state.history
+        history.kl_kinds = kinds
+        if isinstance(self.schedules["kl_weight"], Constrained):
+            self.schedules["kl_weight"].memory = self.state.constraint
+        started = bool(history.rows or self.state.batch)  # a resumed run keeps the tier it was started with
+        tier = history.tier if started else choose_tier(settings.compile, self.num_batches * settings.epochs)
+        self.vae.train()
+        with local_parameters():
+            module = ObjectiveModule(self.vae, self.objective, settings.precision)
+            self.step: Step = make_step(module, self.update, tier, first, self.scheduled([0.0])[0])
+
+    def plain_settings(self) -> dict[str, Any]:
+        """What a checkpoint stores of the settings."""
+        return {**self.settings.plain(), "num_data": len(self.data)}
+
+    def batch(self, index: Tensor) -> Tensor:
+        """The rows of `index`, as float, binarised anew where asked."""
+        x = _floats(self.data[index.to(self.data.device)].to(self.device))
+        return torch.bernoulli(x) if self.settings.binarization == "dynamic" else x
+
+    def scheduled(self, epochs: Sequence[float]) -> Tensor:
+        """The values that may change between steps, (len(epochs), 4), in the order of `SCHEDULED`."""
+        kl, weight_kl, level = (self.schedules[name] for name in ("kl_weight", "weight_kl_weight", "corruption_level"))
+        rows = [(kl(epoch), weight_kl(epoch), 1.0 / len(self.data), level(epoch)) for epoch in epochs]
+        if rows != self._scheduled[0]:  # a tensor made anew only when a value is new
+            self._scheduled = rows, torch.tensor(rows, device=self.device)
+        return self._scheduled[1]
+
+    def add(self, reports: Tensor, sizes: list[int]) -> None:
+        """Add a call's reports to the sums of the epoch; stop at a loss that is not finite."""
+        state = self.state
+        if self.device.type == "cpu" or state.batch % 100 == 0:  # each look at a GPU's values waits for it
+            self._check_finite(reports)
+        for report, size in zip(reports, sizes, strict=True):
+            if isinstance(self.schedules["kl_weight"], Constrained):
+                self.schedules["kl_weight"].observe(dict(zip(self.step.names, report.tolist(), strict=True)))
+            state.sums = report * size if state.sums is None else state.sums.add_(report, alpha=size)
+            state.rows += size
+        state.batch += len(sizes)
+
+    def shown(self) -> dict[str, str]:
+        """What the progress bar shows of the epoch so far, in nats per datum."""
+        means = self._means()
+        kl = sum(value for name, value in means.items() if name.startswith("kl."))
+        bound, reconstruction = means["lower_bound"], means["reconstruction"]
+        return {"bound": f"{bound:.2f}", "reconstruction": f"{reconstruction:.2f}", "KL": f"{kl:.2f}"}
+
+    def _means(self) -> dict[str, float]:
+        assert self.state.sums is not None
+        values = (self.state.sums / self.state.rows).tolist()
+        return dict(zip(self.step.names[1:], values[1:], strict=True))
+
+    def _check_finite(self, reports: Tensor) -> None:
+        for k, report in enumerate(reports.tolist()):
+            if math.isfinite(report[0]):
+                continue
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.step.names, report, strict=True))
+            saved = self.folder / CHECKPOINT if self.folder and (self.folder / CHECKPOINT).exists() else "none"
+            raise FloatingPointError(
+                f"loss not finite at epoch {self.state.epoch + 1}, batch {self.state.batch + k + 1}: {terms}; "
+                f"last good checkpoint: {saved}; "
+                "try a smaller learning_rate, KL warm-up, or a scale floor in the likelihood"
+            )
+
+    def end_epoch(self, seconds: float) -> None:
+        """Write the epoch's row, validate, and see whether to stop."""
+        state = self.state
+        position = float(state.epoch + 1)
+        row: dict[str, Any] = {
+            "epoch": state.epoch + 1,
+            "samples": (state.epoch + 1) * len(self.data),
+            **self._means(),
+        }
+        row |= {name: value(position) for name, value in self.schedules.items()}
+        row["seconds"] = round(state.seconds + seconds, 3)
+        if self.validation is not None:
+            row |= {f"validation_{n}": v for n, v in self._validate(self.validation).items()}
+        state.history.rows.append(row)
+        state.history.tier = self.step.tier
+        state.epoch, state.batch, state.rows, state.sums, state.seconds = state.epoch + 1, 0, 0, None, 0.0
+        if self.settings.early_stopping is not None:
+            self._consider_stopping(row["validation_lower_bound"])
+
+    @torch.no_grad()
+    def _validate(self, x: Tensor) -> dict[str, float]:
+        """Means over held-out x in evaluation mode, with the same noise at every epoch."""
+        sums: Tensor | float = 0.0
+        scheduled = self.scheduled([float(self.state.epoch + 1)])[0]
+        with torch.random.fork_rng(), evaluating(self.vae):
+            torch.manual_seed(self.settings.seed)
+            for rows in x.split(VALIDATION_ROWS):
+                _, report = self.objective(
+                    self.vae.model, self.vae.guide, _floats(rows.to(scheduled.device)), *scheduled.unbind()
+                )
+                sums = sums + torch.stack(list(report.values())) * len(rows)
+        return dict(zip(report, (sums / len(x)).tolist(), strict=True))  # type: ignore[union-attr]
+
+    def _consider_stopping(self, value: float) -> None:
+        state = self.state
+        if value > state.best_value:
+            state.best_value, state.history.best_epoch = value, state.epoch
+            state.best = {name: tensor.detach().clone() for name, tensor in self.vae.state_dict().items()}
+        elif state.epoch - (state.history.best_epoch or 0) >= (self.settings.early_stopping or 0):
+            state.history.stopped = f"no better validation bound for {self.settings.early_stopping} epochs"
+
+    def save(self) -> None:
+        """Write checkpoint and history, if the run has a folder."""
+        if self.folder:
+            save_run(self.folder, self.vae, self.update, self.state, self.plain_settings())
+            self.state.history.write(self.folder / "history.csv")
+
+    def interrupt(self) -> None:
+        """Save, and raise the `KeyboardInterrupt` that says how to go on."""
+        self.save()
+        where = f"; saved, resume with resume=True (ppl-vae train --resume {self.folder})" if self.folder else ""
+        raise KeyboardInterrupt(f"stopped in epoch {self.state.epoch + 1} after batch {self.state.batch}{where}")
+
+    def finish(self) -> History:
+        """Put the best epoch's parameters back, if early stopping kept them, and leave training mode."""
+        self.step.release()
+        if self.state.best:
+            self.vae.load_state_dict(self.state.best)
+        self.vae.eval()
+        return self.state.history
+
+    def bar(self, progress: bool) -> tqdm:
+        """The progress bar, in steps."""
+        done = self.state.epoch * self.num_batches + self.state.batch
+        total = self.settings.epochs * self.num_batches
+        return tqdm(total=total, initial=done, disable=not progress, unit="step", mininterval=0.2, dynamic_ncols=True)
+
+
+def _floats(x: Tensor) -> Tensor:
+    """x as it is, or bytes as pixels in [0, 1]."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
