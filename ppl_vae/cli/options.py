@@ -20,6 +20,7 @@ from ppl_vae.networks import ACTIVATIONS, INITIALIZATIONS, NETWORKS
 from ppl_vae.priors import PRIORS
 from ppl_vae.training import fit
 from ppl_vae.vae import VAEConfig
+from ppl_vae.weights import FAMILIES
 
 __all__ = ["Option", "add_option", "config_options", "fit_options", "split_dotted"]
 
@@ -37,12 +38,14 @@ MEANINGS = {
     "likelihood": ", ".join(LIKELIHOODS),
     "prior": f"{', '.join(PRIORS)}, or your own: file.py:Name or package.module:Name",
     "posterior": f"{', '.join(POSTERIORS)}, or your own: file.py:Name or package.module:Name",
+    "weights": f"how network weights are Bayesian: none, {', '.join(FAMILIES)}",
     "validation": "compute the bound of held-out data after each epoch",
     "batch_size": "M, data a step",
     "epochs": "passes over the data",
     "kl_weight": f"weight of KL(q(z|x) || p(z)): {NUMBER}",
     "weight_kl_weight": f"weight of KL(q(theta) || p(theta)), where weights are Bayesian: {NUMBER}",
     "learning_rate": f"step size: {NUMBER}",
+    "corruption_level": f"how strong the corruption is: {NUMBER}",
     "weight_penalty": "lambda in lambda ||parameters||^2 / (2 N), counted once for all data",
     "seed": "fixes initial weights, data order and noise",
     "checkpoint_every": "epochs between two saved states",

@@ -80,7 +80,7 @@ def evaluation_lines(report: dict[str, Any]) -> list[str]:
         "",
     ]
     rows = [(site, kl["kind"], f"{kl['nats']:.3f}") for site, kl in report["kl"].items()]
-    return lines + _table(("latent site", f"KL under {report['estimator']}", "nats per datum"), rows)
+    return lines + _table(("site", f"KL under {report['estimator']}", "nats per datum"), rows)
 
 
 def _likelihood_lines(report: dict[str, Any]) -> list[str]:
