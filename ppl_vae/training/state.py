@@ -47,6 +47,7 @@ def save_run(folder: Path, vae: VAE, update: Update, state: RunState, settings: 
     history = state.history
     run: dict[str, Any] = {"epoch": state.epoch, "batch": state.batch, "seen": state.rows, "seconds": state.seconds}
     run |= {"best_value": state.best_value, "best_epoch": history.best_epoch, "constraint": state.constraint}
+    run |= {"stopped": history.stopped}
     run |= {"rows": history.rows, "tier": history.tier}
     write_tensors(folder / CHECKPOINT, tensors, {**model_header(vae), "settings": settings, "run": run})
     remember_code(vae.config)
@@ -76,6 +77,6 @@ def restore_run(folder: Path, vae: VAE, update: Update, settings: dict[str, Any]
 
 
 def _run_state(run: dict[str, Any], best: dict[str, Tensor], sums: Tensor | None) -> RunState:
-    history = History(rows=run["rows"], tier=run["tier"], best_epoch=run["best_epoch"])
+    history = History(rows=run["rows"], tier=run["tier"], best_epoch=run["best_epoch"], stopped=run["stopped"])
     place = run["epoch"], run["batch"], run["seen"], sums, run["seconds"]
     return RunState(*place, best, run["best_value"], run["constraint"], history)

@@ -1,0 +1,249 @@
+"""A run that is killed, interrupted or continued equals, bit for bit, the run that was never stopped.
+
+Knows `fit`, its run folder and signals; must not know what a checkpoint file holds.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ppl_vae.checkpoint import CHECKPOINT, read_tensors, save
+from ppl_vae.checks import InputError
+from ppl_vae.training import fit
+from ppl_vae.training.run import Run
+from tests.examples import PRIORS, pixels, tiny
+
+ROOT = Path(__file__).parents[1]
+IMAGES = {
+    "event_shape": (8, 8),
+    "network": "conv",
+    "network_options": {"channels": [3, 4]},
+    "likelihood": "normal_optimal",
+}
+
+ARGUMENTS = {"epochs": 6, "batch_size": 7, "learning_rate": "linear:0.02:0.001:6", "kl_weight": "linear:0:1:3",
+             "binarization": "dynamic"}  # fmt: skip
+CASES = {
+    "adam and batch norm": {"prior": "standard_normal", "fields": IMAGES, "arguments": {"compile": "off"}},
+    "recorded, adagrad, two sites": {
+        "prior": "scale_then_z",
+        "fields": {},
+        "arguments": {"compile": "record", "optimizer": "adagrad", "num_particles": 2},
+    },
+    "early stopping": {
+        "prior": "standard_normal",
+        "fields": {},
+        "arguments": {"compile": "off", "early_stopping": 2, "epochs": 9, "learning_rate": "linear:0.01:3:6"},
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def trust_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("PPL_VAE_TRUST", str(tmp_path / "trust.json"))
+
+
+def train(name, **arguments):
+    """The case's run in this process: its VAE and its rows without their times."""
+    case = CASES[name]
+    vae = tiny(PRIORS[case["prior"]], **case["fields"])
+    x, valid = pixels(40, vae.config.event_shape), pixels(20, vae.config.event_shape, seed=1)
+    return vae, fit(vae, x, validation=valid, progress=False, **{**ARGUMENTS, **case["arguments"], **arguments})
+
+
+@contextlib.contextmanager
+def slow_child(name, steps, **arguments):
+    """The case's run in a forked process whose every step waits, yielded when it has made so many steps."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            add = Run.add
+
+            def slow(self, *arguments):
+                add(self, *arguments)
+                os.write(writing, b".")
+                time.sleep(0.05)
+
+            Run.add = slow
+            train(name, **arguments)
+        os._exit(1)
+    os.close(writing)
+    try:
+        for _ in range(steps):
+            assert os.read(reading, 1) == b"."
+        yield child
+    finally:
+        os.close(reading)
+
+
+def everything(folder):
+    """Parameters, buffers, optimiser, best epoch and generator, as the folder has them."""
+    return read_tensors(folder / CHECKPOINT)[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_as_if_it_never_was(name, tmp_path):
+    """SIGKILL in the fourth epoch, at its third of six minibatches: the folder's last whole epoch is the third."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    vae, expected = train(name, checkpoint=whole)
+    with slow_child(name, 21, checkpoint=killed) as child:
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert len((killed / "history.csv").read_text().splitlines()) == 4
+    again, found = train(name, checkpoint=killed, resume=True)
+    assert same_rows(found, expected) and same(again, vae) and found.best_epoch == expected.best_epoch
+    first, second = everything(whole), everything(killed)
+    assert first.keys() == second.keys() and all(torch.equal(value, second[n]) for n, value in first.items())
+
+
+def test_control_c_in_another_process_saves_and_says_how_to_go_on(tmp_path):
+    """A whole process, its signal handler and its last words; the first step of the second epoch is in hand."""
+    code = f"""
+import signal
+from tests.examples import pixels, tiny
+from tests.test_resume import train
+from ppl_vae.training.run import Run
+from ppl_vae.training.optimizers import Update
+add = Run.add
+def press(self, reports, sizes):
+    add(self, reports, sizes)
+    if (self.state.epoch, self.state.batch) == (1, 1):
+        signal.raise_signal(signal.SIGINT)
+Run.add = press
+train("adam and batch norm", checkpoint={str(tmp_path)!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode != 0
+    assert "KeyboardInterrupt: stopped in epoch 2 after batch 1" in done.stderr
+    assert f"ppl-vae train --resume {tmp_path}" in done.stderr
+    vae, expected = train("adam and batch norm")
+    again, found = train("adam and batch norm", checkpoint=tmp_path, resume=True)
+    assert same_rows(found, expected) and same(again, vae)
+
+
+def interrupted_at(monkeypatch, batch, vae, *arguments, **options):
+    """Run `fit` and press Ctrl-C while the given minibatch of the first epoch is at work."""
+    add = Run.add
+
+    def press(self, reports, sizes):
+        add(self, reports, sizes)
+        if self.state.epoch == 0 and self.state.batch == batch:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Run, "add", press)
+    with pytest.raises(KeyboardInterrupt):
+        fit(vae, *arguments, **options)
+    monkeypatch.setattr(Run, "add", add)
+
+
+@pytest.mark.parametrize("tier", ["off", "record"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_any_minibatch_may_be_the_interrupted_one_the_last_of_an_epoch_included(tmp_path, monkeypatch, batch, tier):
+    x, options = pixels(40), {"epochs": 3, "batch_size": 10, "progress": False, "compile": tier}
+    whole, vae, again = tiny(), tiny(), tiny(seed=5)
+    expected = fit(whole, x, **options)
+    interrupted_at(monkeypatch, batch, vae, x, checkpoint=tmp_path, **options)
+    handler = signal.getsignal(signal.SIGINT)
+    assert handler is signal.default_int_handler
+    found = fit(again, x, checkpoint=tmp_path, resume=True, **options)
+    assert same_rows(found, expected) and same(whole, again)
+
+
+def same_rows(first, second):
+    rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in h.rows] for h in (first, second)]
+    return rows[0] == rows[1]
+
+
+def same(first, second):
+    return all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+
+
+QUIET = {"batch_size": 10, "progress": False, "compile": "off"}
+
+
+def test_a_finished_run_continues_to_more_epochs(tmp_path):
+    x, whole, vae, again = pixels(40), tiny(), tiny(), tiny()
+    expected = fit(whole, x, epochs=5, **QUIET)
+    fit(vae, x, epochs=2, checkpoint=tmp_path, **QUIET)
+    assert same_rows(fit(again, x, epochs=5, checkpoint=tmp_path, resume=True, **QUIET), expected) and same(
+        whole, again
+    )
+
+
+def test_a_run_that_stopped_early_stays_stopped(tmp_path):
+    x, arguments = pixels(40), {"early_stopping": 2, "epochs": 50, "learning_rate": 0.5, **QUIET}
+    first, second = tiny(), tiny()
+    stopped = fit(first, x, validation=pixels(20, seed=1), checkpoint=tmp_path, **arguments)
+    assert stopped.stopped and len(stopped.rows) < 50
+    again = fit(second, x, validation=pixels(20, seed=1), checkpoint=tmp_path, resume=True, **arguments)
+    assert same_rows(again, stopped) and again.stopped == stopped.stopped and same(first, second)
+
+
+def test_a_function_of_the_epoch_can_be_resumed(tmp_path):
+    """A schedule without a text of its own is the caller's to repeat: it is not told apart by its address."""
+    whole, vae, again, x = tiny(), tiny(), tiny(), pixels(40)
+    expected = fit(whole, x, epochs=4, learning_rate=lambda epoch: 0.01 / (1 + epoch), **QUIET)
+    fit(vae, x, epochs=2, learning_rate=lambda epoch: 0.01 / (1 + epoch), checkpoint=tmp_path, **QUIET)
+    found = fit(
+        again, x, epochs=4, learning_rate=lambda epoch: 0.01 / (1 + epoch), checkpoint=tmp_path, resume=True, **QUIET
+    )
+    assert same_rows(found, expected) and same(whole, again)
+
+
+def test_another_setting_or_other_data_are_refused_by_name(tmp_path):
+    fit(tiny(), pixels(40), epochs=1, checkpoint=tmp_path, **QUIET)
+    for changed in (
+        {"seed": 1},
+        {"learning_rate": 0.5},
+        {"estimator": "A"},
+        {"batch_size": 5},
+        {"kl_weight": "linear:0:1:2"},
+    ):
+        with pytest.raises(InputError, match=f"{next(iter(changed))}=.*now"):
+            fit(tiny(), pixels(40), epochs=2, checkpoint=tmp_path, resume=True, **{**QUIET, **changed})
+    with pytest.raises(InputError, match=r"num_data=40 \(now 39\)"):
+        fit(tiny(), pixels(39), epochs=2, checkpoint=tmp_path, resume=True, **QUIET)
+    with pytest.raises(InputError, match="other tensors"):
+        fit(tiny(hidden_sizes=(4,)), pixels(40), epochs=2, checkpoint=tmp_path, resume=True, **QUIET)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
+    fit(tiny(), pixels(40), epochs=1, checkpoint=tmp_path, **QUIET)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="resume=True goes on with it"):
+        fit(tiny(), pixels(40), epochs=1, checkpoint=tmp_path, **QUIET)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_saved_vae_is_no_run_to_go_on_with(tmp_path):
+    save(tiny(), tmp_path / "checkpoint.safetensors")
+    with pytest.raises(InputError, match="without a run's state"):
+        fit(tiny(), pixels(40), epochs=1, checkpoint=tmp_path, resume=True, **QUIET)
+
+
+def test_checkpoints_come_every_so_many_epochs_and_at_the_end(tmp_path, monkeypatch):
+    saved = []
+    save_run = Run.save
+    monkeypatch.setattr(Run, "save", lambda self: (saved.append(self.state.epoch), save_run(self)))
+    fit(tiny(), pixels(40), epochs=5, checkpoint=tmp_path, checkpoint_every=2, **QUIET)
+    assert saved == [2, 4, 5]
+
+
+@pytest.mark.parametrize("prior", ["mixture", "gamma_scale"])
+def test_priors_with_parameters_or_gamma_noise_resume_too(tmp_path, prior):
+    whole, vae, again, x = (*(tiny(PRIORS[prior]) for _ in range(3)), pixels(40))
+    options = {**QUIET, "compile": "record"}
+    expected = fit(whole, x, epochs=4, **options)
+    fit(vae, x, epochs=2, checkpoint=tmp_path, **options)
+    assert same_rows(fit(again, x, epochs=4, checkpoint=tmp_path, resume=True, **options), expected) and same(
+        whole, again
+    )
