@@ -59,9 +59,15 @@ class IAFGuide(nn.Module):
         location, log_variance = self.heads[i](context).chunk(2, -1)
         base = dist.Normal(location, (0.5 * log_variance).exp(), validate_args=False).to_event(1)
         flows: Any = self.flows[i]
-        maps = [flow.condition(context) for flow in flows]
+        maps = [_condition(flow, context) for flow in flows]
         flowed = dist.TransformedDistribution(base, maps, validate_args=False) if maps else base
         return from_vector(self.sites[i], flowed)
+
+
+def _condition(flow: Any, context: Tensor) -> Any:
+    conditioned = flow.condition(context)
+    conditioned.arn.permutation = flow.order  # numbers: an inversion that indexes by a tensor cannot be recorded
+    return conditioned
 
 
 def _flows(size: int, context: int, num_flows: int, hidden_size: int) -> list[nn.Module]:
@@ -71,4 +77,7 @@ def _flows(size: int, context: int, num_flows: int, hidden_size: int) -> list[nn
     orders: list[Any] = [torch.arange(size), torch.arange(size).flip(0)]
     nets = [ConditionalAutoRegressiveNN(size, context, [hidden_size], permutation=orders[t % 2], nonlinearity=nn.ELU())
             for t in range(num_flows)]  # fmt: skip
-    return [ConditionalAffineAutoregressive(net, stable=True) for net in nets]
+    flows = [ConditionalAffineAutoregressive(net, stable=True) for net in nets]
+    for t, flow in enumerate(flows):
+        flow.order = orders[t % 2].tolist()
+    return flows

@@ -64,6 +64,7 @@ class _GuideOf(nn.Module):
 def _frozen(model: nn.Module, guide: nn.Module) -> Callable[[Tensor], Any]:
     pair = _GuideOf(model, guide)
     constants = {name: parameter.detach() for name, parameter in pair.named_parameters()}
+    constants |= {name: buffer.clone() for name, buffer in pair.named_buffers()}  # batch statistics are counted once
     return lambda x: functional_call(pair, constants, (x,))
 
 
