@@ -487,8 +487,12 @@ def scheduler() -> Iterator[str]:
     distributed = pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
     workers = {"n_workers": 2, "threads_per_worker": 1, "processes": True}
     # dask gives a task up at its second dead worker instead of its fourth: the tests wait for fewer new workers.
-    patience = importlib.import_module("dask.config").set({"distributed.scheduler.allowed-failures": 1})
-    with patience, distributed.LocalCluster(**workers, host="127.0.0.1", dashboard_address=None) as cluster:
+    # And no worker is struck off the cluster because a busy machine takes long to start it again.
+    settings = {"distributed.scheduler.allowed-failures": 1, "distributed.deploy.lost-worker-timeout": "1 hour"}
+    with (
+        importlib.import_module("dask.config").set(settings),
+        distributed.LocalCluster(**workers, host="127.0.0.1", dashboard_address=None) as cluster,
+    ):
         yield cluster.scheduler_address
 
 

@@ -60,6 +60,9 @@ def _dask(jobs: int, address: str | None) -> Iterator[Engine]:
 
     with contextlib.ExitStack() as stack:
         if address is None:
+            # By default a worker that takes 15 s to start again, as on a busy machine, is struck off the cluster.
+            config = importlib.import_module("dask.config")
+            stack.enter_context(config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}))
             local = distributed.LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
             address = stack.enter_context(local).scheduler_address
         try:
@@ -69,7 +72,7 @@ def _dask(jobs: int, address: str | None) -> Iterator[Engine]:
         threads = max(client.nthreads().values(), default=1)
         if threads > 1:
             refuse("--scheduler", f"workers with {threads} threads", "one", "start them as `dask worker --nthreads 1`")
-        yield _engine(max(1, len(client.nthreads())), "all", backend=Backend(client=client))
+        yield _engine(max(1, len(client.nthreads())), "all", backend=Backend(client))
 
 
 @contextlib.contextmanager

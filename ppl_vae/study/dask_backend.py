@@ -1,42 +1,41 @@
-"""joblib's dask backend, mended in two places.
+"""A joblib backend on dask futures.
 
-Knows the inside of joblib's backend; must not know what a cell does. Imported only when dask is asked for.
+Knows joblib's and dask's public interfaces; must not know what a cell does. joblib's own dask backend waits for ever
+for a task that dask gave up, and runs the tasks in the client when the cluster has one worker.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from joblib._dask import DaskDistributedBackend
-
-
-class GivenUp(NamedTuple):
-    """A task that ended without a result of its own."""
-
-    name: Any
-    error: BaseException
+from joblib.parallel import ParallelBackendBase
 
 
-class Backend(DaskDistributedBackend):
-    """Hears of a task that dask gave up, which joblib's own waits for for ever, and leaves no task to the client.
+class Backend(ParallelBackendBase):
+    """Each task is a dask future; dask runs it again elsewhere when its worker dies.
 
-    dask gives a task up (`KilledWorker`) when several workers died under it. Its outcome is then its first argument,
-    by which the caller knows it, and the exception; the other tasks go on. joblib also runs tasks in the client when
-    the cluster has one worker.
+    A task that dask gave up (`KilledWorker`: several workers died under it) ends as the pair of its first argument, by
+    which the caller knows it, and the error; the other tasks go on. A cluster without workers, because they are still
+    queued or have just died, keeps its tasks until it has some.
     """
 
-    def submit(self, func: Any, callback: Callable[[Any], None]) -> Any:
-        future = super().submit(func, callback)
-        (_, (name, *_), _) = func.items[0]
+    supports_retrieve_callback = True
 
-        def report(done: Any) -> None:
-            if error := done.exception():
-                callback(GivenUp(name, error))
-
-        future.add_done_callback(report)
-        return future
-
-    def retrieve_result_callback(self, out: Any) -> Any:
-        return [tuple(out)] if isinstance(out, GivenUp) else super().retrieve_result_callback(out)
+    def __init__(self, client: Any) -> None:
+        super().__init__(nesting_level=0)
+        self.client = client
 
     def effective_n_jobs(self, n_jobs: int) -> int:
-        return max(2, super().effective_n_jobs(n_jobs))
+        return max(2, len(self.client.nthreads()))
+
+    def submit(self, func: Any, callback: Callable[[Any], None]) -> Any:
+        ((_, (name, *_), _),) = func.items
+        future = self.client.submit(func, pure=False)
+        future.add_done_callback(lambda done: callback((name, done)))
+        return future
+
+    def retrieve_result_callback(self, out: tuple[Any, Any]) -> list:
+        name, future = out
+        try:
+            return future.result()
+        except BaseException as error:
+            return [(name, error)]
