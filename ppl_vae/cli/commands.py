@@ -17,6 +17,7 @@ from ppl_vae.cli.report import check_table, evaluation_lines, evaluation_report
 from ppl_vae.cli.run_folder import Record, RunFolder, fit_defaults, fresh_folder, shaped_data
 from ppl_vae.datasets import Dataset, load_data
 from ppl_vae.training import History, fit
+from ppl_vae.training.ranks import Ranks, joined_ranks
 from ppl_vae.vae import VAE, VAEConfig, build
 
 __all__ = ["DRAWN", "demo", "diagnose", "evaluate", "sample", "train"]
@@ -32,13 +33,15 @@ RESUME_OPTIONS = ("resume", "epochs", "progress", "trust_code")
 def train(given: Namespace) -> int:
     """Train a VAE into a new folder, or go on with the run in an old one."""
     values = {name: value for name, value in vars(given).items() if name != "command"}
-    run, history = _resume(values) if "resume" in values else _start(values)
-    print(f"{run.path}: {_summary(history)}")
-    print(f"next: ppl-vae evaluate {run.path}, ppl-vae sample {run.path}, ppl-vae diagnose {run.path}")
+    with joined_ranks() as ranks:
+        run, history = _resume(values, ranks) if "resume" in values else _start(values, ranks)
+    if ranks.first:
+        print(f"{run.path}: {_summary(history)}")
+        print(f"next: ppl-vae evaluate {run.path}, ppl-vae sample {run.path}, ppl-vae diagnose {run.path}")
     return 0
 
 
-def _start(values: dict[str, Any]) -> tuple[RunFolder, History]:
+def _start(values: dict[str, Any], ranks: Ranks) -> tuple[RunFolder, History]:
     """Train in a folder of its own, which goes again if no checkpoint is reached."""
     source = {"name": "digits"} | {name: values[option] for option, name in DATA_OPTIONS.items() if option in values}
     data = load_data(**source)
@@ -48,16 +51,18 @@ def _start(values: dict[str, Any]) -> tuple[RunFolder, History]:
     arguments = fit_defaults() | {name: values[name] for name in fit_defaults() if name in values}
     vae = build(config, num_data=len(data.train), seed=arguments["seed"])
     source |= {"split": data.split, "binarization": data.binarization}
-    run = RunFolder(values.get("out") or fresh_folder(Path("runs") / data.name))
-    run.start(Record(vae.config, source, arguments))
+    run = RunFolder(ranks.agree(values.get("out") or fresh_folder(Path("runs") / data.name)))
+    if ranks.first:
+        run.start(Record(vae.config, source, arguments))
     try:
         return run, _fit(run, vae, data, arguments, values.get("progress", True), resume=False)
     except BaseException:
-        run.remove_if_untrained()
+        if ranks.first:
+            run.remove_if_untrained()
         raise
 
 
-def _resume(values: dict[str, Any]) -> tuple[RunFolder, History]:
+def _resume(values: dict[str, Any], ranks: Ranks) -> tuple[RunFolder, History]:
     """Go on with a run, with the settings it was started with."""
     run = RunFolder(values["resume"])
     record = run.record()
@@ -68,7 +73,8 @@ def _resume(values: dict[str, Any]) -> tuple[RunFolder, History]:
     done = checks.integer(f"epochs of {run.path}", record.fit["epochs"])
     arguments = record.fit | {"epochs": checks.integer("--epochs", values.get("epochs", done), done)}
     vae, data = run.load(record, values.get("trust_code", False)), record.dataset()
-    run.write_record(dataclasses.replace(record, fit=arguments))
+    if ranks.first:
+        run.write_record(dataclasses.replace(record, fit=arguments))
     return run, _fit(run, vae, data, arguments, values.get("progress", True), resume=True)
 
 
@@ -154,7 +160,7 @@ def demo(given: Namespace) -> int:
     progress = getattr(given, "progress", True)
     decay = f"linear:0.004:0:{given.epochs}"
     values = {"out": out, "epochs": given.epochs, "learning_rate": decay, "seed": given.seed, "progress": progress}
-    run, history = _start(DEMO | values)
+    run, history = _start(DEMO | values, Ranks())
     print(f"{out}: {_summary(history)}\n")
     record, vae = run.record(), run.load(run.record(), trust_code=False)
     data = record.dataset()

@@ -94,7 +94,8 @@ def fit(
     checks.integer("checkpoint_every", checkpoint_every)
     vae.num_data = len(data)
     run = Run(vae, data, validation, settings, folder)
-    with run_lock(folder) if folder else contextlib.nullcontext(), torch.random.fork_rng():
+    locked = run_lock(folder) if folder and run.ranks.first else contextlib.nullcontext()
+    with locked, torch.random.fork_rng():
         run.start(resume)
         with _deferred_interrupt() as interrupted, local_parameters(), run.bar(progress) as bar:
             while run.state.epoch < epochs and not run.state.history.stopped:
@@ -110,7 +111,7 @@ def train_epoch(run: Run, bar: tqdm, interrupted: Sequence[bool] = ()) -> None:
     order = torch.randperm(len(run.data), generator=_order(run.settings.seed, state.epoch))
     batches = order.split(run.settings.batch_size)
     shown = max(1, run.num_batches // 10)
-    run.vae.train()
+    run.begin_epoch()
     while state.batch < run.num_batches:
         call = _next(batches, state.batch, run.step.calls)
         positions = [state.epoch + (state.batch + k) / run.num_batches for k in range(len(call))]

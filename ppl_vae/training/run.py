@@ -18,6 +18,7 @@ from ppl_vae.checkpoint import CHECKPOINT
 from ppl_vae.objectives import Objective, kl_report
 from ppl_vae.training.history import History
 from ppl_vae.training.optimizers import Update
+from ppl_vae.training.ranks import Ranks
 from ppl_vae.training.schedules import Constrained
 from ppl_vae.training.settings import Settings
 from ppl_vae.training.state import RunState, restore_run, save_run
@@ -43,7 +44,8 @@ class Run:
         self.update = Update(settings.optimizer, [p for p in vae.parameters() if p.requires_grad], decay)
         self.device = self.update.parameters[0].device
         self.num_batches = math.ceil(len(data) / settings.batch_size)
-        self.state = RunState()
+        self.ranks, self.state = Ranks.current(), RunState()
+        self.ranks.check(len(data), settings.batch_size)
         self._scheduled: tuple[list[Any], Tensor] = [], torch.empty(0)
 
     def start(self, resume: bool) -> None:
@@ -65,6 +67,7 @@ class Run:
             self.state = restore_run(self.folder, self.vae, self.update, self.plain_settings())  # type: ignore[arg-type]
         if hasattr(self.vae.model.prior, "start_from"):
             self.vae.model.prior.start_from(self.data)
+        self.ranks.copy_first([*self.vae.parameters(), *self.vae.buffers()])
         history = self.state.history
         history.kl_kinds = kinds
         if isinstance(self.schedules["kl_weight"], Constrained):
@@ -74,16 +77,22 @@ class Run:
         self.vae.train()
         with local_parameters():
             module = ObjectiveModule(self.vae, self.objective, settings.precision)
-            self.step: Step = make_step(module, self.update, tier, first, self.scheduled([0.0])[0])
+            self.step: Step = make_step(module, self.update, tier, first, self.scheduled([0.0])[0], self.ranks)
 
     def plain_settings(self) -> dict[str, Any]:
         """What a checkpoint stores of the settings."""
         return {**self.settings.plain(), "num_data": len(self.data)}
 
     def batch(self, index: Tensor) -> Tensor:
-        """The rows of `index`, as float, binarised anew where asked."""
-        x = _floats(self.data[index.to(self.data.device)].to(self.device))
+        """This rank's rows of `index`, as float, binarised anew where asked."""
+        x = _floats(self.data[self.ranks.shard(index).to(self.data.device)].to(self.device))
         return torch.bernoulli(x) if self.settings.binarization == "dynamic" else x
+
+    def begin_epoch(self) -> None:
+        """Training mode; and for all ranks but the first, noise of their own that a resumed run draws again."""
+        self.vae.train()
+        if not self.ranks.first:
+            torch.manual_seed(((self.settings.seed + 1) * 1_000_003 + self.state.epoch) * 4096 + self.ranks.rank)
 
     def scheduled(self, epochs: Sequence[float]) -> Tensor:
         """The values that may change between steps, (len(epochs), 4), in the order of `SCHEDULED`."""
@@ -132,6 +141,7 @@ class Run:
     def end_epoch(self, seconds: float) -> None:
         """Write the epoch's row, validate, and see whether to stop."""
         state = self.state
+        self.ranks.mean_buffers(self.vae)
         position = float(state.epoch + 1)
         row: dict[str, Any] = {
             "epoch": state.epoch + 1,
@@ -171,8 +181,8 @@ class Run:
             state.history.stopped = f"no better validation bound for {self.settings.early_stopping} epochs"
 
     def save(self) -> None:
-        """Write checkpoint and history, if the run has a folder."""
-        if self.folder:
+        """Write checkpoint and history, if the run has a folder; of several ranks, the first writes."""
+        if self.folder and self.ranks.first:
             save_run(self.folder, self.vae, self.update, self.state, self.plain_settings())
             self.state.history.write(self.folder / "history.csv")
 
@@ -194,7 +204,14 @@ class Run:
         """The progress bar, in steps."""
         done = self.state.epoch * self.num_batches + self.state.batch
         total = self.settings.epochs * self.num_batches
-        return tqdm(total=total, initial=done, disable=not progress, unit="step", mininterval=0.2, dynamic_ncols=True)
+        return tqdm(
+            total=total,
+            initial=done,
+            disable=not (progress and self.ranks.first),
+            unit="step",
+            mininterval=0.2,
+            dynamic_ncols=True,
+        )
 
 
 def _floats(x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from ppl_vae.handlers.reduced_precision import BFloat16Products
 from ppl_vae.objectives import Objective
 from ppl_vae.training.optimizers import Update
+from ppl_vae.training.ranks import Ranks
 from ppl_vae.training.recorded import compiled, lift_noise, record
 from ppl_vae.vae import VAE
 
@@ -75,8 +76,8 @@ class EagerStep:
 
     tier, calls = "off", 1
 
-    def __init__(self, module: ObjectiveModule, update: Update) -> None:
-        self.module, self.update = module, update
+    def __init__(self, module: ObjectiveModule, update: Update, ranks: Ranks | None = None) -> None:
+        self.module, self.update, self.ranks = module, update, ranks or Ranks()
         self.names: list[str] = []
 
     def gradients(self, batch: Tensor, scheduled: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
@@ -86,9 +87,13 @@ class EagerStep:
         gradients = torch.autograd.grad(loss, self.update.parameters, allow_unused=True, materialize_grads=True)
         return torch.stack([loss.detach(), *report.values()]), gradients
 
+    def mean_gradients(self, batch: Tensor, scheduled: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        """The same for the rows of all ranks."""
+        return self.ranks.mean(*self.gradients(batch, scheduled), rows=len(batch))
+
     def __call__(self, batches: Iterator[Tensor], scheduled: Tensor, learning_rates: Sequence[float]) -> Tensor:
         """One update."""
-        report, gradients = self.gradients(next(batches), scheduled[0])
+        report, gradients = self.mean_gradients(next(batches), scheduled[0])
         if torch.isfinite(report[0]):  # a step that went wrong leaves the parameters as they were
             self.update(gradients, learning_rates[0])
         return report[None]
@@ -100,8 +105,8 @@ class EagerStep:
 class RecordedStep(EagerStep):
     """The gradients from a graph recorded once for each batch shape; `tier` "inductor" compiles it as well."""
 
-    def __init__(self, module: ObjectiveModule, update: Update, tier: str) -> None:
-        super().__init__(module, update)
+    def __init__(self, module: ObjectiveModule, update: Update, tier: str, ranks: Ranks | None = None) -> None:
+        super().__init__(module, update, ranks)
         self.tier = tier
         self._programs: dict[Any, Gradients] = {}
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ppl_vae.training.flat import SMALL, FlatStep
 from ppl_vae.training.optimizers import Update
+from ppl_vae.training.ranks import Ranks
 from ppl_vae.training.recorded import NotRecordable
 from ppl_vae.training.step import EagerStep, ObjectiveModule, RecordedStep, Step, record_gradients
 
@@ -32,19 +33,22 @@ def choose_tier(compile: str, num_steps: int) -> str:
     )
 
 
-def make_step(module: ObjectiveModule, update: Update, tier: str, batch: Tensor, scheduled: Tensor) -> Step:
+def make_step(module: ObjectiveModule, update: Update, tier: str, batch: Tensor, scheduled: Tensor,
+              ranks: Ranks) -> Step:  # fmt: skip
     """The step of a tier; eager, with one logged line, where the programs cannot be recorded."""
     if tier == "off":
-        return EagerStep(module, update)
+        return EagerStep(module, update, ranks)
     try:
         record_gradients(module, update.parameters, batch, scheduled)
     except NotRecordable as error:
         log.warning("the programs cannot be recorded (%s); running them eagerly", error)
-        return EagerStep(module, update)
+        return EagerStep(module, update, ranks)
+    recorded = RecordedStep(module, update, tier, ranks)
     if batch.is_cuda:
-        return CapturedStep(RecordedStep(module, update, tier))
+        return CapturedStep(recorded)
     small = sum(p.numel() for p in update.parameters) <= SMALL
-    return FlatStep(module, update) if tier == "inductor" and small else RecordedStep(module, update, tier)
+    # the ranks meet between gradients and update, so a step of several ranks cannot be compiled whole
+    return FlatStep(module, update) if tier == "inductor" and small and ranks.size == 1 else recorded
 
 
 class CapturedStep:
@@ -81,7 +85,7 @@ class CapturedStep:
         self._x, self._scheduled, self._rate = x.clone(), scheduled.clone(), x.new_zeros(())
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            report, gradients = self.step.gradients(self._x, self._scheduled[0])
+            report, gradients = self.step.mean_gradients(self._x, self._scheduled[0])
             self.step.update(gradients, self._rate)
             self._report = report[None]
         self._graph = graph

@@ -1,0 +1,92 @@
+"""Training on several processes: the rows are shared out, the parameters are one, only the first rank writes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ppl_vae import InputError, load
+from ppl_vae.checkpoint import CHECKPOINT, read_tensors
+from ppl_vae.training.ranks import Ranks
+
+TRAIN = ("train", "--data", "digits", "--latent-size", "2", "--hidden-sizes", "8", "--batch-size", "100",
+         "--compile", "record", "--no-progress")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PPL_VAE_TRUST", str(tmp_path / "trust.json"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+
+
+def start(ranks, *arguments):
+    """`ppl-vae` with these arguments on so many processes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    command = [sys.executable, *launcher, "-m", "ppl_vae", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+def parameters(folder):
+    return {n: t for n, t in read_tensors(folder / CHECKPOINT)[0].items() if not n.startswith("training/")}
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 100])
+def test_shards_share_a_minibatch_out_without_overlap(rows):
+    index = torch.randperm(rows)
+    shards = [Ranks(rank, 3).shard(index) for rank in range(3)]
+    assert sorted(torch.cat(shards).tolist()) == sorted(index.tolist())
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+def test_a_minibatch_too_short_for_every_rank_is_refused():
+    Ranks(0, 2).check(num_data=100, batch_size=7)  # the last one has two rows
+    with pytest.raises(InputError, match="a minibatch of 1, expected one row a rank at least"):
+        Ranks(0, 2).check(num_data=101, batch_size=10)
+
+
+def test_two_ranks_equal_one_process_where_no_noise_is_drawn(tmp_path):
+    """posterior 'point' draws nothing, so with an equal global batch only the order of sums differs."""
+    for ranks in (1, 2):
+        finish(start(ranks, *TRAIN, "--posterior", "point", "--epochs", "3", "--out", str(tmp_path / str(ranks))))
+    one, two = (parameters(tmp_path / str(ranks)) for ranks in (1, 2))
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(value, two[name], atol=1e-5) for name, value in one.items())
+
+
+def test_a_run_of_two_ranks_is_one_run_with_one_folder_and_goes_on_with_another_number(tmp_path):
+    out = finish(start(2, *TRAIN, "--epochs", "2", "--out", "run"))
+    assert out.count("lower bound") == 1  # the first rank alone speaks
+    rows = (tmp_path / "run" / "history.csv").read_text().splitlines()
+    assert len(rows) == 3
+    finish(start(1, "train", "--resume", "run", "--epochs", "3", "--no-progress"))
+    finish(start(2, "train", "--resume", "run", "--epochs", "4", "--no-progress"))
+    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 5
+    assert load("run").encode(torch.rand(3, 8, 8)).shape == (3, 2)
+
+
+def test_a_rank_that_dies_ends_the_run_with_one_line_and_leaves_a_checkpoint(tmp_path):
+    process = start(2, *TRAIN, "--epochs", "100000", "--out", "run")
+    while not (tmp_path / "run" / CHECKPOINT).exists():
+        time.sleep(0.1)
+        assert process.poll() is None, process.stderr.read()
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    workers = [pid for pid in children if "LOCAL_RANK" in Path(f"/proc/{pid}/environ").read_text()]
+    os.kill(int(workers[-1]), signal.SIGKILL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode != 0
+    said = [line for line in err.splitlines() if line.startswith("ppl-vae:")]
+    assert len(said) <= 1 and all("lost another rank" in line or "interrupted" in line for line in said)
+    load("run")
