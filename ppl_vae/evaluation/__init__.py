@@ -4,7 +4,16 @@ Knows the two programs, estimators and the recorder of training; knows nothing o
 Everything runs in evaluation mode, without gradients of parameters, in blocks of bounded memory.
 """
 
+from ppl_vae.evaluation.annealed import BidirectionalGap, bidirectional_gap
 from ppl_vae.evaluation.likelihood import LogLikelihood, log_likelihood
 from ppl_vae.evaluation.measures import active_units, lower_bound, reconstruction_error
 
-__all__ = ["LogLikelihood", "active_units", "log_likelihood", "lower_bound", "reconstruction_error"]
+__all__ = [
+    "BidirectionalGap",
+    "LogLikelihood",
+    "active_units",
+    "bidirectional_gap",
+    "log_likelihood",
+    "lower_bound",
+    "reconstruction_error",
+]

@@ -46,15 +46,14 @@ def decoder_rows(vae: VAE) -> int:
 
 @contextlib.contextmanager
 def evaluation(vae: VAE, seed: int | None = None) -> Iterator[None]:
-    """Evaluation mode, module-local parameters; with `seed`, draws from a fork of the global generator."""
+    """Evaluation mode, no gradients, parameters local to modules; with `seed`, draws from a fork of the generator."""
     fork = contextlib.nullcontext() if seed is None else torch.random.fork_rng()
-    with fork, evaluating(vae), local_parameters():
+    with fork, evaluating(vae), local_parameters(), torch.no_grad():
         if seed is not None:
             torch.manual_seed(checks.integer("seed", seed, 0))
         yield
 
 
-@torch.no_grad()
 def by_blocks(vae: VAE, x: Tensor, function: Callable[[Tensor], Tensor], draws: int = 1, seed: int | None = None
               ) -> Tensor:  # fmt: skip
     """`function`, which makes `draws` draws for each datum, of every block of x, joined along the data, (N, ...)."""

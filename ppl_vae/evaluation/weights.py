@@ -1,15 +1,17 @@
-"""Log importance weights of a guide for a model, as a tensor program that can be run, recorded or compiled.
+"""Log importance weights of a guide for a model, and any block of evaluation as a recorded or compiled program.
 
 Knows traces of the two programs and the recorder of training; knows nothing of how weights are averaged.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -29,14 +31,17 @@ Traces = tuple[poutine.Trace, poutine.Trace]
 def paired_traces(vae: VAE, x: Tensor, num_samples: int) -> Traces:
     """Traces of guide and model at S draws of every latent site for each row of x, with log densities (S, M).
 
-    The guide runs under a plate of draws left of the data plate, so its encoder sees each row once.
+    The guide runs under a plate of draws left of the data plate, so its encoder sees each row once. Bayesian weights
+    are drawn anew for each cell of (S, M), by the handler that makes that cheap.
     """
-    with pyro.plate("draws", num_samples, dim=-2):
+    weights = vae.guide.weights
+    noise = contextlib.ExitStack() if weights is None else weights.noise_handler()
+    with noise, pyro.plate("draws", num_samples, dim=-2):
         guide = poutine.trace(vae.guide).get_trace(x)
-    with pyro.plate("draws", num_samples, dim=-2):
+    with noise, pyro.plate("draws", num_samples, dim=-2):
         model = replayed_trace(vae.model, guide, x)
-    for trace in (guide, model):
-        trace.compute_log_prob()
+    for site in (*sites(guide).values(), *sites(model).values()):
+        site["log_prob"] = scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"])
     return guide, model
 
 
@@ -61,8 +66,8 @@ class LogWeights(nn.Module):
         return (log_p - log_q).expand(self.num_samples, len(x))
 
 
-def program(module: nn.Module, x: Tensor, tier: str) -> Callable[[Tensor], Tensor]:
-    """`module` for blocks of x's shape: itself (tier "off"), its recorded graph, or that graph compiled.
+def program(module: nn.Module, inputs: Sequence[Tensor], tier: str) -> Callable[..., Any]:
+    """`module` for inputs of these shapes: itself (tier "off"), its recorded graph, or that graph compiled.
 
     Parameters and buffers are held by reference. What cannot be recorded runs as it is, with one logged line.
     """
@@ -71,11 +76,11 @@ def program(module: nn.Module, x: Tensor, tier: str) -> Callable[[Tensor], Tenso
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     tensors = [t.detach() for t in state.values()]
 
-    def run(*arguments: Tensor) -> Tensor:
-        return functional_call(module, dict(zip(state, arguments)), arguments[-1])
+    def run(*arguments: Tensor) -> Any:
+        return functional_call(module, dict(zip(state, arguments)), arguments[len(state) :])
 
     try:
-        graph = record(run, [*tensors, x])
+        graph = record(run, [*tensors, *inputs])
     except NotRecordable as error:
         log.warning("the programs cannot be recorded (%s); running them eagerly", error)
         return module
@@ -83,5 +88,5 @@ def program(module: nn.Module, x: Tensor, tier: str) -> Callable[[Tensor], Tenso
     block: Any = graph
     if tier == "inductor":
         with torch.random.fork_rng():
-            block = compiled(rewrite(graph), [*tensors, x, *(draw() for draw in noise)]) or graph
-    return lambda x: block(*tensors, x, *[draw() for draw in noise])
+            block = compiled(rewrite(graph), [*tensors, *inputs, *(draw() for draw in noise)]) or graph
+    return lambda *inputs: block(*tensors, *inputs, *[draw() for draw in noise])

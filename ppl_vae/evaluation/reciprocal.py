@@ -1,0 +1,61 @@
+"""log p(x) by the reciprocal estimator: draws of the posterior, and a density fitted to others of them.
+
+Knows chains and a Gaussian fit; knows nothing of the guide.
+"""
+
+import torch
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+from tqdm.auto import tqdm
+
+from ppl_vae.evaluation.annealed import AnnealedPath
+from ppl_vae.evaluation.blocks import as_float, decoder_rows
+from ppl_vae.evaluation.density import LogDensity
+from ppl_vae.evaluation.hamiltonian import chain_tier
+from ppl_vae.evaluation.running import RunningWeights
+from ppl_vae.vae import VAE
+
+__all__ = ["reciprocal"]
+
+CHAINS = 20
+THINNING = 5
+
+
+def reciprocal(vae: VAE, x: Tensor, num_samples: int, tier: str, progress: bool, num_temperatures: int = 100,
+               num_leapfrog: int = 10) -> Tensor:  # fmt: skip
+    """-log 1/S sum_s g(u_s) / p(x, u_s), u_s ~ p(u|x), g a Gaussian fitted to S other draws: good for few latents.
+
+    An upper bound in expectation; chains are annealed to the posterior, then thinned. Returns (3, N): value, Pareto k
+    of the ratios, Monte Carlo error (of independent draws). Source: Auto-Encoding Variational Bayes (2013), appendix D.
+    """
+    density = LogDensity(vae, "reciprocal")
+    results, groups = [], x.split(max(1, decoder_rows(vae) // CHAINS))
+    transitions = 2 * num_temperatures + 2 * THINNING * num_samples // CHAINS
+    tier = chain_tier(tier, len(groups) * num_leapfrog * transitions)
+    for rows in tqdm(groups, disable=not progress, desc="reciprocal"):
+        path = AnnealedPath(density, as_float(vae, rows), CHAINS, num_temperatures, num_leapfrog, tier)
+        path.forward()
+        results.append(_summary(path, _posterior_draws(path, num_samples), _posterior_draws(path, num_samples)))
+    return torch.cat(results, 1)
+
+
+def _posterior_draws(path: AnnealedPath, num_samples: int) -> Tensor:
+    """(S, M, U) states of the chains, every `THINNING`-th."""
+    kept = []
+    for step in range(THINNING * -(-num_samples // CHAINS)):
+        path.chains.transition(path.temperatures[-1])
+        if step % THINNING == THINNING - 1:
+            kept.append(path.chains.state.u)
+    return torch.cat(kept)[:num_samples]
+
+
+def _summary(path: AnnealedPath, fitted_to: Tensor, draws: Tensor) -> Tensor:
+    precise = fitted_to.double().transpose(0, 1)
+    centred = precise - precise.mean(1, keepdim=True)
+    covariance = centred.mT @ centred / (len(fitted_to) - 1)
+    fit = MultivariateNormal(precise.mean(1), covariance + 1e-9 * torch.eye(covariance.shape[-1]).to(covariance))
+    ratios = RunningWeights(len(draws))
+    for part in draws.split(CHAINS):
+        log_prior, log_likelihood = path.density(part, path.x)
+        ratios.update(fit.log_prob(part.double()) - log_prior - log_likelihood)
+    return ratios.summary().cpu() * torch.tensor([-1.0, 1.0, 1.0]).double()[:, None]

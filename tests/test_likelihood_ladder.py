@@ -1,0 +1,207 @@
+"""Every method of log p(x) against models whose likelihood is known, and against each other.
+
+Knows the public function and the ground truths; must not know how chains move.
+"""
+
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from truths import linear_gaussian
+
+from ppl_vae import VAE, InputError, VAEConfig, build, log_likelihood
+from ppl_vae.evaluation import bidirectional_gap
+from ppl_vae.evaluation.density import LogDensity
+from ppl_vae.evaluation.hamiltonian import Chains
+
+
+def scaled_prior() -> torch.Tensor:
+    """s ~ LogNormal(0, 0.5^2), z ~ N(0, s^2): two sites, one of them positive."""
+    s = pyro.sample("s", dist.LogNormal(torch.zeros(1), 0.5).to_event(1))
+    return pyro.sample("z", dist.Normal(torch.zeros(1), s).to_event(1))
+
+
+def scaled_model() -> tuple[VAE, torch.Tensor, torch.Tensor]:
+    """The VAE with that prior and a linear decoder, data drawn from it, and their log p(x) by quadrature over s."""
+    config = VAEConfig(event_shape=(3,), latent_size=1, hidden_sizes=(), likelihood="normal_unit")
+    vae = build(config, prior=scaled_prior, seed=0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        x = vae.sample(6)
+    layer = vae.model.decoder.network[0]
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    variance = torch.tensor(0.5 * nodes).exp()[:, None, None] ** 2
+    covariance = variance * (layer.weight @ layer.weight.T).detach().double() + torch.eye(3, dtype=torch.float64)
+    given_s = dist.MultivariateNormal(layer.bias.detach().double(), covariance).log_prob(x.double()[:, None])
+    return vae, x, (given_s + torch.tensor(weights / weights.sum()).log()).logsumexp(1)
+
+
+class TestQuadrature:
+    @pytest.mark.parametrize("latent_size", [1, 2])
+    @pytest.mark.parametrize("scale", [0.02, 1.0])
+    def test_is_exact_however_narrow_the_posterior(self, latent_size: int, scale: float) -> None:
+        truth = linear_gaussian("overconfident", latent_size, scale=scale)
+        x = truth.draw(5)
+        found = log_likelihood(truth.vae, x, method="quadrature", seed=0)
+        tolerance = 1e-3 if scale < 1 else 1e-5  # log p(x|u) of single precision is a sum of terms of 1e4 nats
+        assert torch.allclose(found.values, truth.log_likelihood(x), atol=tolerance, rtol=1e-5)
+        assert found.monte_carlo_error.max() < 1e-3 and found.pareto_k.isnan().all()
+
+    def test_counts_the_jacobian_of_a_positive_site(self) -> None:
+        vae, x, exact = scaled_model()
+        assert torch.allclose(log_likelihood(vae, x, method="quadrature", seed=0).values, exact, atol=1e-4)
+
+    def test_sums_an_index_out(self) -> None:
+        """A mixture of two unit Normals at -2 and 2 with shares 0.3 and 0.7, seen through x = z + e."""
+
+        def prior() -> torch.Tensor:
+            k = pyro.sample("k", dist.Categorical(torch.tensor([0.3, 0.7])), infer={"enumerate": "parallel"})
+            return pyro.sample("z", dist.Normal(torch.tensor([[-2.0], [2.0]])[k], 1.0).to_event(1))
+
+        config = VAEConfig(event_shape=(1,), latent_size=1, hidden_sizes=(), likelihood="normal_unit")
+        vae = build(config, prior=prior, seed=0)
+        with torch.no_grad():
+            vae.model.decoder.network[0].weight.fill_(1.0)
+        x = torch.tensor([[-3.0], [0.5]])
+        both = dist.Normal(torch.tensor([-2.0, 2.0]), math.sqrt(2)).log_prob(x) + torch.tensor([0.3, 0.7]).log()
+        found = log_likelihood(vae, x, method="quadrature", seed=0)
+        assert torch.allclose(found.values, both.logsumexp(1).double(), atol=1e-5)
+
+    def test_refuses_three_latents(self) -> None:
+        truth = linear_gaussian("exact", latent_size=3)
+        with pytest.raises(InputError, match="annealed"):
+            log_likelihood(truth.vae, truth.draw(1), method="quadrature")
+
+
+class TestAnnealed:
+    def test_finds_log_p_whatever_the_guide(self) -> None:
+        """Ten data, 16 chains: z-scores with mean within 4 / sqrt(10); fails for a right code with p < 1e-3."""
+        truth = linear_gaussian("overconfident", scale=0.3)
+        x = truth.draw(10)
+        found = log_likelihood(truth.vae, x, method="annealed", seed=0, num_temperatures=100)
+        z = (found.values - truth.log_likelihood(x)) / found.monte_carlo_error
+        assert abs(z.mean()) < 4 / math.sqrt(10)
+        assert found.monte_carlo_error.max() < 0.5 and found.num_samples == 16
+
+    def test_more_temperatures_come_closer(self) -> None:
+        truth = linear_gaussian("exact", latent_size=5, event_size=8, scale=0.1)
+        x = truth.draw(5)
+        found = [log_likelihood(truth.vae, x, method="annealed", seed=0, num_temperatures=n) for n in (5, 80)]
+        errors = [(f.values - truth.log_likelihood(x)).abs().mean().item() for f in found]
+        assert errors[1] < errors[0] / 3
+
+    def test_does_without_a_guide_s_density(self) -> None:
+        vae = build(VAEConfig(event_shape=(3,), latent_size=2, hidden_sizes=(), posterior="point"), seed=0)
+        x = torch.tensor([[0.0, 1.0, 1.0]])
+        exact = log_likelihood(vae, x, method="quadrature", seed=0).values
+        assert torch.allclose(log_likelihood(vae, x, 50, "annealed", 0, num_temperatures=50).values, exact, atol=0.02)
+
+    def test_is_right_with_a_positive_site(self) -> None:
+        """Six data, 50 chains: mean z-score within 4 / sqrt(6), p < 1e-3."""
+        vae, x, exact = scaled_model()
+        found = log_likelihood(vae, x, 50, "annealed", seed=0, num_temperatures=40)
+        assert abs(((found.values - exact) / found.monte_carlo_error).mean()) < 4 / math.sqrt(6)
+
+    def test_is_needed_for_sharp_decoders_of_tens_of_latents(self) -> None:
+        """Thirty latents, q with the exact scales but its means 4 of them off: importance sampling is over a hundred
+        nats low and its k says so; annealing is within ten."""  # fmt: skip
+        truth = linear_gaussian("exact", latent_size=30, event_size=40, scale=0.2)
+        with torch.no_grad():
+            truth.vae.guide.posterior.heads.bias[:30] += 4 * truth.posterior_variance.sqrt()
+        x = truth.draw(2)
+        exact = truth.log_likelihood(x)
+        importance = log_likelihood(truth.vae, x, 5000, seed=0)
+        annealed = log_likelihood(truth.vae, x, 8, "annealed", seed=0, num_temperatures=200)
+        assert (importance.values - exact).max() < -100 and (importance.pareto_k > 0.7).all()
+        assert (annealed.values - exact).abs().max() < 10
+
+
+class TestReciprocal:
+    def test_finds_log_p_and_its_fit_is_good(self) -> None:
+        """The ratios' standard deviation is a few per cent where g fits: 0.05 nats is over five standard errors."""
+        truth = linear_gaussian("overconfident", scale=0.3)
+        x = truth.draw(5)
+        found = log_likelihood(truth.vae, x, 200, "reciprocal", seed=0, num_temperatures=50)
+        assert (found.values - truth.log_likelihood(x)).abs().max() < 0.05
+        assert (found.pareto_k < 0.7).all()
+
+    def test_agrees_with_quadrature_where_the_posterior_is_not_normal(self) -> None:
+        vae, x, exact = scaled_model()
+        found = log_likelihood(vae, x, 200, "reciprocal", seed=0, num_temperatures=30)
+        assert (found.values - exact).abs().max() < 0.15
+
+
+class TestBidirectionalGap:
+    def test_brackets_the_truth(self) -> None:
+        """Both bounds are one-sided in expectation: means over 20 data within 3 standard errors on the wrong side."""
+        truth = linear_gaussian("exact", latent_size=4, event_size=6, scale=0.2)
+        found = bidirectional_gap(truth.vae, 20, 8, seed=0, num_temperatures=60)
+        exact = truth.log_likelihood(found.x)
+        below, above = found.lower - exact, found.upper - exact
+        assert below.mean() < 3 * below.std() / math.sqrt(20) and above.mean() > -3 * above.std() / math.sqrt(20)
+        assert 0 < found.gap.mean() < 3
+
+    def test_too_few_temperatures_show_as_a_wide_gap(self) -> None:
+        truth = linear_gaussian("exact", latent_size=4, event_size=6, scale=0.05)
+        gaps = [bidirectional_gap(truth.vae, 10, 8, seed=0, num_temperatures=n).gap.mean() for n in (3, 60)]
+        assert gaps[0] > 10 > gaps[1]
+
+
+class TestChains:
+    def test_keep_the_posterior(self) -> None:
+        """From prior to exact posterior: 64 chains, 5 data, 60 transitions; moments within 6 standard errors."""
+        truth = linear_gaussian("exact")
+        x = truth.draw(5)
+        with torch.no_grad(), torch.random.fork_rng(), pyro.settings.context(module_local_params=True):
+            torch.manual_seed(0)
+            density = LogDensity(truth.vae, "chains")
+            chains = Chains(density, x, density.prior_draws(64, 5), 5, "off")
+            one = torch.ones(())
+            for _ in range(40):
+                chains.adapt(chains.transition(one))
+            kept = []
+            for _ in range(60):
+                chains.transition(one)
+                kept.append(chains.state.u)
+        draws = torch.cat(kept).double()
+        scale = truth.posterior_variance.sqrt()
+        assert ((draws.mean(0) - truth.posterior_mean(x)) / scale).abs().max() < 6 / math.sqrt(64 * 10)
+        assert torch.allclose(draws.std(0), scale.expand(5, 2), rtol=0.1)
+
+
+@pytest.mark.parametrize("method", ["importance", "annealed", "reciprocal", "quadrature"])
+class TestEveryMethod:
+    def test_is_a_function_of_the_seed_and_leaves_everything_as_it_was(self, method: str) -> None:
+        truth = linear_gaussian("conservative")
+        truth.vae.train()
+        options = {} if method in ("importance", "quadrature") else {"num_temperatures": 3, "num_leapfrog": 2}
+        state = torch.get_rng_state()
+        first, second = (log_likelihood(truth.vae, truth.draw(2), 40, method, 5, **options) for _ in range(2))
+        assert torch.equal(first.values, second.values) and first.values.dtype == torch.float64
+        assert truth.vae.training and torch.equal(state, torch.get_rng_state())
+        assert all(p.grad is None for p in truth.vae.parameters())
+
+    def test_refuses_an_option_that_is_not_its_own(self, method: str) -> None:
+        truth = linear_gaussian("exact")
+        with pytest.raises(InputError, match="option of method"):
+            log_likelihood(truth.vae, truth.draw(1), method=method, num_steps=3)
+
+
+def test_methods_agree_where_the_posterior_is_not_normal() -> None:
+    """A decoder with a hidden layer, Bernoulli pixels: differences to quadrature within 4 Monte Carlo errors."""
+    vae = build(VAEConfig(event_shape=(12,), latent_size=2, hidden_sizes=(8,)), seed=0)
+    with torch.no_grad():
+        for layer in (0, 2):
+            vae.model.decoder.network[layer].weight.mul_(3)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        x = vae.sample(4)
+    exact = log_likelihood(vae, x, method="quadrature", seed=0).values
+    for method, options in (("importance", {}), ("annealed", {"num_temperatures": 60})):
+        found = log_likelihood(vae, x, method=method, seed=0, **options)
+        assert ((found.values - exact) / found.monte_carlo_error).abs().max() < 4, method
+    found = log_likelihood(vae, x, 600, "reciprocal", seed=0, num_temperatures=30)
+    assert (found.values - exact).abs().max() < 0.2
