@@ -22,7 +22,7 @@ def is_real(site: LatentSite) -> bool:
     support = site.support
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
-    return support in (dist.constraints.real, dist.constraints.real_vector)
+    return isinstance(support, type(dist.constraints.real))
 
 
 def vector_size(site: LatentSite) -> int:
