@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ppl_vae import VAE, InputError, VAEConfig, build, fit, load, save
 from ppl_vae.guides.full_normal import FullNormal
 from ppl_vae.guides.mixture import NormalMixture
-from ppl_vae.objectives import evidence_terms, kl_report
+from ppl_vae.objectives import Objective, evidence_terms, kl_report
 from ppl_vae.training.step import local_parameters
 
 LIMIT = 4.5  # standard errors: passed by chance by 7 of a million
@@ -301,6 +301,13 @@ class TestBattery:
             assert math.isfinite(svi.step(pixels(10)))
         moved = [name for name, p in vae.guide.named_parameters() if not torch.equal(p, before[name])]
         assert len(moved) > len(before) / 2
+
+    def test_a_kl_weight_weighs_every_part_of_an_implicit_guides_divergence(self) -> None:
+        vae, weight = small("implicit"), torch.tensor(0.3)
+        with local_parameters():
+            loss, report = Objective("A")(vae.model, vae.guide, pixels(5), weight, *torch.ones(2))
+        kl = sum(value for name, value in report.items() if name.startswith("kl."))
+        assert loss.item() == pytest.approx((weight * kl - report["reconstruction"]).item(), rel=1e-5)
 
     def test_top_down_guides_own_no_parameter_of_the_prior(self) -> None:
         vae = build(VAEConfig((6,), 2, (5,), prior="ladder", prior_options={"upper_sizes": [2]}, posterior="ladder"))

@@ -1,0 +1,159 @@
+"""Importance-weighted bounds: valid per datum, tight as they should be, and the same gradient by two estimators.
+
+Knows the linear-Gaussian truths and Pyro's own estimator; must not know how a bound is assembled. Statistical tests fix
+their seeds and state their failure rate.
+"""
+
+import math
+
+import pyro
+import pytest
+import torch
+from torch import Tensor, nn
+from truths import LinearGaussian, linear_gaussian
+
+from ppl_vae import InputError, VAEConfig, build, fit, lower_bound
+from ppl_vae.objectives import Objective, evidence_terms
+from ppl_vae.training.step import local_parameters
+
+LIMIT = 4.5  # standard errors: passed by chance by 7 of a million
+
+
+def bounds(truth: LinearGaussian, x: Tensor, estimator: str, num_particles: int, repeats: int = 200) -> Tensor:
+    """Independent estimates of each datum's bound, (repeats, N), as one batch of copies."""
+    with torch.no_grad(), local_parameters(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        terms = evidence_terms(truth.vae.model, truth.vae.guide, x.repeat(repeats, 1), estimator, num_particles)
+        return terms.lower_bound.reshape(repeats, len(x))
+
+
+def gradients(truth: LinearGaussian, x: Tensor, estimator: str, num_particles: int, repeats: int) -> dict[str, Tensor]:
+    """Repeated gradients of the loss by parameter, (repeats, *shape)."""
+    parameters = dict(truth.vae.named_parameters())
+    rows: list[tuple[Tensor, ...]] = []
+    one = torch.ones(())
+    with local_parameters(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        for _ in range(repeats):
+            loss, _ = Objective(estimator, num_particles)(truth.vae.model, truth.vae.guide, x, one, one, one / len(x))
+            rows.append(torch.autograd.grad(loss, list(parameters.values())))
+    return {name: torch.stack(values) for name, values in zip(parameters, zip(*rows))}
+
+
+class TestTheBound:
+    def test_at_the_exact_posterior_it_is_the_likelihood_whatever_the_draws(self) -> None:
+        truth = linear_gaussian("exact")
+        x = truth.draw(6)
+        for num_particles in (1, 3, 50):
+            found = bounds(truth, x, "iwae", num_particles, repeats=3)
+            torch.testing.assert_close(found, truth.log_likelihood(x).float().expand(3, -1), atol=2e-4, rtol=1e-5)
+
+    def test_it_rises_from_the_evidence_lower_bound_to_the_likelihood(self) -> None:
+        """K = 1 within 4.5 standard errors of the exact bound; fails by chance less than once in 10,000 seeds."""
+        truth = linear_gaussian("conservative")  # bounded weights, so that the limit is reached soon
+        x = truth.draw(6)
+        one = bounds(truth, x, "iwae", 1, 2000)
+        error = (one.mean(0) - truth.lower_bound(x)) / (one.std(0) / math.sqrt(len(one)))
+        assert error.abs().max() < LIMIT
+        means = [bounds(truth, x, "iwae", k).mean().item() for k in (1, 5, 50, 500)]
+        limit = truth.log_likelihood(x).mean().item()
+        assert means == sorted(means)
+        assert means[-1] < limit
+        assert means[-1] == pytest.approx(limit, abs=0.01)
+
+    def test_for_one_datum_it_is_pyros_own_estimate_from_the_same_draws(self) -> None:
+        truth = linear_gaussian("overconfident")
+        x = truth.draw(1)
+        torch.manual_seed(0)
+        stock = pyro.infer.RenyiELBO(alpha=0, num_particles=7, vectorize_particles=True, max_plate_nesting=1)
+        reference = -stock.loss(truth.vae.model, truth.vae.guide, x)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            found = evidence_terms(truth.vae.model, truth.vae.guide, x, "iwae", 7).lower_bound
+        assert found.item() == pytest.approx(reference, abs=1e-4)
+
+    def test_minibatches_leave_it_a_bound_where_the_stock_estimate_is_none(self) -> None:
+        """Trap 3: with N/M = 1000 inside its logarithm the stock estimate is above log p(x)."""
+        truth = linear_gaussian("conservative")
+        x = truth.draw(4)
+        limit = truth.log_likelihood(x).mean()
+        losses = []
+        for num_data in (4, 4000):
+            truth.vae.num_data = num_data
+            truth.vae.train()
+            torch.manual_seed(0)
+            with torch.no_grad(), local_parameters():
+                losses.append(Objective("iwae", 100)(truth.vae.model, truth.vae.guide, x, *torch.ones(3))[0])
+        assert losses[0] == losses[1]
+        assert -losses[0] < limit + 0.1
+        stock = pyro.infer.RenyiELBO(alpha=0, num_particles=100, vectorize_particles=True, max_plate_nesting=1)
+        assert -stock.loss(truth.vae.model, truth.vae.guide, x) / 4000 > limit + 0.5
+
+    def test_a_weight_of_zero_leaves_the_mean_likelihood_of_the_draws(self) -> None:
+        truth = linear_gaussian("overconfident")
+        x = truth.draw(3)
+        torch.manual_seed(0)
+        with torch.no_grad(), local_parameters():
+            loss, _ = Objective("iwae", 5)(
+                truth.vae.model, truth.vae.guide, x, torch.zeros(()), torch.ones(()), torch.ones(())
+            )
+            torch.manual_seed(0)
+            z = truth.vae.encode(x, num_samples=5)
+            log_likelihoods = truth.vae.decode(z).log_prob(x)
+        assert loss.item() == pytest.approx(-(log_likelihoods.logsumexp(0) - math.log(5)).mean().item(), abs=1e-4)
+
+    def test_the_public_bound_and_a_run_take_it_by_name(self) -> None:
+        truth = linear_gaussian("overconfident")
+        x = truth.draw(20)
+        found = lower_bound(truth.vae, x, estimator="iwae", num_particles=200, seed=0)
+        assert lower_bound(truth.vae, x, estimator="A", num_particles=200, seed=0).mean() < found.mean() - 0.1
+        history = fit(truth.vae, x, estimator="dreg", num_particles=4, epochs=1, progress=False)
+        assert history.kl_kinds == {"z": "sampled"}
+
+
+class TestDoublyReparameterisedGradients:
+    @pytest.mark.parametrize("num_particles", [1, 8])
+    def test_at_the_exact_posterior_the_guide_has_no_gradient_at_all(self, num_particles: int) -> None:
+        truth = linear_gaussian("exact")
+        x = truth.draw(5)
+        heads = "guide.posterior.heads.weight"
+        assert gradients(truth, x, "dreg", num_particles, 3)[heads].abs().max() < 1e-4
+        assert gradients(truth, x, "iwae", num_particles, 3)[heads].abs().max() > 1e-2
+
+    @pytest.mark.parametrize("q", ["overconfident", "conservative"])
+    def test_they_are_those_of_the_plain_bound_in_expectation(self, q: str) -> None:
+        """All parameters, 80 repeats of 50 copies; fails by chance less than once in a thousand seeds."""
+        truth = linear_gaussian(q)
+        x = truth.draw(3).repeat(50, 1)
+        plain, double = (gradients(truth, x, estimator, 4, 80) for estimator in ("iwae", "dreg"))
+        for name, values in plain.items():
+            spread = ((values.var(0) + double[name].var(0)) / len(values)).sqrt().clamp(min=1e-6)
+            assert ((values.mean(0) - double[name].mean(0)) / spread).abs().max() < LIMIT, name
+
+    def test_their_noise_falls_below_that_of_the_plain_ones(self) -> None:
+        truth = linear_gaussian("conservative")
+        x = truth.draw(3)
+        name = "guide.posterior.heads.bias"
+        plain, double = (gradients(truth, x, estimator, 64, 100)[name].std(0).mean() for estimator in ("iwae", "dreg"))
+        assert double < 0.3 * plain
+
+
+class TestRefusals:
+    def test_dropout_in_the_guide_would_make_two_guides(self) -> None:
+        vae = build(VAEConfig((4,), 2, (5,), network_options={"dropout": 0.2}), num_data=10)
+        with pytest.raises(InputError, match=r"estimator 'dreg'.*dropout.*use estimator 'iwae'"):
+            evidence_terms(vae.model, vae.guide, torch.zeros(3, 4), "dreg", 2)
+
+    def test_bayesian_weights_have_no_bound_per_datum(self) -> None:
+        class Weighted(nn.Module):
+            def __init__(self, inner: nn.Module) -> None:
+                super().__init__()
+                self.inner = inner
+
+            def forward(self, x: Tensor) -> None:
+                pyro.sample("theta", pyro.distributions.Normal(0.0, 1.0))
+                self.inner(x)
+
+        truth = linear_gaussian()
+        with pytest.raises(InputError, match=r"estimator 'iwae': got Bayesian weights theta.*use estimator A or B"):
+            evidence_terms(Weighted(truth.vae.model), Weighted(truth.vae.guide), truth.draw(3), "iwae", 2)
