@@ -177,8 +177,8 @@ def _kl(name: str, q: Any, p: Any, estimator: str) -> KL:
             value = kl_divergence(q["fn"], p["fn"])
             return KL(scale_and_mask(value, scale=_scale(q), mask=q["mask"]), weight, "analytic")
     kind = "enumerated" if isinstance(p["fn"], SummedOut) else "sampled"
-    value = q["fn"].rsample() if q["infer"].get("undrawn") else None  # a noise handler left the draw to whom needs it
-    return KL(_log_prob(q, value) - _log_prob(p, value), weight, kind)
+    drawn = q["fn"].rsample() if q["infer"].get("undrawn") else None  # a noise handler left the draw to whom needs it
+    return KL(_log_prob(q, drawn) - _log_prob(p, drawn), weight, kind)
 
 
 def _auxiliary(name: str, q: Any, weight: float | Tensor) -> KL:

@@ -7,12 +7,10 @@ files or plots. `vae.model(x)` and `vae.guide(x)` are ordinary Pyro programs for
 import contextlib
 import dataclasses
 import inspect
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 from ppl_vae import checks
 from ppl_vae.guides import POSTERIORS, DataProgram, build_posterior, latent_sites, opens_data_plate
 from ppl_vae.guides.encoding import check_encoded, encoding_site
+from ppl_vae.guides.moments import mean
 from ppl_vae.guides.program import named
 from ppl_vae.handlers import call
 from ppl_vae.handlers.corruption import evidence
@@ -109,9 +108,7 @@ class Guide(DataProgram):
     `posterior(x)` runs inside the data plate as the prior does; with `opens_plate` it is a whole program of its own.
     """
 
-    def __init__(
-        self, posterior: Callable[[Tensor], Any], num_data: int | None = None, opens_plate: bool = False
-    ) -> None:
+    def __init__(self, posterior: Any, num_data: int | None = None, opens_plate: bool = False) -> None:
         super().__init__(num_data)
         self.posterior, self.opens_plate = posterior, opens_plate
 
@@ -160,11 +157,12 @@ class VAE(nn.Module):
     def encode(self, x: Tensor, num_samples: int | None = None) -> Tensor:
         """Posterior mean of z given x, (N, latent_size); with `num_samples=K`, draws (K, N, latent_size)."""
         x = checks.data("x", x, self.config.event_shape)
+        x = x.float() / 255 if x.dtype == torch.uint8 else x
         if num_samples is not None:
             return self._posterior_site(x, checks.integer("num_samples", num_samples))["value"]
         if getattr(self.guide.posterior, "mean_field", False):
-            return _mean(self._posterior_site(x, None)["fn"])
-        return _mean(self._posterior_site(x, 100)["fn"]).mean(0)
+            return mean(self._posterior_site(x, None)["fn"])
+        return mean(self._posterior_site(x, 100)["fn"]).mean(0)
 
     def _posterior_site(self, x: Tensor, num_samples: int | None) -> Any:
         plate = pyro.plate("draws", num_samples, dim=-2) if num_samples else contextlib.nullcontext()
@@ -198,27 +196,6 @@ class VAE(nn.Module):
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean of p(x | z) at the posterior mean of z, (N, *event_shape)."""
         return self.decode(self.encode(x)).mean
-
-
-def _mean(q: Any) -> Tensor:
-    """The mean of q; where the family has none in closed form, of 64 Gauss-Hermite nodes or of 256 draws."""
-    with contextlib.suppress(NotImplementedError):
-        return q.mean
-    base = getattr(getattr(q, "base_dist", None), "base_dist", None)
-    if isinstance(base, dist.Normal) and all(map(_is_elementwise, q.transforms)):
-        nodes, weights = np.polynomial.hermite_e.hermegauss(64)
-        shape = (-1, *(1,) * base.loc.dim())
-        x = base.loc + base.scale * torch.as_tensor(nodes, dtype=base.loc.dtype, device=base.loc.device).reshape(shape)
-        for transform in q.transforms:
-            x = transform(x)
-        return (torch.as_tensor(weights / math.sqrt(2 * math.pi)).to(x).reshape(shape) * x).sum(0)
-    return q.sample((256,)).mean(0)
-
-
-def _is_elementwise(transform: Any) -> bool:
-    """Whether a coordinate of the output depends on its own coordinate alone, as one-dimensional quadrature needs."""
-    inner = getattr(transform, "base_transform", transform)
-    return inner.domain.event_dim == inner.codomain.event_dim == 0
 
 
 def build(

@@ -49,7 +49,7 @@ def _nodes(program: Callable[[Tensor], Any], x: Tensor, plate: Any) -> Any:
     try:
         for module in modes:
             module.training = False
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.settings.context(module_local_params=True), plate:
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.get_param_store().scope(), plate:
             return poutine.trace(program).get_trace(x).nodes
     except Exception as error:
         checks.refuse("posterior", f"{type(error).__name__}: {error}", f"a program for x of shape {tuple(x.shape)}")

@@ -3,6 +3,7 @@
 Knows Pyro traces; knows nothing of networks or of how a guide will use a site.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch.distributions import Transform, biject_to, transform_to
-from torch.distributions.constraints import MixtureSameFamilyConstraint
+from torch.distributions.constraints import Constraint, MixtureSameFamilyConstraint
 
 from ppl_vae import checks
 from ppl_vae.handlers.kl_weight import DATA_PLATE
@@ -80,7 +81,29 @@ def latent_sites(prior: Callable[[], Any], latent_size: int) -> list[LatentSite]
             "look parameters up by index, as in locations[k], and branch on no index",
         )
     distributions: dict[str, Any] = {name: site["fn"] for name, site in latents.items() if name not in indices}
-    return [LatentSite(n, d.event_shape, d.support, type(base_distribution(d))) for n, d in distributions.items()]
+    return [
+        LatentSite(n, d.event_shape, _of_one_datum(n, d.support, d.event_dim), type(base_distribution(d)))
+        for n, d in distributions.items()
+    ]
+
+
+def _of_one_datum(name: str, support: Any, event_dim: int) -> Any:
+    """The support without the dimension of the plate it was read in; bounds that are all one number as that number."""
+    changed = {}
+    for key, value in vars(support).items():
+        if isinstance(value, Constraint):
+            changed[key] = _of_one_datum(name, value, event_dim)
+        elif torch.is_tensor(value) and value.dim() > event_dim:
+            if (value != value[:1]).any():
+                checks.refuse(f"site '{name}'", f"a support that differs between data: {key}", "one for all data",
+                              "sample on a fixed support and transform")  # fmt: skip
+            one = value[0].detach()
+            changed[key] = one.flatten()[0].item() if (one == one.flatten()[0]).all() else one
+    if all(value is getattr(support, key) for key, value in changed.items()):
+        return support  # the very object, since real supports are known by identity
+    support = copy.copy(support)
+    vars(support).update(changed)
+    return support
 
 
 def _sites(trace: poutine.Trace) -> dict[str, Any]:

@@ -180,4 +180,4 @@ def _indices_used(graph: fx.GraphModule, position: int) -> set[int]:
         waiting += [source for source in node.all_input_nodes if source not in reached]
         reached |= set(node.all_input_nodes)
     parts = [part for unbound in scheduled.users for part in unbound.users if part in reached]
-    return {part.args[1] for part in parts}  # type: ignore[misc]
+    return {part.args[1] for part in parts}
