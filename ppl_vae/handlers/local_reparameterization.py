@@ -52,7 +52,7 @@ class LocalNoise(Noise):
         """Covariance of W h and W other, output by output, (*rows, R)."""
         if not factorised(self.q):
             return self.q.output_covariance(layer.input, other)
-        variance = one_of(self.q.base_dist.scale, 2).square()
+        variance = one_of(self.q.base_dist.variance, 2)
         return layer.replaced(input=layer.input * other, weight=variance, bias=None)()
 
     def _common(self, h: Tensor, mean: Tensor) -> Tensor | float:

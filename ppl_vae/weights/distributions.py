@@ -1,4 +1,4 @@
-"""Normal distributions over a weight tensor whose entries are correlated, with a closed KL to a factorised Normal.
+"""Normal distributions over a weight tensor, with a closed KL to a factorised Normal that touches the tensor rarely.
 
 Knows linear algebra on one tensor; knows nothing of layers, priors or guides. Covariances are never formed: what a
 dense layer needs of them is the covariance of its outputs at given inputs, `output_covariance`.
@@ -12,8 +12,53 @@ import torch
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints, register_kl
+from torch.distributions.utils import lazy_property
 
-__all__ = ["LowRankNormal", "MatrixNormal"]
+__all__ = ["CenteredNormal", "LogScaleNormal", "LowRankNormal", "MatrixNormal"]
+
+
+class LogScaleNormal(dist.Normal):
+    """N(loc, exp(log_scale)^2) entry by entry: a Normal that keeps its log-scale, so nothing takes a logarithm again.
+
+    A plate that repeats it repeats views, so its variance is computed once however many particles there are.
+    """
+
+    def __init__(self, loc: Tensor, log_scale: Tensor, scale: Tensor | None = None) -> None:
+        self.log_scale = log_scale
+        super().__init__(loc, log_scale.exp() if scale is None else scale, validate_args=False)
+
+    @lazy_property
+    def variance(self) -> Tensor:
+        """exp(2 log_scale)."""
+        return (2 * self.log_scale).exp()
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "LogScaleNormal":
+        """The same distribution for every element of a batch."""
+        loc, log_scale, scale, variance = (
+            t.expand(batch_shape) for t in (self.loc, self.log_scale, self.scale, self.variance)
+        )
+        new = LogScaleNormal(loc, log_scale, scale)
+        new.variance = variance
+        return new
+
+
+class CenteredNormal(dist.Normal):
+    """N(0, scale^2) over a tensor of a given shape, `scale` broadcastable to it and kept as it is."""
+
+    def __init__(self, scale: Tensor, shape: Any) -> None:
+        self.own_scale = scale
+        super().__init__(torch.zeros_like(scale).expand(shape), scale.expand(shape), validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "CenteredNormal":
+        """The same distribution for every element of a batch."""
+        return CenteredNormal(self.own_scale, batch_shape)
+
+
+@register_kl(LogScaleNormal, CenteredNormal)
+def _kl_log_scale_centered(q: LogScaleNormal, p: CenteredNormal) -> Tensor:
+    """(s^2 + m^2) / (2 t^2) - log s + log t - 1/2 for N(m, s^2) and N(0, t^2), entry by entry."""
+    square = torch.addcmul(q.variance, q.loc, q.loc)
+    return square * (0.5 / p.own_scale.square()) + ((p.own_scale.log() - 0.5) - q.log_scale)
 
 
 class CorrelatedNormal(TorchDistribution):

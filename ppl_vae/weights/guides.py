@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ppl_vae import checks
 from ppl_vae.handlers import Flipout, LocalReparameterization, WeightLayers
-from ppl_vae.weights.distributions import LowRankNormal, MatrixNormal
+from ppl_vae.weights.distributions import LogScaleNormal, LowRankNormal, MatrixNormal
 from ppl_vae.weights.priors import SPEED, WeightPrior
 from ppl_vae.weights.selection import Weight
 
@@ -32,14 +32,14 @@ class MeanField(nn.Module):
         self.location = nn.Parameter(weight.value.clone())
         self.log_scale = nn.Parameter(torch.zeros_like(weight.value))
         self.initial_scale = initial_scale / math.sqrt(weight.fan_in)
+        self.register_buffer("log_initial_scale", weight.value.new_tensor(math.log(self.initial_scale)), False)
 
-    def scale(self) -> Tensor:
-        """s, the shape of W."""
-        return self.initial_scale * (SPEED * self.log_scale).exp()
+    def own_log_scale(self) -> Tensor:
+        """log s, the shape of W."""
+        return torch.add(self.log_initial_scale, self.log_scale, alpha=SPEED)  # type: ignore[arg-type]
 
     def forward(self) -> dist.TorchDistribution:
-        normal = dist.Normal(self.location, self.scale(), validate_args=False)
-        return normal.to_event(self.location.dim())
+        return LogScaleNormal(self.location, self.own_log_scale()).to_event(self.location.dim())
 
 
 class MatrixNormalFactor(nn.Module):
@@ -72,7 +72,7 @@ class LowRank(MeanField):
         self.factors = nn.Parameter(0.1 / math.sqrt(rank) * self.initial_scale * torch.randn(shape).to(weight.value))
 
     def forward(self) -> dist.TorchDistribution:
-        return LowRankNormal(self.location, self.scale(), self.factors)
+        return LowRankNormal(self.location, self.own_log_scale().exp(), self.factors)
 
 
 class LogNormalFactor(nn.Module):

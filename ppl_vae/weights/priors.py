@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae import checks
+from ppl_vae.weights.distributions import CenteredNormal
 from ppl_vae.weights.selection import Weight
 
 __all__ = ["SPEED", "WEIGHT_PRIORS", "WeightPrior", "positive_parameter"]
@@ -27,8 +28,7 @@ def positive_parameter(initial: Tensor) -> tuple[nn.Parameter, Tensor]:
 
 
 def _normal(scale: Tensor, shape: torch.Size) -> dist.TorchDistribution:
-    normal = dist.Normal(torch.zeros_like(scale), scale, validate_args=False)
-    return normal.expand(shape).to_event(len(shape))
+    return CenteredNormal(scale, shape).to_event(len(shape))
 
 
 class NormalPrior(nn.Module):
@@ -127,8 +127,7 @@ class HalfCauchyPrior(nn.Module):
         unit = pyro.sample(f"{self.name}.unit_scale", per_unit)
         scale = layer.reshape(*layer.shape, *(1,) * len(self.shape)) * unit
         batch = scale.shape[: scale.dim() - len(self.shape)]
-        normal = dist.Normal(torch.zeros_like(scale), scale, validate_args=False)
-        return normal.expand(batch + self.shape).to_event(len(self.shape))
+        return CenteredNormal(scale, batch + self.shape).to_event(len(self.shape))
 
 
 # name -> (class, its options)
