@@ -16,8 +16,8 @@ import torch
 from truths import Q_SCALES, LinearGaussian, linear_gaussian
 
 import ppl_vae
-from ppl_vae import VAEConfig, build, to_inference_data
-from ppl_vae.diagnostics import Check, diagnose
+from ppl_vae import VAEConfig, build, log_likelihood, to_inference_data
+from ppl_vae.diagnostics import to_datatree, to_elpd
 
 STATES = list(Q_SCALES)
 
@@ -91,6 +91,11 @@ class TestInferenceData:
             1,
         ]
 
+    def test_as_a_data_tree(self) -> None:
+        truth = linear_gaussian("exact")
+        tree, data = (f(truth.vae, truth.draw(3), 5) for f in (to_datatree, to_inference_data))
+        assert set(tree.children) == set(data.groups()) and tree["posterior"].to_dataset().identical(data.posterior)
+
     def test_a_seed_fixes_it_and_the_global_generator_stays(self) -> None:
         truth = linear_gaussian("conservative")
         state = torch.get_rng_state()
@@ -129,7 +134,16 @@ class TestArvizItself:
         table = az.compare({"right": found, "wrong": to_inference_data(wrong.vae, truth.draw(20), 4000)})
         assert table.index[0] == "right" and table.loc["wrong", "elpd_diff"] > 0
 
+    def test_compare_takes_held_out_likelihoods(self, data: Any) -> None:
+        """The difference of two exact likelihoods, summed over 20 data, is what the table says."""
+        truth, wrong = data[0], linear_gaussian("exact", scale=4.0, seed=5)
+        x = truth.draw(20)
+        table = az.compare({n: to_elpd(log_likelihood(t.vae, x, 100, seed=0)) for n, t in (("a", truth), ("b", wrong))})
+        difference = (truth.log_likelihood(x) - wrong.log_likelihood(x)).sum().item()
+        assert table.loc["a", "elpd_loo"] - table.loc["b", "elpd_loo"] == pytest.approx(difference, abs=1e-3)
+
     @pytest.mark.parametrize("draw", [
+        lambda d: az.plot_khat(to_elpd(log_likelihood(linear_gaussian("overconfident").vae, torch.zeros(9, 5), 500))),
         lambda d: az.plot_ppc(d, num_pp_samples=20),
         lambda d: az.plot_ppc(d, group="prior", num_pp_samples=20),
         lambda d: az.plot_khat(az.loo(d, pointwise=True)),
@@ -139,22 +153,3 @@ class TestArvizItself:
         draw(data[1])
         assert plt.gcf().axes[0].has_data()
         plt.close("all")
-
-
-class TestDiagnose:
-    @pytest.mark.parametrize(
-        ("state", "look"), [("exact", set()), ("overconfident", {"gap", "pareto_k"}), ("conservative", {"gap"})]
-    )
-    def test_gives_the_right_verdict_in_each_state(self, state: str, look: set[str]) -> None:
-        truth = linear_gaussian(state)
-        found = diagnose(truth.vae, truth.draw(200), seed=0)
-        assert {check.name for check in found if check.verdict == "look"} == look
-
-    def test_its_gap_is_the_kl_to_the_posterior_per_latent(self) -> None:
-        truth = linear_gaussian("conservative")
-        gap = next(check for check in diagnose(truth.vae, truth.draw(500)) if check.name == "gap")
-        assert gap.value == pytest.approx(truth.kl_to_posterior.item() / 2, rel=0.05)
-
-    def test_a_check_reads_as_one_line_and_nan_does_not_pass(self) -> None:
-        check = Check("gap", 0.5, 0.25, "nats", "look", "why")
-        assert str(check) == "look  gap: 0.5 nats (threshold 0.25): why"

@@ -19,9 +19,9 @@ from ppl_vae.evaluation.hamiltonian import Chains
 
 
 def scaled_prior() -> torch.Tensor:
-    """s ~ LogNormal(0, 0.5^2), z ~ N(0, s^2): two sites, one of them positive."""
-    s = pyro.sample("s", dist.LogNormal(torch.zeros(1), 0.5).to_event(1))
-    return pyro.sample("z", dist.Normal(torch.zeros(1), s).to_event(1))
+    """s ~ LogNormal(0, 0.5^2), a number, z ~ N(0, s^2), a vector of one: two sites, one of them positive."""
+    s = pyro.sample("s", dist.LogNormal(0.0, torch.tensor(0.5)))
+    return pyro.sample("z", dist.Normal(torch.zeros(1), s[..., None]).to_event(1))
 
 
 def scaled_model() -> tuple[VAE, torch.Tensor, torch.Tensor]:

@@ -3,7 +3,22 @@
 Knows evaluation and arviz's containers (in `inference_data.py` alone); knows nothing of training runs or folders.
 """
 
-from ppl_vae.diagnostics.inference_data import to_inference_data
+from ppl_vae.diagnostics.calibration import Calibration, simulation_based_calibration
+from ppl_vae.diagnostics.inference_data import to_datatree, to_elpd, to_inference_data
+from ppl_vae.diagnostics.predictive import PredictiveCheck, posterior_predictive_check
+from ppl_vae.diagnostics.reference import NutsReference, nuts_reference
 from ppl_vae.diagnostics.verdicts import Check, diagnose
 
-__all__ = ["Check", "diagnose", "to_inference_data"]
+__all__ = [
+    "Calibration",
+    "Check",
+    "NutsReference",
+    "PredictiveCheck",
+    "diagnose",
+    "nuts_reference",
+    "posterior_predictive_check",
+    "simulation_based_calibration",
+    "to_datatree",
+    "to_elpd",
+    "to_inference_data",
+]

@@ -4,6 +4,7 @@ The one file that knows arviz, which takes seconds to import: only who calls it 
 """
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +16,14 @@ from ppl_vae import __version__, checks
 from ppl_vae.checkpoint import config_to_json
 from ppl_vae.diagnostics.draws import Arrays, posterior_draws, prior_draws
 from ppl_vae.evaluation.blocks import as_float, checked, evaluation
+from ppl_vae.evaluation.likelihood import LogLikelihood
 from ppl_vae.vae import VAE
 
 if TYPE_CHECKING:
     from arviz import InferenceData
+    from arviz.stats.stats_utils import ELPDData
 
-__all__ = ["to_inference_data"]
+__all__ = ["convergence", "to_datatree", "to_elpd", "to_inference_data"]
 
 SAMPLED = ("chain", "draw")
 
@@ -54,6 +57,38 @@ def to_inference_data(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 
         "num_samples": num_samples,
     }
     return _container({name: _dataset(name, values, attributes) for name, values in groups.items()}, attributes)
+
+
+def to_datatree(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0, labels: Any = None,
+                progress: bool = False) -> xr.DataTree:  # fmt: skip
+    """`to_inference_data` as an `xarray.DataTree`, which arviz 1 takes."""
+    return to_inference_data(vae, x, num_samples, seed, labels, progress).to_datatree()
+
+
+def to_elpd(likelihood: LogLikelihood) -> "ELPDData":
+    """Held-out log p(x_n) as arviz's expected log predictive density, for `az.compare` of two fits on the same x.
+
+    The values are log predictive densities already, z integrated out and x not trained on, so nothing is left out
+    again. Pareto k is that of their importance weights.
+    """
+    from arviz.stats.stats_utils import ELPDData
+
+    values, k = (xr.DataArray(t.numpy(), dims=("datum",)) for t in (likelihood.values, likelihood.pareto_k))
+    size, good = len(likelihood.values), 0.7
+    error = math.sqrt(size * likelihood.values.var(correction=0).item())
+    fields = {"elpd_loo": values.sum().item(), "se": error, "p_loo": 0.0, "n_samples": likelihood.num_samples,
+              "n_data_points": size, "warning": bool((k > good).any()), "loo_i": values.rename("loo_i"), "pareto_k": k,
+              "scale": "log", "good_k": good}  # fmt: skip
+    return ELPDData(data=list(fields.values()), index=list(fields))
+
+
+def convergence(draws: np.ndarray) -> tuple[Tensor, Tensor]:
+    """(rank-normalised R-hat, bulk effective sample size), each (N, U), of draws (C, S, N, U)."""
+    import arviz as az
+
+    data = xr.Dataset({"u": (("chain", "draw", "datum", "latent"), draws.astype(np.float64))})
+    found = (az.rhat(data), az.ess(data))
+    return torch.as_tensor(found[0]["u"].values), torch.as_tensor(found[1]["u"].values)
 
 
 def _container(groups: dict[str, Any], attributes: dict[str, Any]) -> "InferenceData":

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ppl_vae.diagnostics.calibration import simulation_based_calibration
+from ppl_vae.diagnostics.predictive import posterior_predictive_check
 from ppl_vae.evaluation import active_units, log_likelihood, lower_bound
 from ppl_vae.vae import VAE
 
 __all__ = ["Check", "diagnose"]
+
+INTERVAL, P_VALUE = 0.8, 0.01
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,48 @@ def at_most(name: str, value: float, threshold: float, unit: str, meaning: str) 
 
 def diagnose(vae: VAE, x: Tensor, seed: int = 0, num_samples: int = 1000) -> list[Check]:
     """Checks of q(z|x) and log p(x) on held-out x (N, *event_shape); a function of `seed`."""
+    return [
+        *_likelihood_checks(vae, x, seed, num_samples),
+        _inactive_units(vae, x, seed),
+        *_calibration_checks(vae, seed),
+        _predictive(vae, x, seed),
+    ]
+
+
+def _likelihood_checks(vae: VAE, x: Tensor, seed: int, num_samples: int) -> list[Check]:
     likelihood = log_likelihood(vae, x, num_samples, seed=seed)
     gap = likelihood.values - lower_bound(vae, x, num_particles=100, seed=seed).double().cpu()
     heavy = (likelihood.pareto_k > 0.7).double().mean().item()
-    inactive = 1 - active_units(vae, x, seed=seed).double().mean().item()
     per_latent = gap.mean().item() / vae.config.latent_size
     return [
         at_most("gap", per_latent, 0.25, "nats per latent", "log p(x) minus the lower bound: KL(q || p(z|x))"),
         at_most("pareto_k", heavy, 0.05, "of data", "share with k > 0.7, whose importance weights cannot be averaged"),
-        at_most("inactive_units", inactive, 0.5, "of latents", "share of latents that carry nothing about x"),
     ]
+
+
+def _inactive_units(vae: VAE, x: Tensor, seed: int) -> Check:
+    inactive = 1 - active_units(vae, x, seed=seed).double().mean().item()
+    return at_most("inactive_units", inactive, 0.5, "of latents", "share of latents that carry nothing about x")
+
+
+def _calibration_checks(vae: VAE, seed: int) -> list[Check]:
+    found = simulation_based_calibration(vae, seed=seed)
+    coverage = found.coverage(INTERVAL)
+    worst = coverage[(coverage - INTERVAL).abs().argmax()].item()
+    off = abs(worst - INTERVAL)
+    tendency = "" if off <= 0.1 else ", overconfident" if worst < INTERVAL else ", conservative"
+    held = f"the worst latent's {INTERVAL:.0%} intervals hold {worst:.0%} of simulated latents{tendency}"
+    shape = "largest distance of the ranks of simulated latents from uniform ones"
+    limit = max(0.1, found.band())
+    return [
+        at_most("coverage", off, 0.1, "of simulations", held),
+        at_most("calibration", found.deviation.max().item(), limit, "of simulations", shape),
+    ]
+
+
+def _predictive(vae: VAE, x: Tensor, seed: int) -> Check:
+    found = {name: check.p_value for name, check in posterior_predictive_check(vae, x, seed=seed).items()}
+    name = min(found, key=lambda key: found[key])
+    meaning = f"smallest of {len(found)} posterior predictive p-values, of the statistic '{name}'"
+    verdict = "pass" if found[name] >= P_VALUE else "look"
+    return Check("predictive", found[name], P_VALUE, "(p-value)", verdict, meaning)

@@ -5,14 +5,17 @@ Everything runs in evaluation mode, without gradients of parameters, in blocks o
 """
 
 from ppl_vae.evaluation.annealed import BidirectionalGap, bidirectional_gap
+from ppl_vae.evaluation.gaps import InferenceGaps, inference_gaps
 from ppl_vae.evaluation.likelihood import LogLikelihood, log_likelihood
 from ppl_vae.evaluation.measures import active_units, lower_bound, reconstruction_error
 
 __all__ = [
     "BidirectionalGap",
+    "InferenceGaps",
     "LogLikelihood",
     "active_units",
     "bidirectional_gap",
+    "inference_gaps",
     "log_likelihood",
     "lower_bound",
     "reconstruction_error",

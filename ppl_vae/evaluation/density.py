@@ -4,6 +4,8 @@ Knows the model's latent sites and the maps onto their supports; knows nothing o
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pyro
 import torch
@@ -60,6 +62,10 @@ class LogDensity(nn.Module):
     def prior_draws(self, num_draws: int, num_data: int) -> Tensor:
         """u ~ p(u), (C, M, U)."""
         with pyro.plate("draws", num_draws, dim=-2), pyro.plate("data", num_data, dim=-1):
-            trace = poutine.trace(self.model.prior).get_trace()
-        parts = [biject_to(site.support).inv(trace.nodes[site.name]["value"]) for site in self.latents]
-        return torch.cat([part.reshape(num_draws, num_data, -1) for part in parts], -1)
+            nodes: Any = poutine.trace(self.model.prior).get_trace().nodes
+        return self.unconstrained({site.name: nodes[site.name]["value"] for site in self.latents})
+
+    def unconstrained(self, values: Mapping[str, Tensor]) -> Tensor:
+        """u (C, M, U) of each site's value (C, M, *event)."""
+        parts = [biject_to(site.support).inv(values[site.name]) for site in self.latents]
+        return torch.cat([part.reshape(*part.shape[:2], -1) for part in parts], -1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ppl_vae.evaluation.density import LogDensity
 from ppl_vae.evaluation.weights import program
 
-__all__ = ["Chains", "State", "chain_tier"]
+__all__ = ["Chains", "Gradients", "State", "chain_tier"]
 
 TARGET_ACCEPTANCE, EVALUATIONS_WORTH_COMPILING = 0.65, 50_000
 
@@ -37,7 +37,7 @@ class State(NamedTuple):
         return self.prior_gradient + inverse_temperature * self.likelihood_gradient
 
 
-class _Gradients(nn.Module):
+class Gradients(nn.Module):
     """u, x -> the fields of `State` but u; the chains are independent, so one backward pass serves all."""
 
     def __init__(self, density: LogDensity) -> None:
@@ -45,6 +45,7 @@ class _Gradients(nn.Module):
         self.density = density
 
     def forward(self, u: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        """(log p(u), log p(x|u), and the gradient of each), whatever the gradient mode around it."""
         with torch.enable_grad():
             u = u.detach().requires_grad_()
             terms = self.density(u, x)
@@ -58,7 +59,7 @@ class Chains:
     def __init__(self, density: LogDensity, x: Tensor, u: Tensor, num_leapfrog: int, tier: str) -> None:
         self.x, self.num_leapfrog = x, num_leapfrog
         self.step_size = x.new_full((len(x),), 0.1)
-        self._gradients = program(_Gradients(density), [u, x], tier)
+        self._gradients = program(Gradients(density), [u, x], tier)
         self.start(u)
 
     def start(self, u: Tensor) -> None:
