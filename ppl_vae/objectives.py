@@ -226,6 +226,23 @@ def kl_report(model: Program, guide: Program, x: Tensor, estimator: str) -> dict
     return {name: kl.kind for name, kl in (terms.kl | terms.weight_kl).items()}
 
 
+def _balanced(terms: Terms, kl_weight: Tensor) -> Terms:
+    """Each site's weight times its share KL_s / mean of KL_s over sites, held fixed, while `kl_weight` is below 1.
+
+    During warm-up a layer that says little is then pulled to its prior less than one that says much, so that none
+    collapses before it is of use. Source: NVAE: a deep hierarchical variational autoencoder (2020), appendix A.
+    """
+    means = torch.stack([kl.value.mean().detach().clamp(min=1e-2) for kl in terms.kl.values()])
+    shares = torch.where(torch.as_tensor(kl_weight) < 1, means / means.mean(), torch.ones_like(means))
+    weights = {name: share * terms.kl[name].weight for name, share in zip(terms.kl, shares.unbind())}
+    draws = terms.draws and replace(terms.draws, kl=_reweighed(terms.draws.kl, weights))
+    return replace(terms, kl=_reweighed(terms.kl, weights), draws=draws)
+
+
+def _reweighed(kl: dict[str, KL], weights: dict[str, Tensor]) -> dict[str, KL]:
+    return {name: replace(each, weight=weights[name]) for name, each in kl.items()}
+
+
 @dataclass(frozen=True)
 class Objective:
     """The training objective: an estimator of the bound with `num_particles` draws, as one differentiable function."""
@@ -233,6 +250,7 @@ class Objective:
     estimator: str = "B"
     num_particles: int = 1
     corruption: str = "none"
+    kl_balance: bool = False
 
     def __post_init__(self) -> None:
         """Check every field; raises `InputError`."""
@@ -253,6 +271,7 @@ class Objective:
         corruption = Corruption(self.corruption, corruption_level) if corrupted else contextlib.nullcontext()
         with KLWeight(kl_weight, weights=weight_kl_weight), corruption:
             terms = evidence_terms(model, guide, x, self.estimator, self.num_particles)
+        terms = _balanced(terms, kl_weight) if self.kl_balance else terms
         report = {"lower_bound": terms.lower_bound.mean(), "reconstruction": terms.log_likelihood.mean()}
         report |= {f"kl.{name}": kl.value.mean() for name, kl in terms.kl.items()}
         if terms.weight_kl:

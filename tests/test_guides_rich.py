@@ -383,3 +383,19 @@ class TestHierarchies:
         vae = build(VAEConfig((6,), 7, (5,), prior="ladder", prior_options={"upper_sizes": [5, 3]}, posterior="ladder"))
         shapes = {site.name: tuple(site.event_shape) for site in vae.guide.posterior.sites}
         assert shapes == {"z_3": (3,), "z_2": (5,), "z": (7,)}
+
+    def test_balanced_weights_spare_the_layers_that_say_little_until_warm_up_is_over(self) -> None:
+        vae = small("residual", prior="ladder", prior_options={"upper_sizes": [3, 2]})
+        x, losses = pixels(5), {}
+        for weight in (0.5, 1.0):
+            for balance in (False, True):
+                torch.manual_seed(0)
+                with torch.no_grad(), local_parameters():
+                    objective = Objective("B", kl_balance=balance)
+                    losses[weight, balance], report = objective(
+                        vae.model, vae.guide, x, torch.tensor(weight), *torch.ones(2)
+                    )
+        kl = torch.stack([report[f"kl.{name}"] for name in ("z_3", "z_2", "z")])
+        assert losses[1.0, False] == losses[1.0, True]
+        expected = 0.5 * (kl.square().sum() / kl.mean() - kl.sum())
+        assert (losses[0.5, True] - losses[0.5, False]).item() == pytest.approx(expected.item(), rel=1e-4)

@@ -70,7 +70,7 @@ def _condition(flow: Any, context: Tensor) -> Any:
     return conditioned
 
 
-def _flows(size: int, context: int, num_flows: int, hidden_size: int) -> list[nn.Module]:
+def _flows(size: int, context: int, num_flows: int, hidden_size: int) -> Sequence[nn.Module]:
     """The maps of one site, every other one in reversed order; none where there is no coordinate to look back at."""
     if size == 1:
         return []

@@ -45,6 +45,7 @@ def fit(
     optimizer: str = "adam",
     weight_penalty: float = 0.0,
     binarization: str = "none",
+    kl_balance: bool = False,
     corruption: str = "none",
     corruption_level: float | str | Schedule = 0.0,
     early_stopping: int | None = None,
@@ -73,6 +74,7 @@ def fit(
         optimizer: "adam" or "adagrad".
         weight_penalty: lambda; 1 is the N(0, I) prior of Auto-Encoding Variational Bayes, counted once for all data.
         binarization: "dynamic" draws each pixel anew, x ~ Bernoulli(data), every time a datum is used.
+        kl_balance: while kl_weight is below 1, weigh each layer of a hierarchy by its share of the KL.
         corruption: "salt_and_pepper", "normal" or "masking": corrupts what the guide sees of x.
         corruption_level: how much of it (`handlers.corruption`), a number or a schedule like the three above.
         early_stopping: epochs without a better validation bound after which to stop, at the best epoch's parameters.
@@ -87,8 +89,8 @@ def fit(
     Returns the history. Raises `InputError` for bad values and `FloatingPointError` when the loss is not finite.
     """
     settings = Settings(estimator, num_particles, batch_size, epochs, kl_weight, weight_kl_weight, learning_rate,
-                        optimizer, weight_penalty, binarization, corruption, corruption_level, early_stopping,
-                        seed, compile, precision)  # fmt: skip
+                        optimizer, weight_penalty, binarization, kl_balance, corruption, corruption_level,
+                        early_stopping, seed, compile, precision)  # fmt: skip
     data, validation = _checked(vae, data, validation, early_stopping, binarization)
     folder = None if checkpoint is None else Path(checkpoint)
     checks.integer("checkpoint_every", checkpoint_every)

@@ -38,7 +38,7 @@ class Run:
         self, vae: VAE, data: Tensor, validation: Tensor | None, settings: Settings, folder: Path | None
     ) -> None:
         self.vae, self.data, self.validation, self.settings, self.folder = vae, data, validation, settings, folder
-        self.objective = Objective(settings.estimator, settings.num_particles, settings.corruption)
+        self.objective = Objective(settings.estimator, settings.num_particles, settings.corruption, settings.kl_balance)
         self.schedules = settings.schedules()
         decay = settings.weight_penalty / len(data)
         self.update = Update(settings.optimizer, [p for p in vae.parameters() if p.requires_grad], decay)

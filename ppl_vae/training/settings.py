@@ -30,6 +30,7 @@ class Settings:
     optimizer: str
     weight_penalty: float
     binarization: str
+    kl_balance: bool
     corruption: str
     corruption_level: float | str | Schedule
     early_stopping: int | None
