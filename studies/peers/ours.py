@@ -18,7 +18,7 @@ def trainer(w: Workload, x: Tensor, tier: str = "off", precision: str = "float32
     config = VAEConfig((w.data_size,), w.latent_size, w.hidden_sizes, w.activation, likelihood=likelihood)
     settings = Settings(
         estimator="B", num_particles=1, batch_size=BATCH_SIZE, epochs=10**6, kl_weight=1.0, weight_kl_weight=1.0,
-        learning_rate=1e-3, optimizer="adam", weight_penalty=0.0, binarization="none", corruption="none",
+        learning_rate=1e-3, optimizer="adam", weight_penalty=0.0, binarization="none", kl_balance=False, corruption="none",
         corruption_level=0.0, early_stopping=None, seed=0, compile=tier, precision=precision,
     )  # fmt: skip
     run = Run(build(config, num_data=len(x)), x, None, settings, None)
