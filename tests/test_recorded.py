@@ -14,8 +14,16 @@ import torch
 from ppl_vae.objectives import Objective
 from ppl_vae.training import fit
 from ppl_vae.training.optimizers import Update
-from ppl_vae.training.step import SCHEDULED, EagerStep, ObjectiveModule, RecordedStep, local_parameters
-from ppl_vae.training.tiers import choose_tier, make_step
+from ppl_vae.training.recorded import lift_noise
+from ppl_vae.training.step import (
+    SCHEDULED,
+    EagerStep,
+    ObjectiveModule,
+    RecordedStep,
+    local_parameters,
+    record_gradients,
+)
+from ppl_vae.training.tiers import choose_tier
 from tests.examples import PRIORS, pixels, tiny
 
 IMAGES = {"event_shape": (8, 8), "network": "conv", "network_options": {"channels": (3, 4)}}
@@ -70,9 +78,6 @@ def test_loss_gradients_buffers_and_generator_equal_the_eager_ones_bit_for_bit(c
 
 def test_noise_is_lifted_unless_its_law_depends_on_the_program():
     """Normal and uniform noise become inputs; a gamma variate stays, and all others of its program with it."""
-    from ppl_vae.training.recorded import lift_noise
-    from ppl_vae.training.step import record_gradients
-
     counts = {}
     for prior in ("standard_normal", "laplace", "scale_then_z", "gamma_scale"):
         module, update = parts(prior, {}, Objective("B"))
@@ -87,7 +92,7 @@ def test_recording_changes_neither_generator_nor_parameters_nor_buffers():
     before = {name: value.clone() for name, value in module.state_dict().items()}
     state = torch.get_rng_state()
     with local_parameters():
-        make_step(module, update, "record", pixels(10, (8, 8)), scheduled(1.0))
+        record_gradients(module, update.parameters, pixels(10, (8, 8)), scheduled(1.0))
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
@@ -112,11 +117,10 @@ class Baked(Objective):
 
 
 @pytest.mark.parametrize("prior", ["standard_normal", "gamma_scale"])
-@pytest.mark.parametrize("tier", ["record", "inductor"])
-def test_a_number_baked_in_for_the_kl_weight_fails_loudly(prior, tier):
+def test_a_number_baked_in_for_the_kl_weight_fails_loudly(prior):
     module, update = parts(prior, {}, Baked("B"))
     with local_parameters(), pytest.raises(RuntimeError, match="baked in as a number"):
-        make_step(module, update, tier, pixels(10), scheduled(1.0))
+        record_gradients(module, update.parameters, pixels(10), scheduled(1.0))
 
 
 @pytest.mark.parametrize("fields", [IMAGES, {"network_options": {"dropout": 0.5}}], ids=["batch norm", "dropout"])

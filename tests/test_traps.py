@@ -84,9 +84,11 @@ class TestTraps:
         def program(x):
             theta = pyro.sample("theta", dist.Normal(0.0, 1.0))
             with pyro.plate("data", 100, subsample=x):
-                pyro.sample("z", dist.Normal(theta, 1.0).expand([len(x), 2]).to_event(1))
+                z = pyro.sample("z", dist.Normal(theta, 1.0).expand([len(x), 1]).to_event(1))
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
 
-        terms = evidence_terms(program, program, torch.zeros(4, 1), "B")
+        guide = poutine.block(program, hide=["x"])
+        terms = evidence_terms(program, guide, torch.zeros(4, 1), "B")
         assert set(terms.weight_kl) == {"theta"} and set(terms.kl) == {"z"}
         assert terms.weight_kl["theta"].value.shape == () and terms.weight_kl["theta"].kind == "analytic"
 
