@@ -6,7 +6,7 @@ the prior only while the weight is below the largest eigenvalue of D^-1/2 Cov(x)
 above it collapse, and what is called disentangling at 40 is the loss of latents. How to read the figure: left, KL of
 each latent against the weight, one mark a run and latent, the predicted collapse a line; right, traversals from -3 to
 3, two rows a weight (first seed). The report's network is unknown: ours is one hidden layer of 200 units.
-`laptop`: 6 epochs. "Alignment" is the share of the latents' mutual variation that the two axes explain apart.
+`laptop`: 5 epochs.
 """
 
 import torch
@@ -19,9 +19,10 @@ from ppl_vae.evaluation import reconstruction_error
 REPORT = [1.0, 5.0, 10.0, 40.0]
 GRID = {
     "smoke": {"kl_weight": REPORT, "epochs": [1]},
-    "laptop": {"kl_weight": [*REPORT, 20.0, 28.0], "epochs": [6]},
+    "laptop": {"kl_weight": [*REPORT, 20.0], "epochs": [5]},
     "paper": {"kl_weight": [*REPORT, 15.0, 20.0, 25.0, 30.0, 35.0], "epochs": [100]},
 }
+SEEDS = {"laptop": 2}
 TABLE = {"by": ["kl_weight"], "value": ["kl_1", "kl_2", "squared_error", "bound", "predicted_collapse"]}
 
 
@@ -64,10 +65,9 @@ def draw(rows):
 
 
 def answer(rows):
-    predicted = rows[0]["predicted_collapse"]
-    right = [(row["kl_1"] < 0.05) == (row["kl_weight"] > predicted) for row in rows]
-    lines = [f"Collapse is predicted at a weight of {predicted:.1f}; {sum(right)} of {len(rows)} runs fall on the side "
-             f"predicted: **{'confirmed' if all(right) else 'refined'}**.", ""]  # fmt: skip
+    right = [(row["kl_1"] < 0.05) == (row["kl_weight"] > row["predicted_collapse"]) for row in rows]
+    predicted, verdict = rows[0]["predicted_collapse"], "confirmed" if all(right) else "refined"
+    lines = [f"Predicted collapse: {predicted:.1f}; {sum(right)} of {len(rows)} runs as predicted: **{verdict}**.", ""]
     for weight in REPORT:
         kls = [study.plus_minus(*study.mean_at(rows, f"kl_{j}", kl_weight=weight)) for j in (1, 2)]
         error = study.plus_minus(*study.mean_at(rows, "squared_error", kl_weight=weight))
