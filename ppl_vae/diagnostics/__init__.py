@@ -8,6 +8,7 @@ from ppl_vae.diagnostics.inference_data import to_datatree, to_elpd, to_inferenc
 from ppl_vae.diagnostics.predictive import PredictiveCheck, posterior_predictive_check
 from ppl_vae.diagnostics.reference import NutsReference, nuts_reference
 from ppl_vae.diagnostics.verdicts import Check, diagnose
+from ppl_vae.diagnostics.weights import functional_spread, lower_bound_when_pruned, weight_signal_to_noise
 
 __all__ = [
     "Calibration",
@@ -15,10 +16,13 @@ __all__ = [
     "NutsReference",
     "PredictiveCheck",
     "diagnose",
+    "functional_spread",
+    "lower_bound_when_pruned",
     "nuts_reference",
     "posterior_predictive_check",
     "simulation_based_calibration",
     "to_datatree",
     "to_elpd",
     "to_inference_data",
+    "weight_signal_to_noise",
 ]

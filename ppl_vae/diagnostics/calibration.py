@@ -84,6 +84,5 @@ def _ranks(vae: VAE, simulated: dict[str, Tensor], x: Tensor, num_samples: int) 
     """{site: (R', J)} of one block of simulations; an index that the model sums out has no rank."""
     with pyro.plate("draws", num_samples, dim=-2):
         guide: Any = poutine.trace(vae.guide).get_trace(x).nodes
-    return {
-        name: (guide[name]["value"] < value).sum(0).reshape(len(x), -1) for name, value in simulated.items() if name in guide
-    }
+    shared = [name for name in simulated if name in guide]
+    return {name: (guide[name]["value"] < simulated[name]).sum(0).reshape(len(x), -1) for name in shared}

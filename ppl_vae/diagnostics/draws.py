@@ -19,7 +19,7 @@ from ppl_vae.evaluation.pareto import pareto_k
 from ppl_vae.evaluation.weights import paired_traces, sites
 from ppl_vae.vae import VAE
 
-__all__ = ["Arrays", "posterior_draws", "prior_draws"]
+__all__ = ["Arrays", "posterior_draws", "prior_draws", "weight_draws"]
 
 Arrays = dict[str, np.ndarray]
 MOST_PREDICTED = 2**26  # pixels of predictive draws kept: 256 MiB in single precision
@@ -74,6 +74,16 @@ def _block_values(traces: tuple[poutine.Trace, poutine.Trace], kept: int) -> dic
         "log_likelihood": {"x": model["x"]["log_prob"]},
     }
     return values | ({"posterior_predictive": {"x": observed.sample()[:kept]}} if kept else {})
+
+
+def weight_draws(vae: VAE, num_samples: int) -> Arrays:
+    """theta_s ~ q(theta), (S, *W) by site; empty where weights are points, or where they would not fit in 256 MiB."""
+    weights = vae.guide.weights
+    if weights is None or num_samples * sum(mean.numel() for mean in weights.mean().values()) > MOST_PREDICTED:
+        return {}
+    with pyro.plate("draws", num_samples, dim=-2):
+        drawn = weights()
+    return {name: value.reshape(num_samples, *value.shape[2:]).cpu().numpy() for name, value in drawn.items()}
 
 
 def prior_draws(vae: VAE, num_samples: int) -> dict[str, Arrays]:

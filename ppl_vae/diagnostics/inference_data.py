@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ppl_vae import __version__, checks
 from ppl_vae.checkpoint import config_to_json
-from ppl_vae.diagnostics.draws import Arrays, posterior_draws, prior_draws
+from ppl_vae.diagnostics.draws import Arrays, posterior_draws, prior_draws, weight_draws
 from ppl_vae.evaluation.blocks import as_float, checked, evaluation
 from ppl_vae.evaluation.likelihood import LogLikelihood
 from ppl_vae.vae import VAE
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["convergence", "to_datatree", "to_elpd", "to_inference_data"]
 
 SAMPLED = ("chain", "draw")
+ALIKE = ("prior", "prior_predictive", "weights")  # one value for all data
 
 
 @torch.no_grad()
@@ -33,7 +34,8 @@ def to_inference_data(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 
                       progress: bool = False) -> "InferenceData":  # fmt: skip
     """Draws from q(z|x), the prior and both predictive distributions as `arviz.InferenceData`.
 
-    posterior: latent sites, (chain, draw, datum, latent). sample_stats: log_weight = log p(x, z) - log q(z|x) and
+    posterior: latent sites, (chain, draw, datum, latent), and sites of theta where weights are Bayesian, drawn apart
+    from z and left out beyond 256 MiB. sample_stats: log_weight = log p(x, z) - log q(z|x) and
     lp = log p(x, z), (chain, draw, datum), and pareto_k, (datum), in nats. log_likelihood: log p(x|z), (chain, draw,
     datum). posterior_predictive and prior_predictive: x, with as many draws as 256 MiB hold. prior, observed_data,
     constant_data (index of the datum, and `labels` if given).
@@ -47,6 +49,7 @@ def to_inference_data(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 
     checks.integer("num_samples", num_samples)
     with evaluation(vae, seed):
         groups = posterior_draws(vae, checked(vae, x), num_samples, progress) | prior_draws(vae, num_samples)
+        theta = weight_draws(vae, num_samples)
     constant = {"index": np.arange(len(x))} | ({} if labels is None else {"labels": np.asarray(labels)})
     groups |= {"observed_data": {"x": as_float(vae, x).cpu().numpy()}, "constant_data": constant}
     attributes = {
@@ -56,7 +59,9 @@ def to_inference_data(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 
         "seed": seed,
         "num_samples": num_samples,
     }
-    return _container({name: _dataset(name, values, attributes) for name, values in groups.items()}, attributes)
+    sets = {name: _dataset(name, values, attributes) for name, values in groups.items()}
+    sets["posterior"] = sets["posterior"].merge(_dataset("weights", theta, attributes), combine_attrs="override")
+    return _container(sets, attributes)
 
 
 def to_datatree(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0, labels: Any = None,
@@ -102,7 +107,7 @@ def _dataset(group: str, values: Arrays, attributes: dict[str, Any]) -> xr.Datas
     variables = {}
     for name, value in values.items():
         sampled = group not in ("observed_data", "constant_data") and name != "pareto_k"
-        leading = (SAMPLED if sampled else ()) + (() if group.startswith("prior") else ("datum",))
+        leading = (SAMPLED if sampled else ()) + (("datum",) if group not in ALIKE else ())
         array = value[None] if sampled else value
         variables[name] = ((*leading, *_event_dims(name, array.ndim - len(leading))), array)
     sizes = {dim: size for dims, array in variables.values() for dim, size in zip(dims, array.shape)}

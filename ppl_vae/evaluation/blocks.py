@@ -41,7 +41,11 @@ def decoder_rows(vae: VAE) -> int:
     if next(vae.parameters()).device.type != "cpu":
         return 50_000
     widest = max(math.prod(vae.config.event_shape), *vae.config.hidden_sizes, 1)
-    return min(20_000, max(1000, 800_000 // widest))
+    rows = min(20_000, max(1000, 800_000 // widest))
+    weights = vae.guide.weights
+    if weights is None or weights.estimator == "local":
+        return rows
+    return min(rows, max(1, 2**26 // sum(mean.numel() for mean in weights.mean().values())))  # a theta for each draw
 
 
 @contextlib.contextmanager
