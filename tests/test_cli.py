@@ -348,6 +348,12 @@ class TestLookingAtARun:
         out = run("evaluate", folder, "--part", "validation", "--num-data", "40", "--seed", "5", "--num-samples", "50")
         assert f"{likelihood.mean:.2f} ± {likelihood.standard_error:.2f} nats per datum (50 importance samples)" in out
 
+    def test_the_bound_evaluated_is_the_one_trained(self, run: Callable[..., str]) -> None:
+        run("train", *QUICK, "--estimator", "iwae", "--num-particles", "7", "--epochs", "1", "--out", "run")
+        report = json.loads(evaluated(run, "run"))
+        bound = lower_bound(load("run"), load_data("digits").test, "iwae", 7, seed=0)
+        assert report["lower_bound"]["mean"] == pytest.approx(bound.double().mean().item())
+
     def test_a_plain_autoencoder_has_no_bound(self, run: Callable[..., str]) -> None:
         run("train", *QUICK, "--posterior", "point", "--epochs", "1", "--out", "run")
         report = json.loads(evaluated(run, "run"))

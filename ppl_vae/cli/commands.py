@@ -173,8 +173,8 @@ def demo(given: Namespace) -> int:
 
 
 def _evaluate(loaded: _Loaded, num_samples: int, seed: int, progress: bool) -> None:
-    estimator = loaded.record.fit["estimator"]
-    report = evaluation_report(loaded.vae, loaded.x, estimator, num_samples, seed, progress)
+    estimator, num_particles = loaded.record.fit["estimator"], loaded.record.fit["num_particles"]
+    report = evaluation_report(loaded.vae, loaded.x, estimator, num_particles, num_samples, seed, progress)
     print(f"{loaded}\n", *evaluation_lines(report), sep="\n")
     loaded.run.write_json("evaluation.json", {"version": __version__, "part": loaded.part, **report})
 

@@ -42,7 +42,7 @@ MEANINGS = {
     "validation": "compute the bound of held-out data after each epoch",
     "batch_size": "M, data a step",
     "epochs": "passes over the data",
-    "kl_weight": f"weight of KL(q(z|x) || p(z)): {NUMBER}",
+    "kl_weight": f"weight of KL(q(z|x) || p(z)): {NUMBER}, constrained:kl:20, constrained:reconstruction:-90",
     "weight_kl_weight": f"weight of KL(q(theta) || p(theta)), where weights are Bayesian: {NUMBER}",
     "learning_rate": f"step size: {NUMBER}",
     "corruption_level": f"how strong the corruption is: {NUMBER}",

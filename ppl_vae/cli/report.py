@@ -22,14 +22,18 @@ HIGH_K = 0.7  # above it the mean of importance weights cannot be estimated reli
 
 
 def evaluation_report(
-    vae: VAE, x: Tensor, estimator: str, num_samples: int, seed: int, progress: bool
+    vae: VAE, x: Tensor, estimator: str, num_particles: int, num_samples: int, seed: int, progress: bool
 ) -> dict[str, Any]:
-    """Every number of `evaluation_lines`, in plain values; x (N, *event_shape)."""
+    """Every number of `evaluation_lines`, in plain values; x (N, *event_shape).
+
+    The bound is that of `estimator` with `num_particles` draws a datum, log p(x) takes `num_samples`.
+    """
     kl = _kl(vae, x, estimator, seed)
     report = {
         "num_data": len(x),
         "seed": seed,
         "estimator": estimator,
+        "num_particles": num_particles,
         "reconstruction_error": _mean(reconstruction_error(vae, x, seed=seed)),
         "active_units": int(active_units(vae, x, seed=seed).sum()),
         "latent_size": vae.config.latent_size,
@@ -37,7 +41,7 @@ def evaluation_report(
     }
     if "point" in {site["kind"] for site in kl.values()}:  # a plain autoencoder has no bound
         return report
-    bound = lower_bound(vae, x, estimator, seed=seed)
+    bound = lower_bound(vae, x, estimator, num_particles, seed=seed)
     return report | {"lower_bound": _mean(bound)} | _likelihood(vae, x, num_samples, seed, progress)
 
 
@@ -85,8 +89,9 @@ def evaluation_lines(report: dict[str, Any]) -> list[str]:
 
 def _likelihood_lines(report: dict[str, Any]) -> list[str]:
     k, draws = report["pareto_k"], report["num_samples"]
+    estimator = f"estimator {report['estimator']}, draws a datum: {report['num_particles']}"
     return [
-        f"lower bound           {_plus_minus(report['lower_bound'])} nats per datum (estimator {report['estimator']})",
+        f"lower bound           {_plus_minus(report['lower_bound'])} nats per datum ({estimator})",
         f"log p(x)              {_plus_minus(report['log_likelihood'])} nats per datum ({draws} importance samples)",
         f"Pareto k              median {k['median']:.2f}, largest {k['largest']:.2f}; above {HIGH_K} "
         f"for {100 * k['above_0.7']:.0f} % of the data, whose log p(x) may be too low",
