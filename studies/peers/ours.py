@@ -1,11 +1,13 @@
 """ppl-vae's own loop, without what it does before the first step and after the last."""
 
+import dataclasses
+import inspect
 from collections.abc import Callable
 
 from torch import Tensor
 
 from peers import BATCH_SIZE, Workload
-from ppl_vae import VAEConfig, build
+from ppl_vae import VAEConfig, build, fit
 from ppl_vae.training.loop import train_epoch
 from ppl_vae.training.run import Run
 from ppl_vae.training.settings import Settings
@@ -16,11 +18,9 @@ def trainer(w: Workload, x: Tensor, tier: str = "off", precision: str = "float32
     """The epochs of `fit` at one tier of `compile`."""
     likelihood = "normal_pixelwise" if w.normal else "bernoulli"
     config = VAEConfig((w.data_size,), w.latent_size, w.hidden_sizes, w.activation, likelihood=likelihood)
-    settings = Settings(
-        estimator="B", num_particles=1, batch_size=BATCH_SIZE, epochs=10**6, kl_weight=1.0, weight_kl_weight=1.0,
-        learning_rate=1e-3, optimizer="adam", weight_penalty=0.0, binarization="none", kl_balance=False, corruption="none",
-        corruption_level=0.0, early_stopping=None, seed=0, compile=tier, precision=precision,
-    )  # fmt: skip
+    defaults = {name: p.default for name, p in inspect.signature(fit).parameters.items()}
+    chosen = defaults | {"batch_size": BATCH_SIZE, "epochs": 10**6, "compile": tier, "precision": precision}
+    settings = Settings(**{field.name: chosen[field.name] for field in dataclasses.fields(Settings)})
     run = Run(build(config, num_data=len(x)), x, None, settings, None)
     run.start(resume=False)
     bar = run.bar(progress=False)
