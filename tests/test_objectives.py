@@ -122,6 +122,33 @@ def terms_of(model, guide, x, estimator):
 
 
 @pytest.mark.parametrize("estimator", "AB")
+def test_latents_and_weights_have_weights_of_their_own(estimator):
+    """loss = -mean log p + 0.3 mean KL(z) + 0.6 KL(theta) / N, and stock Pyro agrees."""
+
+    def model(x):
+        theta = pyro.sample("theta", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", 12, subsample=x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(theta + z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.sample("theta", dist.Normal(0.5, 0.1))
+        with pyro.plate("data", 12, subsample=x):
+            pyro.sample("z", dist.Normal(0.2 * x, 0.7).to_event(1))
+
+    x = torch.arange(4.0)[:, None]
+    plain = terms_of(model, guide, x, estimator)
+    with KLWeight(0.3, weights=0.6):
+        weighed = terms_of(model, guide, x, estimator).loss(1 / 12)
+        torch.manual_seed(0)
+        stock = STOCK[estimator]().loss(model, guide, x) / 12
+    expected = (
+        -plain.log_likelihood.mean() + 0.3 * plain.kl["z"].value.mean() + 0.6 * plain.weight_kl["theta"].value / 12
+    )
+    assert weighed.item() == pytest.approx(expected.item(), rel=1e-5) == pytest.approx(stock, rel=1e-5)
+
+
+@pytest.mark.parametrize("estimator", "AB")
 def test_gradients_equal_central_differences_at_fixed_noise(estimator):
     """In double precision with steps of 1e-5 the differences are exact to 1e-7, relative to the largest entry."""
     vae, x = tiny(PRIORS["scale_then_z"], hidden_sizes=(3,)).double(), pixels(4).double()

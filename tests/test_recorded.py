@@ -112,8 +112,8 @@ def test_schedule_values_are_inputs_of_the_recorded_step():
 class Baked(Objective):
     """A wrong objective: the KL weight it is given is replaced by a number."""
 
-    def __call__(self, model, guide, x, kl_weight, weight_kl_weight, inverse_num_data):
-        return super().__call__(model, guide, x, 0.5, weight_kl_weight, inverse_num_data)
+    def __call__(self, model, guide, x, kl_weight, *others):
+        return super().__call__(model, guide, x, 0.5, *others)
 
 
 @pytest.mark.parametrize("prior", ["standard_normal", "gamma_scale"])

@@ -71,7 +71,7 @@ class TestAgainstTheExactPosterior:
 @pytest.mark.parametrize("prior", PRIORS)
 def test_the_posterior_mean_of_any_family_is_that_of_many_draws(prior):
     """100,000 draws: 6 standard errors, plus that of the 256 draws by which a simplex has to be averaged."""
-    vae, x = tiny(PRIORS[prior]), pixels(3)
+    vae, x = tiny(PRIORS[prior], latent_size=3), pixels(3)
     torch.manual_seed(0)
     draws = vae.encode(x, num_samples=100_000)
     own = math.sqrt(1 / 256) if prior == "dirichlet" else 0.0
