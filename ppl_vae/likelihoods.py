@@ -97,18 +97,24 @@ class NormalOptimal(NormalUnit):
     calibrated decoders (2020), section 4.2.
     """
 
-    def __init__(self, event_shape: tuple[int, ...], mean: str = "identity", momentum: float = 0.01) -> None:
+    variance: Tensor
+    num_batches: Tensor
+
+    def __init__(self, event_shape: tuple[int, ...], mean: str = "identity", momentum: float = 0.1) -> None:
         super().__init__(event_shape, mean)
         self.momentum = checks.number("likelihood_options.momentum", momentum, 0.0, True, maximum=1.0)
         self.register_buffer("variance", torch.ones(()))
+        self.register_buffer("num_batches", torch.zeros(()))
 
     def scale(self, mean: Tensor, x: Tensor | None) -> Tensor:
-        variance: Tensor = self.variance  # type: ignore[assignment]
-        if self.training and x is not None:
-            batch_variance = (x - mean).square().mean().clamp(min=1e-8)
-            variance.mul_(1 - self.momentum).add_(batch_variance.detach(), alpha=self.momentum)
-            variance = batch_variance
-        return variance.sqrt()
+        if not self.training or x is None:
+            return self.variance.sqrt()
+        batch_variance = (x - mean).square().mean().clamp(min=1e-8)
+        self.num_batches.add_(1.0)
+        # a plain mean of the first batches, so that nothing is left of the 1 it begins with
+        rate = self.num_batches.reciprocal().clamp(min=self.momentum)
+        self.variance.lerp_(batch_variance.detach(), rate)
+        return batch_variance.sqrt()
 
 
 class VarianceNormal(dist.Normal):

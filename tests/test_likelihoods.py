@@ -124,10 +124,13 @@ class TestOptimalScale:
         assert self.head.variance.sqrt().item() == pytest.approx(self.best, rel=1e-5)
 
     def test_the_running_variance_moves_by_the_momentum_and_is_saved(self):
-        head = build_likelihood("normal_optimal", (4,), {"momentum": 0.25})
-        head(self.outputs, self.x)
-        assert head.variance.item() == pytest.approx(0.75 + 0.25 * self.best**2, rel=1e-5)
-        assert "variance" in head.state_dict()
+        """A plain mean of the first 1 / momentum batches, whatever it began with; then a quarter of each new one."""
+        head, v = build_likelihood("normal_optimal", (4,), {"momentum": 0.25}), self.best**2
+        error = self.x - self.outputs[:, 0]
+        for factor, expected in ((1, v), (2, 2.5 * v), (2, 3 * v), (0, 2.25 * v), (0, 0.75 * 2.25 * v)):
+            head(self.outputs, self.outputs[:, 0] + factor * error)
+            assert head.variance.item() == pytest.approx(expected, rel=1e-5)
+        assert {"variance", "num_batches"} <= set(head.state_dict())
 
     def test_decoding_while_training_without_data_leaves_the_variance(self):
         self.head(self.outputs)
