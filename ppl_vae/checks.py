@@ -49,6 +49,20 @@ def integer(subject: str, value: object, minimum: int = 1) -> int:
     return value
 
 
+def seed(value: object, subject: str = "seed") -> int:
+    """`value` if it is an integer from 0 to 2^32 - 1: what generators take, with room for epochs and ranks."""
+    if integer(subject, value, 0) >= 2**32:
+        refuse(subject, repr(value), "an integer from 0 to 4294967295")
+    return int(value)  # type: ignore[call-overload]
+
+
+def truth(subject: str, value: object) -> bool:
+    """`value` if it is True or False."""
+    if not isinstance(value, bool):
+        refuse(subject, repr(value), "True or False")
+    return value
+
+
 def number(
     subject: str, value: object, minimum: float = -math.inf, exclusive: bool = False, maximum: float = math.inf
 ) -> float:

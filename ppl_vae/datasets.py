@@ -93,7 +93,7 @@ def load_data(
     """
     checks.choice("data set", name, SPLITS)
     split = checks.choice(f"split of {name}", SPLITS[name][0] if split is None else split, SPLITS[name])
-    checks.integer("seed", seed, minimum=0)
+    checks.seed(seed)
     _check_meaning(name, checks.choice("binarization", binarization, BINARIZATIONS), num_data)
     parts = _uniform_square(seed, num_data or 10_000) if name == "uniform_square" else _READERS[name](split)
     tensors = _binarize([_unit_interval(part.x, part.maximum) for part in parts], binarization, seed)

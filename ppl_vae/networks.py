@@ -119,6 +119,7 @@ def conv_encoder(event_shape: tuple[int, ...], hidden_sizes: tuple[int, ...], ac
                  channels: Sequence[int] = (32, 64), batch_norm: bool = True) -> tuple[nn.Module, int]:  # fmt: skip
     """Strided convolutions that halve the image, one for each of `channels`, then dense layers."""
     image, widths = _image_shape(event_shape), checks.sizes("network_options.channels", channels)
+    checks.truth("network_options.batch_norm", batch_norm)
     layers: list[nn.Module] = []
     for inputs, outputs in zip((image[0], *widths), widths, strict=False):
         layers += _block(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), outputs, activation, batch_norm)

@@ -30,7 +30,7 @@ from ppl_vae.priors import PRIORS, build_prior, find_prior, is_reference, resolv
 from ppl_vae.priors.user_code import absolute_reference
 from ppl_vae.weights import bayesian_pair, check_options
 
-__all__ = ["VAE", "Decoder", "Guide", "Model", "VAEConfig", "build", "evaluating"]
+__all__ = ["VAE", "Decoder", "Guide", "Model", "VAEConfig", "build", "evaluating", "pixels"]
 
 CUSTOM = "custom"  # a prior or posterior given as an object that no reference names; `load` has to be given it again
 
@@ -125,6 +125,12 @@ class Guide(DataProgram):
         return {} if self.weights is None else named(self.weights.mean(), prefix)
 
 
+def pixels(x: Tensor, like: Tensor) -> Tensor:
+    """x on the device and in the precision of `like`; bytes as pixels in [0, 1]."""
+    moved = x.to(like.device).to(like.dtype)
+    return moved / 255 if x.dtype == torch.uint8 else moved
+
+
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode for the whole tree inside the block, and each module's own mode again after it."""
@@ -157,7 +163,7 @@ class VAE(nn.Module):
     def encode(self, x: Tensor, num_samples: int | None = None) -> Tensor:
         """Posterior mean of z given x, (N, latent_size); with `num_samples=K`, draws (K, N, latent_size)."""
         x = checks.data("x", x, self.config.event_shape)
-        x = x.float() / 255 if x.dtype == torch.uint8 else x
+        x = pixels(x, next(self.parameters()))
         if num_samples is not None:
             return self._posterior_site(x, checks.integer("num_samples", num_samples))["value"]
         if getattr(self.guide.posterior, "mean_field", False):
@@ -178,8 +184,9 @@ class VAE(nn.Module):
 
         Bayesian weights are at their posterior mean, here and in `sample` and `reconstruct`.
         """
-        if z.shape[-1:] != (self.config.latent_size,):
-            checks.refuse("z's shape", str(tuple(z.shape)), f"(*, {self.config.latent_size}), the latent_size")
+        if not torch.is_tensor(z) or z.shape[-1:] != (self.config.latent_size,):
+            got = str(tuple(z.shape)) if torch.is_tensor(z) else type(z).__name__
+            checks.refuse("z's shape", got, f"a tensor (*, {self.config.latent_size}), the latent_size")
         with evaluating(self):
             return call(self.model.decoder, self.guide.mean_weights("decoder."), z)
 
@@ -220,7 +227,7 @@ def build(
 def _seeded(seed: int | None) -> Iterator[None]:
     with contextlib.nullcontext() if seed is None else torch.random.fork_rng(devices=[]):
         if seed is not None:
-            torch.manual_seed(checks.integer("seed", seed, 0))
+            torch.manual_seed(checks.seed(seed))
         yield
 
 
@@ -244,6 +251,7 @@ def _build(config: VAEConfig, prior: Any, posterior: Any, num_data: int | None) 
     if posterior is None and c.posterior in POSTERIORS:
         guide = guide or build_posterior(c.posterior, c.posterior_options, sites=sites, prior=program, **offers)
         return _with_weights(VAE(c, Model(program, decoder, num_data), Guide(guide, num_data)))
+    checks.options("posterior_options of your own posterior", c.posterior_options, ())
     own: Any = _given(posterior, c.posterior, "posterior")
     own = own() if inspect.isclass(own) else own
     opens_plate = opens_data_plate(own, sites, c.event_shape)

@@ -46,6 +46,18 @@ def test_a_number_is_finite_and_inside_its_bounds(value):
     )
 
 
+@pytest.mark.parametrize("value", [-1, 2**32, 10**30, 0.0, True])
+def test_a_seed_is_one_that_every_generator_takes(value):
+    assert said(checks.seed, value).startswith(f"seed: got {value!r}, expected an integer")
+    assert checks.seed(0) == 0 and checks.seed(2**32 - 1) == 2**32 - 1
+
+
+@pytest.mark.parametrize("value", ["maybe", 1, None])
+def test_a_truth_value_is_true_or_false(value):
+    assert said(checks.truth, "b", value) == f"b: got {value!r}, expected True or False"
+    assert checks.truth("b", False) is False
+
+
 def test_an_exclusive_bound():
     assert said(checks.number, "s", 0, 0.0, True) == "s: got 0, expected a finite number > 0"
     assert checks.number("s", 1, 0.0, True) == 1.0 and isinstance(checks.number("s", 1), float)

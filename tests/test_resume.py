@@ -11,8 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from torch import nn
 
 from ppl_vae.checkpoint import CHECKPOINT, read_tensors, save
 from ppl_vae.checks import InputError
@@ -155,6 +158,29 @@ def test_any_minibatch_may_be_the_interrupted_one_the_last_of_an_epoch_included(
     handler = signal.getsignal(signal.SIGINT)
     assert handler is signal.default_int_handler
     found = fit(again, x, checkpoint=tmp_path, resume=True, **options)
+    assert same_rows(found, expected) and same(whole, again) and found.tier == tier
+
+
+class StartsFromData(nn.Module):
+    """A prior that begins at the mean of random rows, without noting that it did."""
+
+    def __init__(self):
+        super().__init__()
+        self.location = nn.Parameter(torch.zeros(2))
+
+    @torch.no_grad()
+    def start_from(self, data):
+        self.location.copy_(data[torch.randint(len(data), (5,))].mean(0)[:2])
+
+    def forward(self):
+        return pyro.sample("z", dist.Normal(self.location, 1.0).to_event(1))
+
+
+def test_a_prior_starts_from_data_at_the_first_step_and_not_when_resuming(tmp_path):
+    x, whole, vae, again = pixels(40), *(tiny(StartsFromData()) for _ in range(3))
+    expected = fit(whole, x, epochs=4, **QUIET)
+    fit(vae, x, epochs=2, checkpoint=tmp_path, **QUIET)
+    found = fit(again, x, epochs=4, checkpoint=tmp_path, resume=True, **QUIET)
     assert same_rows(found, expected) and same(whole, again)
 
 

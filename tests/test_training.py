@@ -126,6 +126,12 @@ class TestWhatIsOptimised:
         assert same(as_bytes, as_floats)
         assert first.rows[-1]["validation_lower_bound"] == second.rows[-1]["validation_lower_bound"]
 
+    def test_data_in_double_precision_train_a_model_in_single(self):
+        first, second = tiny(), tiny()
+        quietly(first, pixels(30), validation=pixels(10), epochs=2)
+        quietly(second, pixels(30).double(), validation=pixels(10).double(), epochs=2)
+        assert same(first, second) and torch.equal(first.encode(pixels(3)), second.encode(pixels(3).double()))
+
     def test_schedules_reach_the_loss(self):
         """KL warm-up: while the weight is near 0 the KL grows; a heavy weight crushes it."""
         x, kl = pixels(40), {}
@@ -269,6 +275,9 @@ class TestWhatIsLeftAlone:
         ({"early_stopping": 2}, "pass validation=..."),
         ({"binarization": "dynamc"}, "did you mean 'dynamic'?"),
         ({"seed": -1}, "seed: got -1"),
+        ({"seed": 10**20}, "seed: got 1000"),
+        ({"resume": True}, "resume: got True, expected checkpoint="),
+        ({"binarization": "dynamic", "validation": torch.full((3, 6), 0.5)}, "validation: got grey pixels"),
         ({"weight_penalty": math.nan}, "weight_penalty: got nan"),
         ({"checkpoint_every": 0}, "checkpoint_every: got 0"),
     ],

@@ -178,6 +178,10 @@ class TestBuild:
             ({"posterior": "diagonal"}, "did you mean 'diagonal_normal'?"),
             ({"prior_options": ["a"]}, "prior_options: got ['a'], expected a mapping"),
             ({"network_options": {"droput": 0.1}}, "did you mean 'dropout'?"),
+            (
+                {"event_shape": (8, 8), "network": "conv", "network_options": {"batch_norm": "no"}},
+                "batch_norm: got 'no'",
+            ),
             ({"likelihood_options": {"mean": "sigmoid"}}, "likelihood_options: got 'mean', expected no option"),
         ],
     )
@@ -192,7 +196,8 @@ class TestBuild:
             (lambda vae: vae.encode(torch.zeros(3, 5)), "x's shape: got (3, 5), expected (N, 6)"),
             (lambda vae: vae.encode(torch.zeros(3, 6), num_samples=0), "num_samples: got 0"),
             (lambda vae: vae.encode(torch.full((3, 6), math.inf)), "NaN or infinite"),
-            (lambda vae: vae.decode(torch.zeros(3)), "z's shape: got (3,), expected (*, 2), the latent_size"),
+            (lambda vae: vae.decode(torch.zeros(3)), "z's shape: got (3,), expected a tensor (*, 2), the latent_size"),
+            (lambda vae: vae.decode([0.0, 0.0]), "z's shape: got list, expected a tensor (*, 2)"),
             (lambda vae: vae.sample(0), "num_samples: got 0"),
             (lambda vae: vae.reconstruct([0.0] * 6), "expected a torch.Tensor"),
         ],

@@ -116,7 +116,7 @@ class _Loaded:
         """The same with the first `num_data` of the data only."""
         if num_data is None:
             return self
-        n = checks.integer("--num-data", num_data)
+        n = checks.integer("--num-data", num_data, 2)  # one datum has no variance between data
         return dataclasses.replace(self, x=self.x[:n], labels=None if self.labels is None else self.labels[:n])
 
 
@@ -147,7 +147,7 @@ def diagnose(given: Namespace) -> int:
     """Print a verdict on the posterior; write posterior.nc and the figures."""
     everything = _load(given)
     loaded = everything.first(given.num_data)
-    made = diagnostics.diagnose(loaded.vae, loaded.x, checks.integer("--seed", given.seed, 0))
+    made = diagnostics.diagnose(loaded.vae, loaded.x, checks.seed(given.seed, "--seed"))
     print(f"{loaded}\n", *check_table(made), "", sep="\n")
     _write_posterior(loaded, given.num_samples, given.seed)
     _write_figures(everything.first(DRAWN), given.seed)
@@ -185,5 +185,5 @@ def _write_posterior(loaded: _Loaded, num_samples: int, seed: int) -> None:
 
 
 def _write_figures(loaded: _Loaded, seed: int) -> None:
-    drawn = figures(loaded.vae, loaded.x, loaded.labels, loaded.run.history(), checks.integer("--seed", seed, 0))
+    drawn = figures(loaded.vae, loaded.x, loaded.labels, loaded.run.history(), checks.seed(seed, "--seed"))
     print(*loaded.run.write_figures(drawn), sep="\n")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ppl_vae import checks
 from ppl_vae.training.step import local_parameters
-from ppl_vae.vae import VAE, evaluating
+from ppl_vae.vae import VAE, evaluating, pixels
 
 __all__ = ["as_float", "by_blocks", "checked", "decoder_rows", "evaluation"]
 
@@ -27,9 +27,7 @@ def checked(vae: VAE, x: Tensor) -> Tensor:
 
 def as_float(vae: VAE, x: Tensor) -> Tensor:
     """A block of x as the model's own dtype and device, uint8 pixels divided by 255."""
-    parameter = next(vae.parameters())
-    x = x.to(parameter.device)
-    return x.to(parameter.dtype) / 255 if x.dtype == torch.uint8 else x.to(parameter.dtype)
+    return pixels(x, next(vae.parameters()))
 
 
 def decoder_rows(vae: VAE) -> int:
@@ -54,7 +52,7 @@ def evaluation(vae: VAE, seed: int | None = None) -> Iterator[None]:
     fork = contextlib.nullcontext() if seed is None else torch.random.fork_rng()
     with fork, evaluating(vae), local_parameters(), torch.no_grad():
         if seed is not None:
-            torch.manual_seed(checks.integer("seed", seed, 0))
+            torch.manual_seed(checks.seed(seed))
         yield
 
 

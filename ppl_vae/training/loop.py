@@ -93,6 +93,8 @@ def fit(
                         early_stopping, seed, compile, precision)  # fmt: skip
     data, validation = _checked(vae, data, validation, early_stopping, binarization)
     folder = None if checkpoint is None else Path(checkpoint)
+    if resume and folder is None:
+        checks.refuse("resume", True, "checkpoint=, the folder of the run to go on with")
     checks.integer("checkpoint_every", checkpoint_every)
     vae.num_data = len(data)
     run = Run(vae, data, validation, settings, folder)
@@ -154,9 +156,19 @@ def _checked(
         checks.inside(
             "validation", checks.data("validation", validation, shape), support, f"likelihood '{vae.config.likelihood}'"
         )
+    if binarization == "dynamic" and validation is not None:
+        _check_binary(validation)
     if early_stopping is not None and validation is None:
         checks.refuse("early_stopping", early_stopping, "validation data to stop by", "pass validation=...")
     return data, validation
+
+
+def _check_binary(validation: Tensor) -> None:
+    """Bounds of binarised and of grey pixels are not of one kind: a row of the history must not hold both."""
+    white = 255 if validation.dtype == torch.uint8 else 1
+    if ((validation != 0) & (validation != white)).any():
+        checks.refuse("validation", "grey pixels while training on binarised ones", "zeros and ones",
+                      "load_data(..., binarization='dynamic') gives them")  # fmt: skip
 
 
 @contextlib.contextmanager

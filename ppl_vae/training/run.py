@@ -24,7 +24,7 @@ from ppl_vae.training.settings import Settings
 from ppl_vae.training.state import RunState, restore_run, save_run
 from ppl_vae.training.step import ObjectiveModule, Step, local_parameters
 from ppl_vae.training.tiers import choose_tier, make_step
-from ppl_vae.vae import VAE, evaluating
+from ppl_vae.vae import VAE, evaluating, pixels
 
 __all__ = ["Run"]
 
@@ -65,14 +65,15 @@ class Run:
         torch.manual_seed(settings.seed)
         if resume and file and file.exists():
             self.state = restore_run(self.folder, self.vae, self.update, self.plain_settings())  # type: ignore[arg-type]
-        if hasattr(self.vae.model.prior, "start_from"):
-            self.vae.model.prior.start_from(self.data)
-        self.ranks.copy_first([*self.vae.parameters(), *self.vae.buffers()])
         history = self.state.history
         history.kl_kinds = kinds
+        started = bool(history.rows or self.state.batch)
+        if hasattr(self.vae.model.prior, "start_from") and not started:
+            self.vae.model.prior.start_from(self.data)
+        self.ranks.copy_first([*self.vae.parameters(), *self.vae.buffers()])
         if isinstance(self.schedules["kl_weight"], Constrained):
             self.schedules["kl_weight"].memory = self.state.constraint
-        started = bool(history.rows or self.state.batch)  # a resumed run keeps the tier it was started with
+        # a resumed run keeps the tier it was started with
         tier = history.tier if started else choose_tier(settings.compile, self.num_batches * settings.epochs)
         self.vae.train()
         with local_parameters():
@@ -85,7 +86,7 @@ class Run:
 
     def batch(self, index: Tensor) -> Tensor:
         """This rank's rows of `index`, as float, binarised anew where asked."""
-        x = _floats(self.data[self.ranks.shard(index).to(self.data.device)].to(self.device))
+        x = pixels(self.data[self.ranks.shard(index).to(self.data.device)], self.update.parameters[0])
         return torch.bernoulli(x) if self.settings.binarization == "dynamic" else x
 
     def begin_epoch(self) -> None:
@@ -113,6 +114,7 @@ class Run:
             state.sums = report * size if state.sums is None else state.sums.add_(report, alpha=size)
             state.rows += size
         state.batch += len(sizes)
+        state.history.tier = self.step.tier  # what runs, where another was asked for
 
     def shown(self) -> dict[str, str]:
         """What the progress bar shows of the epoch so far, in nats per datum."""
@@ -153,7 +155,6 @@ class Run:
         if self.validation is not None:
             row |= {f"validation_{n}": v for n, v in self._validate(self.validation).items()}
         state.history.rows.append(row)
-        state.history.tier = self.step.tier
         state.epoch, state.batch, state.rows, state.sums, state.seconds = state.epoch + 1, 0, 0, None, 0.0
         if self.settings.early_stopping is not None:
             self._consider_stopping(row["validation_lower_bound"])
@@ -167,7 +168,7 @@ class Run:
             torch.manual_seed(self.settings.seed)
             for rows in x.split(VALIDATION_ROWS):
                 _, report = self.objective(
-                    self.vae.model, self.vae.guide, _floats(rows.to(scheduled.device)), *scheduled.unbind()
+                    self.vae.model, self.vae.guide, pixels(rows, self.update.parameters[0]), *scheduled.unbind()
                 )
                 sums = sums + torch.stack(list(report.values())) * len(rows)
         return dict(zip(report, (sums / len(x)).tolist(), strict=True))  # type: ignore[union-attr]
@@ -212,8 +213,3 @@ class Run:
             mininterval=0.2,
             dynamic_ncols=True,
         )
-
-
-def _floats(x: Tensor) -> Tensor:
-    """x as it is, or bytes as pixels in [0, 1]."""
-    return x.float() / 255 if x.dtype == torch.uint8 else x

@@ -40,8 +40,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check every field; raises `InputError`."""
-        for name, minimum in (("batch_size", 1), ("epochs", 1), ("seed", 0)):
-            checks.integer(name, getattr(self, name), minimum)
+        for name in ("batch_size", "epochs"):
+            checks.integer(name, getattr(self, name))
+        checks.seed(self.seed)
         checks.number("weight_penalty", self.weight_penalty, 0.0)
         checks.choice("binarization", self.binarization, BINARIZATIONS)
         checks.choice("compile", self.compile, TIERS)
