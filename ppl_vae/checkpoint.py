@@ -10,11 +10,10 @@ import fcntl
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import platformdirs
 import torch
@@ -23,44 +22,19 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ppl_vae import __version__, checks
+from ppl_vae.files import atomic_write
 from ppl_vae.guides import POSTERIORS
 from ppl_vae.priors import PRIORS
 from ppl_vae.priors.user_code import is_reference, reference_file
 from ppl_vae.vae import VAE, VAEConfig, build
 
-__all__ = ["CHECKPOINT", "atomic_write", "load", "read_tensors", "remember_code", "run_lock", "save", "write_tensors"]
+__all__ = ["CHECKPOINT", "load", "read_tensors", "remember_code", "run_lock", "save", "write_tensors"]
 
 CHECKPOINT = "checkpoint.safetensors"
 FORMAT = "ppl-vae-1"
 # module references a checkpoint may hold: this library's own priors and posteriors, and no other function of it or of
 # any module, since a checkpoint also chooses the arguments
 TRUSTED_REFERENCES = {f"{kind.__module__}:{kind.__name__}" for kind in (*PRIORS.values(), *POSTERIORS.values())}
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears at `path` whole, after its bytes are on the disk, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        os.chmod(name, 0o644)  # as any other file of the user's: a temporary one is readable by no one else
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

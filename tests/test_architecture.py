@@ -15,6 +15,7 @@ PACKAGE = ROOT / "ppl_vae"
 # A room (a file, or a folder with all its files) imports only from the rooms before it.
 ROOMS = (
     "checks",
+    "files",
     "data_files",
     "datasets",
     "networks",
@@ -27,8 +28,8 @@ ROOMS = (
     "objectives",
     "checkpoint",
     "training",
-    "sampling",
     "evaluation",
+    "sampling",
     "diagnostics",
     "plots",
     "study",

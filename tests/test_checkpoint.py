@@ -17,8 +17,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ppl_vae.checkpoint import CHECKPOINT, atomic_write, load, read_tensors, run_lock, save, write_tensors
+from ppl_vae.checkpoint import CHECKPOINT, load, read_tensors, run_lock, save, write_tensors
 from ppl_vae.checks import InputError
+from ppl_vae.files import atomic_write
 from ppl_vae.training import fit
 from ppl_vae.vae import VAEConfig, build
 from tests.examples import PRIORS, pixels, tiny

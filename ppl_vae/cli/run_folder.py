@@ -21,7 +21,6 @@ from matplotlib.figure import Figure
 from ppl_vae import __version__, checks
 from ppl_vae.checkpoint import (
     CHECKPOINT,
-    atomic_write,
     check_trusted,
     config_from_json,
     config_to_json,
@@ -30,6 +29,7 @@ from ppl_vae.checkpoint import (
 )
 from ppl_vae.cli.options import fit_options
 from ppl_vae.datasets import Dataset, load_data
+from ppl_vae.files import atomic_write
 from ppl_vae.vae import VAE, VAEConfig, build
 
 __all__ = ["Record", "RunFolder", "fit_defaults", "fresh_folder", "shaped_data"]

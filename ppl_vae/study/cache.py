@@ -4,14 +4,13 @@ Knows files; must not know how rows are computed or shown. Nothing read from her
 """
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ppl_vae import __version__
 from ppl_vae.checks import refuse
+from ppl_vae.files import atomic_write
 from ppl_vae.study.cells import Cell
 
 
@@ -25,18 +24,9 @@ def folder(option: str, path: Path) -> Path:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Put `content` at `path` whole or not at all: temporary file, fsync, rename."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Put `content` at `path` whole or not at all."""
+    with atomic_write(path) as file:
+        file.write(content)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ppl_vae.checkpoint import atomic_write
+from ppl_vae.files import atomic_write
 
 __all__ = ["History"]
 
