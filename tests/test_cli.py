@@ -348,6 +348,12 @@ class TestLookingAtARun:
         out = run("evaluate", folder, "--part", "validation", "--num-data", "40", "--seed", "5", "--num-samples", "50")
         assert f"{likelihood.mean:.2f} ± {likelihood.standard_error:.2f} nats per datum (50 importance samples)" in out
 
+    def test_numbers_of_grey_pixels_under_a_bernoulli_are_marked(self, folder: str, run: Callable[..., str]) -> None:
+        """Trap 15: they are an objective, and must not be read beside those of binarised data."""
+        run("train", *QUICK, "--epochs", "1", "--out", "grey")
+        few = ("--num-data", "10", "--num-samples", "10", "--no-progress")
+        assert "grey pixels" in run("evaluate", "grey", *few) and "grey pixels" not in run("evaluate", folder, *few)
+
     def test_the_bound_evaluated_is_the_one_trained(self, run: Callable[..., str]) -> None:
         run("train", *QUICK, "--estimator", "iwae", "--num-particles", "7", "--epochs", "1", "--out", "run")
         report = json.loads(evaluated(run, "run"))

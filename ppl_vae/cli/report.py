@@ -20,6 +20,8 @@ __all__ = ["check_table", "evaluation_lines", "evaluation_report"]
 
 HIGH_K = 0.7  # above it the mean of importance weights cannot be estimated reliably from any number of draws
 
+GREY = "grey pixels under a Bernoulli are no draws of it: compare these numbers with none of binarised data"
+
 
 def evaluation_report(
     vae: VAE, x: Tensor, estimator: str, num_particles: int, num_samples: int, seed: int, progress: bool
@@ -37,6 +39,7 @@ def evaluation_report(
         "reconstruction_error": _mean(reconstruction_error(vae, x, seed=seed)),
         "active_units": int(active_units(vae, x, seed=seed).sum()),
         "latent_size": vae.config.latent_size,
+        "grey_pixels": vae.config.likelihood == "bernoulli" and bool(((x != 0) & (x != 1)).any()),
         "kl": kl,
     }
     if "point" in {site["kind"] for site in kl.values()}:  # a plain autoencoder has no bound
@@ -95,6 +98,7 @@ def _likelihood_lines(report: dict[str, Any]) -> list[str]:
         f"log p(x)              {_plus_minus(report['log_likelihood'])} nats per datum ({draws} importance samples)",
         f"Pareto k              median {k['median']:.2f}, largest {k['largest']:.2f}; above {HIGH_K} "
         f"for {100 * k['above_0.7']:.0f} % of the data, whose log p(x) may be too low",
+        *([GREY] if report["grey_pixels"] else []),
     ]
 
 
