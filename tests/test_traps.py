@@ -11,7 +11,7 @@ import pytest
 import torch
 from pyro import poutine
 from pyro.infer import MCMC, NUTS, SVI, Predictive, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
-from pyro.nn import PyroModule
+from pyro.nn import PyroModule, PyroParam
 
 from ppl_vae.checks import InputError
 from ppl_vae.handlers import KLWeight
@@ -243,18 +243,26 @@ class TestStockPyro:
             def __init__(self):
                 super().__init__()
                 self.linear = PyroModule[torch.nn.Linear](6, 2)
+                self.scale = PyroParam(torch.tensor(0.5), dist.constraints.positive)
 
             def forward(self, x):
                 with pyro.plate("data", len(x)):
-                    pyro.sample("z", dist.Normal(self.linear(x), 0.5).to_event(1))
+                    pyro.sample("z", dist.Normal(self.linear(x), self.scale).to_event(1))
 
         vae, x = tiny(Prior(), Posterior(), num_data=40), pixels(40)
         twin = tiny(Prior(), Posterior(), num_data=40)
         svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.03}), Trace_ELBO())
         untouched = {n: p.detach().clone() for n, p in twin.named_parameters()}
         svi.step(x)
-        fit(vae, x, epochs=3, progress=False, compile="record")
+        eager = copy.deepcopy(vae)
+        for each, tier in ((vae, "record"), (eager, "off")):
+            assert fit(each, x, epochs=3, progress=False, compile=tier).tier == tier
+        assert all(torch.equal(p, vae.get_parameter(n)) for n, p in eager.named_parameters())
         assert evidence_terms_at(vae, x, "B").kl["z"].kind == "analytic" and vae.sample(3).shape == (3, 6)
         svi = SVI(twin.model, twin.guide, pyro.optim.Adam({"lr": 0.03}), Trace_ELBO())
         svi.step(x)
         assert all(not torch.equal(p, untouched[n]) for n, p in twin.named_parameters())
+        copied, before = copy.deepcopy(twin), {n: p.detach().clone() for n, p in twin.named_parameters()}
+        SVI(copied.model, copied.guide, pyro.optim.Adam({"lr": 0.03}), Trace_ELBO()).step(x)
+        assert all(torch.equal(p, before[n]) for n, p in twin.named_parameters())
+        assert all(not torch.equal(p, before[n]) for n, p in copied.named_parameters())
