@@ -70,6 +70,16 @@ class RowNorm(nn.BatchNorm1d):
         return y.reshape(x.shape)
 
 
+class ImageNorm(nn.BatchNorm2d):
+    """Batch normalisation of images; a single value a channel (one image of one pixel) uses the running moments."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and x.numel() == x.shape[1]:
+            moments = self.running_mean, self.running_var
+            return nn.functional.batch_norm(x, *moments, self.weight, self.bias, False, 0.0, self.eps)
+        return super().forward(x)
+
+
 def dense(sizes: Sequence[int], activation: str, dropout: float = 0.0) -> list[nn.Module]:
     """Hidden layers h <- activation(W h + b), one for each consecutive pair of `sizes`, each followed by dropout."""
     checks.number("network_options.dropout", dropout, 0.0, maximum=1.0)
@@ -112,7 +122,7 @@ def _halvings(size: int, times: int) -> list[int]:
 
 
 def _block(layer: nn.Module, channels: int, activation: str, batch_norm: bool) -> list[nn.Module]:
-    return [layer, *([nn.BatchNorm2d(channels)] if batch_norm else []), ACTIVATIONS[activation]()]
+    return [layer, *([ImageNorm(channels)] if batch_norm else []), ACTIVATIONS[activation]()]
 
 
 def conv_encoder(event_shape: tuple[int, ...], hidden_sizes: tuple[int, ...], activation: str,

@@ -116,6 +116,18 @@ def test_dropout_acts_in_training_only():
     assert (network.eval()(x) == 0).sum() == 0
 
 
+def test_a_minibatch_of_one_image_halved_to_one_pixel_is_normalised_by_the_running_moments():
+    """The last, short minibatch: its own variance is 0, and torch's layer would raise. The moments stay."""
+    encoder, _ = encoder_network("conv", (8, 8), (), "tanh", "fan_in", {"channels": (4, 4, 4)})
+    x = torch.randn(20, 8, 8)
+    encoder(x)
+    last = [m for m in encoder.modules() if isinstance(m, nn.BatchNorm2d)][-1]
+    before = last.running_mean.clone()
+    assert encoder(x[:1]).isfinite().all() and torch.equal(last.running_mean, before)
+    encoder(x)
+    assert not torch.equal(last.running_mean, before)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
