@@ -1,0 +1,79 @@
+"""Does AEVB train better models than wake-sleep and Monte Carlo EM, by log p(x), with few and with many data?
+
+Figure 3 of Auto-Encoding Variational Bayes: three latents, 100 hidden units, 1000 and 50000 training images.
+Prediction: AEVB is ahead of wake-sleep at both sizes from the start; Monte Carlo EM keeps up with 1000 data and falls
+far behind with 50000, where each datum's chain is visited too seldom; importance sampling and the paper's reciprocal
+estimator agree within a nat. How to read the figure: test log p(x) after training by method and number of data, error
+bars over seeds; hollow marks are the reciprocal estimator, crosses the paper's values at 60 million samples. Each model
+gets its guide fitted anew, model fixed, before importance sampling, so that all are judged alike.
+`laptop`: 2e5 samples (the paper: 6e7), so the order of methods compares, not the level; log p(x) of 60 test images.
+"""
+
+from matplotlib.figure import Figure
+from models import REPLICATION, load, trained
+from rivals import RIVALS
+
+from ppl_vae import VAEConfig, build, fit, log_likelihood, study
+
+REPORT = {(1000, "AEVB"): -143.2, (1000, "MCEM"): -141.6, (1000, "wake-sleep"): -144.8, (50000, "AEVB"): -138.1,
+          (50000, "wake-sleep"): -140.8, (50000, "MCEM"): -150.4}  # test, nats, 60 million samples  # fmt: skip
+AXES = {"method": ["AEVB", "wake-sleep", "MCEM"], "num_data": [1000, 50000]}
+SIZES = {"smoke": (1000, 3), "laptop": (200_000, 60), "paper": (60_000_000, 1000)}
+GRID = {scale: {**AXES, "num_samples": [n], "num_images": [images]} for scale, (n, images) in SIZES.items()}
+SEEDS = {"laptop": 2}
+TABLE = {"by": ["num_data", "method"], "value": ["importance", "reciprocal", "gap", "largest_k"]}
+MODEL = {"latent_size": 3, "hidden_sizes": (100,), "activation": "tanh", "init": "normal_0.01"}
+
+
+def run(seed, method, num_data, num_samples, num_images, scale):
+    data = load("mnist", scale)
+    x, smoke = data.train[:num_data], scale == "smoke"
+    if method == "AEVB":
+        settings = {**REPLICATION, **MODEL, "learning_rate": 0.02}
+        vae, _ = trained(x, seed, scale, epochs=max(1, num_samples // len(x)), **settings)
+    else:
+        vae = build(VAEConfig(tuple(x.shape[1:]), **MODEL), seed=seed)
+        RIVALS[method](vae, x, num_samples, seed=seed)
+    vae.model.requires_grad_(False)
+    epochs = 1 if smoke else 40_000 // min(len(x), 10_000)  # the guide anew, 400 steps
+    fit(vae, x[:10_000], epochs=epochs, learning_rate=f"linear:3e-3:3e-4:{epochs}", seed=seed, progress=False)
+    images, draws = data.test[:num_images], {} if not smoke else {"num_samples": 50}
+    importance = log_likelihood(vae, images, seed=seed, **draws)
+    chains = {"num_temperatures": 5, "num_leapfrog": 3} if smoke else {"num_temperatures": 60, "num_leapfrog": 5}
+    reciprocal = log_likelihood(vae, images, 40 if smoke else 200, "reciprocal", seed, "off", **chains)
+    return {"importance": importance.mean, "reciprocal": reciprocal.mean, "largest_k": importance.pareto_k.max().item(),
+            "gap": (reciprocal.values - importance.values).mean().item()}  # fmt: skip
+
+
+def draw(rows):
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes, places = figure.subplots(), {}
+    for (num_data, method), reported in REPORT.items():
+        place = places.setdefault((num_data, method), len(places) + (num_data > 1000) * 0.6)
+        for value, fill in (("importance", "#332288"), ("reciprocal", "none")):
+            mean, error = study.mean_at(rows, value, num_data=num_data, method=method)
+            axes.errorbar(place, mean, error, marker="o", color="#332288", markerfacecolor=fill, capsize=3)
+        axes.plot(place, reported, "x", color="#cc6677")
+    axes.set_xticks(list(places.values()), [f"{method}\nN = {num_data}" for num_data, method in places])
+    axes.set(ylabel="log p(x), test (nats an image)", title="Full: importance; hollow: reciprocal; crosses: the paper")
+    return figure
+
+
+def answer(rows):
+    gap = study.mean_and_standard_error([row["gap"] for row in rows])
+    agree = "confirmed" if abs(gap[0]) < 1 else "refuted"
+    lines = [f"Reciprocal minus importance: {study.plus_minus(*gap)} nats (that they agree: **{agree}**).", ""]
+    for num_data in (1000, 50000):
+        own = [row for row in rows if row["num_data"] == num_data]
+        for rival in RIVALS:
+            lead = study.paired_difference(own, "method", "AEVB", rival, "importance")
+            paper = REPORT[num_data, "AEVB"] - REPORT[num_data, rival]
+            verdict = "confirmed" if lead[0] * paper > 0 else "refuted"
+            lines.append(
+                f"- N = {num_data}: AEVB over {rival} {study.plus_minus(*lead)}, paper {paper:+.1f} ({verdict})"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    study.main()

@@ -1,0 +1,32 @@
+"""Measurements that one study alone needs: of a gradient's noise, of two samples' difference.
+
+Knows tensors and the objective; must not know a study's question.
+"""
+
+import torch
+
+from ppl_vae.objectives import Objective
+from ppl_vae.training.step import local_parameters
+
+__all__ = ["energy_test", "gradient_variance"]
+
+
+def energy_test(a, b, permutations=200):
+    """p-value of equal distributions: 2 E|a - b| - E|a - a'| - E|b - b'| against its permutations; a, b (n, L).
+
+    Source: Energy statistics: a class of statistics based on distances (2013), section 6.
+    """
+    distances, sign = torch.cdist(torch.cat([a, b]), torch.cat([a, b])), torch.ones(2 * len(a))
+    sign[len(a) :] = -1  # s' D s has E|a - a'| and E|b - b'| with plus signs, E|a - b| with minus signs
+    signs = torch.stack([sign, *(sign[torch.randperm(len(sign))] for _ in range(permutations))])
+    statistics = -((signs @ distances) * signs).sum(1)
+    return (statistics >= statistics[0]).double().mean().item()
+
+
+def gradient_variance(vae, x, estimator, draws=20):
+    """Sum over parameters of the variance of the gradient of the bound of one minibatch over draws of z."""
+    parameters, one = list(vae.parameters()), torch.ones(())
+    with local_parameters():
+        losses = (Objective(estimator)(vae.model, vae.guide, x, one, one, one / len(x))[0] for _ in range(draws))
+        gradients = [torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)]) for loss in losses]
+    return torch.stack(gradients).var(0).sum().item()
