@@ -39,6 +39,43 @@ def scaled_model() -> tuple[VAE, torch.Tensor, torch.Tensor]:
     return vae, x, (given_s + torch.tensor(weights / weights.sum()).log()).logsumexp(1)
 
 
+class TestDefensiveProposal:
+    @pytest.mark.parametrize("share", [0.0, 0.2])
+    def test_finds_the_mode_that_q_misses(self, share: float) -> None:
+        """x = |z| + e, by two rectifiers, has two modes in z; q sits on one of them, so half of p(x) is log 2 nats.
+
+        20000 draws: without the prior's draws log p(x) is low by log 2 and k is good; with them it is within 0.1.
+        """
+        config = VAEConfig(event_shape=(1,), latent_size=1, hidden_sizes=(2,), activation="relu",
+                           likelihood="normal_shared", likelihood_options={"initial_scale": 0.1})  # fmt: skip
+        vae = build(config, seed=0)
+        with torch.no_grad():
+            first, last = vae.model.decoder.network[0], vae.model.decoder.network[2]
+            first.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+            last.weight.fill_(1.0)
+            vae.guide.posterior.heads.weight.zero_()
+            vae.guide.posterior.heads.bias.copy_(torch.tensor([1.5, 2 * math.log(0.12)]))
+        x = torch.tensor([[1.5]])
+        exact = log_likelihood(vae, x, method="quadrature", seed=0).values
+        found = log_likelihood(vae, x, 20_000, seed=0, prior_share=share)
+        assert found.values.item() == pytest.approx(exact.item() - (math.log(2) if share == 0 else 0), abs=0.1)
+        assert share > 0 or found.pareto_k < 0.7
+
+    def test_is_right_where_nothing_is_missed_and_for_any_number_of_draws(self) -> None:
+        truth = linear_gaussian("overconfident")
+        x = truth.draw(20)
+        for size in (2, 999, 4000):
+            found = log_likelihood(truth.vae, x, size, seed=0, prior_share=0.1, compile="record")
+            z = (found.values - truth.log_likelihood(x)) / found.monte_carlo_error
+            assert size == 2 or abs(z.mean()) < 5 / math.sqrt(20)
+
+    @pytest.mark.parametrize("share", [-0.1, 1.0, "a"])
+    def test_refuses_a_share_that_is_none(self, share: object) -> None:
+        truth = linear_gaussian("exact")
+        with pytest.raises(InputError, match="prior_share"):
+            log_likelihood(truth.vae, truth.draw(1), prior_share=share)
+
+
 class TestQuadrature:
     @pytest.mark.parametrize("latent_size", [1, 2])
     @pytest.mark.parametrize("scale", [0.02, 1.0])

@@ -21,12 +21,16 @@ __all__ = ["importance"]
 BLOCKS_WORTH_COMPILING, BLOCKS_WORTH_RECORDING = 10_000, 500
 
 
-def importance(vae: VAE, x: Tensor, num_samples: int, tier: str, progress: bool) -> Tensor:
+def importance(vae: VAE, x: Tensor, num_samples: int, tier: str, progress: bool, prior_share: float = 0.0) -> Tensor:
     """log 1/S sum_s p(x, z_s) / q(z_s|x), z_s ~ q(z|x): a lower bound in expectation, tight as S grows.
 
-    Returns (3, N): value, Pareto k, Monte Carlo error. Blocks have one shape, so that one recording serves them all.
-    Source: Importance weighted autoencoders (2015), equation 8.
+    With `prior_share` a the proposal is (1 - a) q(z|x) + a p(z), which finds the modes that q misses where latents are
+    few; S is then rounded up to whole blocks. Returns (3, N): value, Pareto k, Monte Carlo error. Blocks have one
+    shape, so that one recording serves them all. Sources: Importance weighted autoencoders (2015), equation 8; Weighted
+    average importance sampling and defensive mixture distributions (1995).
     """
+    if checks.number("prior_share", prior_share, 0.0) >= 1:
+        checks.refuse("prior_share", prior_share, "a share below 1")
     _check_density(vae, x)
     rows = decoder_rows(vae)
     pieces = max(1, round(num_samples / rows))
@@ -34,7 +38,11 @@ def importance(vae: VAE, x: Tensor, num_samples: int, tier: str, progress: bool)
     size = min(len(x), max(1, rows // draws))
     groups, first = x.split(size), as_float(vae, x[:1])
     example = first.expand(size, *x.shape[1:]).clone()
-    block = program(LogWeights(vae, draws), [example], _tier(tier, len(groups) * pieces))
+    from_prior = math.ceil(prior_share * draws)
+    if from_prior:
+        draws = max(draws, 2)
+        num_samples = pieces * draws
+    block = program(LogWeights(vae, draws, from_prior), [example], _tier(tier, len(groups) * pieces))
     results = []
     for group in tqdm(groups, disable=not progress, unit="block", desc="log p(x)", dynamic_ncols=True):
         weights, data = RunningWeights(num_samples), as_float(vae, group)

@@ -5,6 +5,7 @@ Knows traces of the two programs and the recorder of training; knows nothing of 
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ppl_vae import checks
 from ppl_vae.evaluation.rewrites import rewrite
 from ppl_vae.handlers.enumeration import replayed_trace
 from ppl_vae.handlers.kl_weight import in_data_plate
@@ -28,21 +30,36 @@ log = logging.getLogger(__name__)
 Traces = tuple[poutine.Trace, poutine.Trace]
 
 
-def paired_traces(vae: VAE, x: Tensor, num_samples: int) -> Traces:
+def paired_traces(vae: VAE, x: Tensor, num_samples: int, from_prior: int = 0) -> Traces:
     """Traces of guide and model at S draws of every latent site for each row of x, with log densities (S, M).
 
     The guide runs under a plate of draws left of the data plate, so its encoder sees each row once. Bayesian weights
-    are drawn anew for each cell of (S, M), by the handler that makes that cheap.
+    are drawn anew for each cell of (S, M), by the handler that makes that cheap. The last `from_prior` draws are the
+    prior's instead of the guide's.
     """
     weights = vae.guide.weights
     noise = contextlib.ExitStack() if weights is None else weights.noise_handler()
     with noise, pyro.plate("draws", num_samples, dim=-2):
         guide = poutine.trace(vae.guide).get_trace(x)
+        if from_prior:
+            _put_prior_draws(vae, guide, x, from_prior)
+            guide = poutine.trace(poutine.replay(vae.guide, trace=guide)).get_trace(x)
     with noise, pyro.plate("draws", num_samples, dim=-2):
         model = replayed_trace(vae.model, guide, x)
     for site in (*sites(guide).values(), *sites(model).values()):
         site["log_prob"] = scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"])
     return guide, model
+
+
+def _put_prior_draws(vae: VAE, guide: poutine.Trace, x: Tensor, count: int) -> None:
+    """Replace the last `count` values of each site by the prior's, inside the plate of draws."""
+    with pyro.plate("data", len(x), dim=-1):
+        prior: Any = poutine.trace(vae.model.prior).get_trace().nodes
+    for name, site in sites(guide).items():
+        if name not in prior:
+            checks.refuse("prior_share", f"the guide's own site '{name}'", "sites of the prior alone", "use 0")
+        value = site["value"].expand(prior[name]["value"].shape)
+        site["value"] = torch.cat([value[:-count], prior[name]["value"][-count:]])
 
 
 def sites(trace: poutine.Trace) -> dict[str, Any]:
@@ -52,18 +69,26 @@ def sites(trace: poutine.Trace) -> dict[str, Any]:
 
 
 class LogWeights(nn.Module):
-    """log w_s(x) = log p(x|z_s) + log p(z_s) - log q(z_s|x), z_s ~ q(z|x); x (M, *event_shape) -> (S, M) nats."""
+    """log w_s(x) = log p(x|z_s) + log p(z_s) - log r(z_s|x), z_s ~ r; x (M, *event_shape) -> (S, M) nats.
 
-    def __init__(self, vae: VAE, num_samples: int) -> None:
+    r = q(z|x), or the mixture (1 - a) q(z|x) + a p(z) with a S draws of the prior: its weights are bounded by
+    p(x|z) / a, whatever q misses.
+    """
+
+    def __init__(self, vae: VAE, num_samples: int, from_prior: int = 0) -> None:
         super().__init__()
-        self.vae, self.num_samples = vae, num_samples
+        self.vae, self.num_samples, self.from_prior = vae, num_samples, from_prior
 
     def forward(self, x: Tensor) -> Tensor:
         """Log weights of S fresh draws for each row."""
-        guide, model = paired_traces(self.vae, x, self.num_samples)
-        log_p = sum(site["log_prob"] for site in sites(model).values())
-        log_q = sum(site["log_prob"] for site in sites(guide).values())
-        return (log_p - log_q).expand(self.num_samples, len(x))
+        guide, model = paired_traces(self.vae, x, self.num_samples, self.from_prior)
+        log_p = {name: site["log_prob"] for name, site in sites(model).items()}
+        proposal = sum(site["log_prob"] for site in sites(guide).values())
+        log_likelihood, log_prior = log_p.pop("x"), sum(log_p.values())
+        if self.from_prior:
+            share = self.from_prior / self.num_samples
+            proposal = torch.logaddexp(proposal + math.log1p(-share), log_prior + math.log(share))
+        return (log_prior + log_likelihood - proposal).expand(self.num_samples, len(x))
 
 
 def program(module: nn.Module, inputs: Sequence[Tensor], tier: str) -> Callable[..., Any]:
