@@ -53,8 +53,8 @@ def draw(rows):
             for penalty in sorted({row["penalty"] for row in rows} if method != "PCA" else {"none"}, reverse=True):
                 own = [row for row in rows if (row["data"], row["method"], row["penalty"]) == (data, method, penalty)]
                 means = [study.mean_at(own, "squared_error", latent_size=size) for size in (2, 10, 20)]
-                style, label = "-" if penalty == "none" else "--", f"{method}, penalty {penalty}"
-                axes.errorbar((2, 10, 20), *zip(*means), fmt=style, color=colour, label=label)
+                style = {"none": "-", "once": ":"}.get(penalty, "--")
+                axes.errorbar((2, 10, 20), *zip(*means), fmt=style, color=colour, label=f"{method}, penalty {penalty}")
             axes.plot(*zip(*REPORT[data].get(method, {2: float("nan")}).items()), "x", color=colour)
         axes.set(title=data, xlabel="code size", ylabel="squared error an image", xticks=(2, 10, 20))
     axes.legend()
@@ -63,18 +63,15 @@ def draw(rows):
 
 def answer(rows):
     plain, lines = [row for row in rows if row["penalty"] == "none"], []
-    for data in SETTINGS:
-        for size in (2, 10, 20):
-            own = [row for row in plain if (row["data"], row["latent_size"]) == (data, size)]
-            lead = study.paired_difference(own, "method", "AE", "VAE", "squared_error")
-            mean, draws = (study.mean_at(own, v, method="VAE")[0] for v in ("squared_error", "of_averaged_draws"))
-            pca = study.mean_at(own, "squared_error", method="PCA")[0]
-            gap = REPORT[data]["AE"][size] - REPORT[data]["VAE"][size]
-            verdict = "confirmed" if lead[0] * gap > 0 else "refuted"
-            text = (
-                f"{study.plus_minus(*lead)}, report {gap:+.2f} (**{verdict}** in sign); PCA {pca:.2f}, VAE {mean:.2f}"
-            )
-            lines.append(f"- {data}, size {size}: AE minus VAE {text}; averaged draws {draws / mean - 1:+.1%}.")
+    for data, size in [(data, size) for data in SETTINGS for size in (2, 10, 20)]:
+        own = [row for row in plain if (row["data"], row["latent_size"]) == (data, size)]
+        lead = study.paired_difference(own, "method", "AE", "VAE", "squared_error")
+        mean, draws = (study.mean_at(own, v, method="VAE")[0] for v in ("squared_error", "of_averaged_draws"))
+        pca = study.mean_at(own, "squared_error", method="PCA")[0]
+        gap = REPORT[data]["AE"][size] - REPORT[data]["VAE"][size]
+        verdict = "**confirmed**" if lead[0] * gap > 0 else "**refuted**"
+        listed = f"{study.plus_minus(*lead)}, report {gap:+.2f}: {verdict} in sign; PCA {pca:.2f}, VAE {mean:.2f}"
+        lines.append(f"- {data}, size {size}: AE minus VAE {listed}; averaged draws {draws / mean - 1:+.1%}.")
     return "\n".join(lines)
 
 
