@@ -241,7 +241,8 @@ def _build(config: VAEConfig, prior: Any, posterior: Any, num_data: int | None) 
     offers = {"encoder": encoder, "feature_size": feature_size, "init": c.init, "activation": c.activation}
     source, guide, borrowed = find_prior(_given(prior, c.prior, "prior")), None, {}
     if wants(source, "encode"):  # the prior is made of the guide, so the guide comes first and stays its own
-        site = encoding_site(POSTERIORS, "custom" if posterior else c.posterior, c.prior, c.latent_size)
+        where = None if c.weights is None else c.weights_options.get("where")
+        site = encoding_site(POSTERIORS, "custom" if posterior else c.posterior, c.prior, c.latent_size, where)
         guide = build_posterior(c.posterior, c.posterior_options, sites=[site], prior=None, **offers)
         borrowed = {"encode": guide.encode}
     program = build_prior(source, c.prior_options, latent_size=c.latent_size, event_shape=c.event_shape, **borrowed)

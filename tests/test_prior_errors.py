@@ -201,6 +201,11 @@ def test_a_prior_made_of_the_guide_needs_its_density_in_closed_form(posterior: s
     assert f"posterior with prior 'vamp': got {posterior}, {expected}" in str(caught.value)
 
 
+def test_a_prior_made_of_the_guide_needs_an_encoder_of_points() -> None:
+    with pytest.raises(InputError, match=r"weights_options.where with prior 'vamp': got 'all', expected 'decoder'"):
+        build(VAEConfig((6,), prior="vamp", weights="mean_field", weights_options={"where": "all"}))
+
+
 def test_a_prior_made_of_the_guide_cannot_use_a_posterior_of_the_users_own() -> None:
     def own(x: Tensor) -> None:
         pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))

@@ -75,6 +75,13 @@ class TestRelevance(PriorBattery):
     prior = "relevance"
 
 
+class TestRing(PriorBattery):
+    """The README's example of a user's own prior."""
+
+    prior = str(Path(__file__).parents[1] / "studies" / "priors" / "ring.py:ring")
+    options: ClassVar = {"radius": 4.0}
+
+
 class TestTwoLevel(PriorBattery):
     prior = "two_level"
     options: ClassVar = {"hidden_size": 8}

@@ -15,12 +15,19 @@ from ppl_vae.guides.vectors import is_real
 __all__ = ["check_encoded", "encoding_site"]
 
 
-def encoding_site(posteriors: Mapping[str, type[nn.Module]], posterior: Any, prior: str, size: int) -> LatentSite:
-    """The site such a guide is built over, a real z of R^size; `InputError` unless the guide has a method `encode`."""
+def encoding_site(posteriors: Mapping[str, type[nn.Module]], posterior: Any, prior: str, size: int, where: str | None
+                  ) -> LatentSite:  # fmt: skip
+    """The site such a guide is built over, a real z of R^size.
+
+    `InputError` unless the guide has a method `encode`, or where the encoder's weights are random: the prior would be
+    made of weights drawn after it.
+    """
     if not hasattr(posteriors.get(posterior), "encode"):
         able = [name for name, family in posteriors.items() if hasattr(family, "encode")]
         expected = f"one with q(z|x) in closed form: {', '.join(able)}"
         checks.refuse(f"posterior with prior '{prior}'", posterior, expected)
+    if where == "all":
+        checks.refuse(f"weights_options.where with prior '{prior}'", "'all'", "'decoder' or 'output'")
     return real_site("z", size)
 
 
