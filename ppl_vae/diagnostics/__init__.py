@@ -4,6 +4,7 @@ Knows evaluation and arviz's containers (in `inference_data.py` alone); knows no
 """
 
 from ppl_vae.diagnostics.calibration import Calibration, simulation_based_calibration
+from ppl_vae.diagnostics.figures import calibration_figure, pareto_k_figure, predictive_figure
 from ppl_vae.diagnostics.inference_data import to_datatree, to_elpd, to_inference_data
 from ppl_vae.diagnostics.predictive import PredictiveCheck, posterior_predictive_check
 from ppl_vae.diagnostics.reference import NutsReference, nuts_reference
@@ -15,11 +16,14 @@ __all__ = [
     "Check",
     "NutsReference",
     "PredictiveCheck",
+    "calibration_figure",
     "diagnose",
     "functional_spread",
     "lower_bound_when_pruned",
     "nuts_reference",
+    "pareto_k_figure",
     "posterior_predictive_check",
+    "predictive_figure",
     "simulation_based_calibration",
     "to_datatree",
     "to_elpd",

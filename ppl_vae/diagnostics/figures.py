@@ -1,0 +1,61 @@
+"""Figures of diagnostics: results in, a matplotlib `Figure` out.
+
+Knows the results of this room; runs no model, opens no file, changes no setting of matplotlib.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ppl_vae.diagnostics.calibration import Calibration
+from ppl_vae.diagnostics.predictive import PredictiveCheck
+
+__all__ = ["calibration_figure", "pareto_k_figure", "predictive_figure"]
+
+DATA, DRAWS, LIMIT = "#222222", "#332288", "#cc6677"
+
+
+def calibration_figure(calibration: Calibration, *, axes: Axes | None = None) -> Figure:
+    """F(u) - u, F the empirical distribution function of each latent's rank among draws of q, scaled to u in (0, 1).
+
+    Inside the band an exact q stays with probability 0.99, all latents together. Below on the left and above on the
+    right of 1/2: q is conservative; the other way round: overconfident; on one side of 0 alone: biased.
+    Source: Graphical test for discrete uniformity (2022), section 2.
+    """
+    axes = _axes(axes)
+    u, band = calibration.uniform.sort(0).values.numpy(), calibration.band()
+    steps = (np.arange(len(u)) + 0.5)[:, None] / len(u)
+    axes.axhspan(-band, band, facecolor="0.9", edgecolor="0.6", label="an exact q, 99 %")
+    axes.plot(u, steps - u, color=DRAWS, linewidth=0.8, alpha=max(0.2, 1 / u.shape[1]))
+    axes.set(xlabel="rank among draws of q", ylabel="share of simulations below, minus rank", xlim=(0, 1))
+    axes.legend(loc="best")
+    return axes.get_figure(root=True)  # type: ignore[return-value]
+
+
+def predictive_figure(checks: Mapping[str, PredictiveCheck]) -> Figure:
+    """One panel a statistic: its values in replicated data, and in the data themselves as a line."""
+    figure = Figure(figsize=(3.4 * len(checks), 3.0), layout="constrained")
+    panels = figure.subplots(1, len(checks), squeeze=False)[0]
+    for panel, (name, check) in zip(panels, checks.items()):
+        panel.hist(check.replicated.numpy(), bins=20, color=DRAWS, alpha=0.7, label="replicated")
+        panel.axvline(check.observed, color=DATA, label="data")
+        panel.set(xlabel=name.replace("_", " "), yticks=[], title=f"p = {check.p_value:.2g}")
+    panels[0].legend(frameon=False)
+    return figure
+
+
+def pareto_k_figure(k: Tensor, *, axes: Axes | None = None) -> Figure:
+    """Pareto k of each datum (N,) in rising order; above 0.7 its importance weights cannot be averaged."""
+    axes = _axes(axes)
+    axes.plot(np.linspace(0, 1, len(k)), k.clamp(max=3.0).sort().values.numpy(), color=DRAWS)
+    axes.axhline(0.7, color=LIMIT, linestyle="--", label="0.7")
+    axes.set(xlabel="share of the data", ylabel="Pareto k (at most 3 shown)", xlim=(0, 1))
+    axes.legend(frameon=False, loc="upper left")
+    return axes.get_figure(root=True)  # type: ignore[return-value]
+
+
+def _axes(axes: Axes | None) -> Axes:
+    return Figure(figsize=(5.0, 3.6), layout="constrained").subplots() if axes is None else axes
