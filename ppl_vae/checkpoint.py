@@ -195,7 +195,10 @@ def _check_trusted(reference: str) -> None:
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
     """Hold a run's folder for one process; a second one is refused. The lock goes with the process, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        checks.refuse("run folder", str(folder), f"a folder that can be written ({error.strerror})")
     with open(folder / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -305,3 +305,25 @@ def test_bad_data_are_refused_in_one_line(x, fields, arguments, message):
     with pytest.raises(InputError) as error:
         quietly(tiny(**fields), x, **arguments)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+class TestDevice:
+    def test_the_vae_is_back_where_it_was(self):
+        vae = tiny()
+        fit(vae, pixels(20, vae.config.event_shape), epochs=1, progress=False, device="cpu")
+        assert {p.device.type for p in vae.parameters()} == {"cpu"}
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+    @pytest.mark.parametrize("device", ["cuda", "nonsense"])
+    def test_a_device_that_is_not_there_is_refused_in_one_line(self, device):
+        vae = tiny()
+        with pytest.raises(InputError, match="device: got '?" + device) as error:
+            fit(vae, pixels(20, vae.config.event_shape), epochs=1, progress=False, device=device)
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("value", [float("nan"), -1.0])
+    def test_a_schedule_that_leaves_its_range_is_named_with_its_epoch(self, value):
+        vae = tiny()
+        with pytest.raises(InputError, match=r"kl_weight at epoch 1: got .*, expected a finite number >= 0"):
+            fit(vae, pixels(20, vae.config.event_shape), batch_size=20, epochs=3, progress=False,
+                kl_weight=lambda epoch: 1.0 if epoch < 1 else value)  # fmt: skip

@@ -52,6 +52,7 @@ def fit(
     seed: int = 0,
     compile: str = "auto",
     precision: str = "float32",
+    device: str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 1,
     resume: bool = False,
@@ -82,6 +83,7 @@ def fit(
         compile: "off" (eager Pyro), "record" (recorded graph), "inductor" (compiled graph) or "auto" (by the number of
             steps to run).
         precision: "float32", or "bfloat16" for matrix products alone, faster where the processor has them.
+        device: "cuda", say: data and VAE are there while training, and the VAE is back where it was afterwards.
         checkpoint: the run's folder; every `checkpoint_every` epochs, and on Ctrl-C, the run's state is saved there.
         resume: go on from the folder's checkpoint; the result equals, bit for bit, that of a run never stopped.
         progress: show a progress bar.
@@ -97,9 +99,10 @@ def fit(
         checks.refuse("resume", True, "checkpoint=, the folder of the run to go on with")
     checks.integer("checkpoint_every", checkpoint_every)
     vae.num_data = len(data)
-    run = Run(vae, data, validation, settings, folder)
-    locked = run_lock(folder) if folder and run.ranks.first else contextlib.nullcontext()
-    with locked, torch.random.fork_rng():
+    with _on_device(vae, device), torch.random.fork_rng(), contextlib.ExitStack() as held:
+        run = Run(vae, data, validation, settings, folder)
+        if folder and run.ranks.first:
+            held.enter_context(run_lock(folder))
         run.start(resume)
         with _deferred_interrupt() as interrupted, local_parameters(), run.bar(progress) as bar:
             while run.state.epoch < epochs and not run.state.history.stopped:
@@ -107,6 +110,20 @@ def fit(
                 if run.state.epoch % checkpoint_every == 0 or run.state.epoch == epochs or run.state.history.stopped:
                     run.save()
         return run.finish()
+
+
+@contextlib.contextmanager
+def _on_device(vae: VAE, device: str | None) -> Iterator[None]:
+    """The VAE on `device` inside the block, and back where it was after it."""
+    before = next(vae.parameters()).device
+    try:
+        vae.to(before if device is None else device)
+    except (RuntimeError, AssertionError) as error:
+        checks.refuse("device", device, "one this machine has", str(error).splitlines()[0])
+    try:
+        yield
+    finally:
+        vae.to(before)
 
 
 def train_epoch(run: Run, bar: tqdm, interrupted: Sequence[bool] = ()) -> None:

@@ -22,7 +22,7 @@ from ppl_vae.training.ranks import Ranks
 from ppl_vae.training.schedules import Constrained
 from ppl_vae.training.settings import Settings
 from ppl_vae.training.state import RunState, restore_run, save_run
-from ppl_vae.training.step import ObjectiveModule, Step, local_parameters
+from ppl_vae.training.step import SCHEDULED, ObjectiveModule, Step, local_parameters
 from ppl_vae.training.tiers import choose_tier, make_step
 from ppl_vae.vae import VAE, evaluating, pixels
 
@@ -43,6 +43,8 @@ class Run:
         decay = settings.weight_penalty / len(data)
         self.update = Update(settings.optimizer, [p for p in vae.parameters() if p.requires_grad], decay)
         self.device = self.update.parameters[0].device
+        if self.device.type != "cpu":  # resident as they are, bytes as bytes: each minibatch is gathered there
+            self.data = data.to(self.device)
         self.num_batches = math.ceil(len(data) / settings.batch_size)
         self.ranks, self.state = Ranks.current(), RunState()
         self.ranks.check(len(data), settings.batch_size)
@@ -99,7 +101,9 @@ class Run:
         """The values that may change between steps, (len(epochs), 4), in the order of `SCHEDULED`."""
         kl, weight_kl, level = (self.schedules[name] for name in ("kl_weight", "weight_kl_weight", "corruption_level"))
         rows = [(kl(epoch), weight_kl(epoch), 1.0 / len(self.data), level(epoch)) for epoch in epochs]
-        if rows != self._scheduled[0]:  # a tensor made anew only when a value is new
+        if rows != self._scheduled[0]:  # checked, and a tensor made anew, only when a value is new
+            for name, value in zip(SCHEDULED, rows[0], strict=True):
+                checks.number(f"{name} at epoch {epochs[0]:g}", value, 0.0)
             self._scheduled = rows, torch.tensor(rows, device=self.device)
         return self._scheduled[1]
 
