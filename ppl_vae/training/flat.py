@@ -105,9 +105,9 @@ def _unrolled(graph: fx.GraphModule, update: Update, num_buffers: int, calls: in
             own = [part.view(shape) for part, shape in zip(vectors[0].split(sizes), shapes, strict=True)]
             drawn = noise[k * each : (k + 1) * each]
             report, *gradients = graph(*own, *buffers, batches[k], scheduled[k], *drawn)
-            new = update.formula(vectors, torch.cat([g.reshape(-1) for g in gradients]), rates[k])
+            updated = update.formula(vectors, torch.cat([g.reshape(-1) for g in gradients]), rates[k])
             good = torch.isfinite(report[0])  # a step that went wrong leaves the parameters as they were
-            vectors = [torch.where(good, after, before) for after, before in zip(new, vectors, strict=True)]
+            vectors = [torch.where(good, after, before) for after, before in zip(updated, vectors, strict=True)]
             reports.append(report)
         for old, new in zip(arguments, vectors, strict=False):
             old.copy_(new)
