@@ -15,7 +15,7 @@ from ppl_vae.weights.priors import WEIGHT_PRIORS, WeightPrior
 from ppl_vae.weights.selection import Weight, is_weight, release, select
 
 __all__ = ["ESTIMATORS", "FAMILIES", "WEIGHT_PRIORS", "WHERE", "LowRankNormal", "MatrixNormal", "Weight",
-           "WeightGuide", "WeightPrior", "bayesian", "bayesian_pair", "check_options",
+           "WeightGuide", "WeightPrior", "bayesian", "bayesian_pair", "check_options", "chosen_weights",
            "is_weight", "release", "select"]  # fmt: skip
 
 WHERE = ("decoder", "output", "all")
@@ -57,7 +57,7 @@ def bayesian_pair(family: str, options: Mapping[str, Any], decoder: nn.Module, p
     """
     rest = {name: value for name, value in options.items() if name not in SHARED_OPTIONS}
     own = {name: rest.pop(name) for name in FAMILIES[family][1] if name in rest}
-    weights = _chosen(options.get("where", "decoder"), options.get("biases", False), decoder, posterior)
+    weights = chosen_weights(options.get("where", "decoder"), options.get("biases", False), decoder, posterior)
     prior = WeightPrior(weights, options.get("prior", "unit_scale"), **rest)
     guide = WeightGuide(prior, family, options.get("initial_scale", 0.3), options.get("estimator", "local"), **own)
     for module, prefix in ((decoder, "decoder."), (posterior, "posterior.")):
@@ -65,7 +65,9 @@ def bayesian_pair(family: str, options: Mapping[str, Any], decoder: nn.Module, p
     return prior, guide
 
 
-def _chosen(where: str, biases: bool, decoder: nn.Module, posterior: nn.Module) -> list[Weight]:
+def chosen_weights(where: str, biases: bool, decoder: nn.Module, posterior: nn.Module) -> list[Weight]:
+    """The weights that `where` ("decoder", "output" or "all") names, with their layers' biases if wanted."""
+    checks.choice("where", where, WHERE)
     network = _with_biases(decoder.get_submodule("network"), "decoder.network.", biases)
     if where == "output":
         last = [w for w in network if w.input_dim is not None][-1].name.rpartition(".")[0]
