@@ -154,10 +154,10 @@ class MixtureGuide(nn.Module):
 
     @torch.no_grad()
     def _start_apart(self) -> None:
-        """Means in opposite pairs, at the prior's scale: components that start together end in one mode."""
+        """Means in opposite pairs, about a unit of length away: components that start together end in one mode."""
         bias: Any = self.heads.bias
         means = bias.view(2, self.num_components, -1)[0]
-        half = torch.randn_like(means[: (self.num_components + 1) // 2])
+        half = torch.randn_like(means[: (self.num_components + 1) // 2]) / math.sqrt(means.shape[-1])
         means.copy_(torch.cat([half, -half])[: self.num_components])
 
     def forward(self, x: Tensor) -> None:
