@@ -72,9 +72,7 @@ def answer(rows):
         lines.append(f"- {weight:g} ({weight * 25088:.3g} in unit-variance terms): test loss of the report "
                      f"{reported:.4f}, ours {loss}; PCA of two components 0.0557, mean image 0.0675.")  # fmt: skip
     verdict = "confirmed" if all(right) else "refined"
-    return "\n".join(
-        [*lines, f"- Latents kept as the eigenvalues tell in {sum(right)} of {len(right)}: **{verdict}**."]
-    )
+    return "\n".join([*lines, f"- Latents kept as predicted in {sum(right)} of {len(right)}: **{verdict}**."])
 
 
 if __name__ == "__main__":
