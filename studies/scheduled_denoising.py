@@ -59,7 +59,7 @@ def draw(rows):
             colour = "#cc6677" if "lowered" in noise else "#332288"
             axes.errorbar(gain[measure][0], i, xerr=2 * gain[measure][1], fmt="o", capsize=3, color=colour)
         axes.axvline(0, color="0.8", zorder=0)
-        axes.set_title(f"{label}, minus no noise")
+        axes.set_xlabel(f"{label}, minus no noise")
         axes.set_yticks(range(len(gains(rows))), gains(rows))
     return figure
 
