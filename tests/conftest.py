@@ -3,6 +3,7 @@
 Knows the global settings of torch, numpy, Pyro and matplotlib; must not know any room of the package.
 """
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 import torch
 
 matplotlib.use("Agg")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so it is in a shell's background job, and in all its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 
 

@@ -15,6 +15,7 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -384,7 +385,11 @@ class TestCommand:
             (["--only", "sizes=1"], "did you mean 'size'"),
             (["--only", "size=7"], "expected one of 1, 2, 3"),
             (["--scheduler", "tcp://127.0.0.1:1"], "--backend dask beside it"),
-            (["--scheduler", "nowhere", "--backend", "dask"], "the address of a running dask scheduler"),
+            pytest.param(
+                ["--scheduler", "nowhere", "--backend", "dask"],
+                "the address of a running dask scheduler",
+                marks=pytest.mark.skipif(not find_spec("distributed"), reason="the extra dask is not installed"),
+            ),
             (["--cache", "/dev/null/x"], "a folder that can be written"),
             (["--seed", "3"], "unrecognized arguments"),
         ],
