@@ -302,6 +302,16 @@ class TestBattery:
         moved = [name for name, p in vae.guide.named_parameters() if not torch.equal(p, before[name])]
         assert len(moved) > len(before) / 2
 
+    @pytest.mark.parametrize("posterior", ["full_normal", "mixture"])
+    def test_a_prior_can_be_made_of_it(self, posterior: str) -> None:
+        vae = small(posterior, prior="vamp", prior_options={"components": 4})
+        history = fit(vae, pixels(20), epochs=2, batch_size=10, compile="record", progress=False)
+        assert history.tier == "record"
+        q, z = vae.guide.posterior.encode(vae.model.prior.pseudo_inputs), torch.randn(7, 2)
+        with torch.no_grad(), local_parameters(), poutine.condition(data={"z": z}), pyro.plate("data", 7):
+            p = poutine.trace(vae.model.prior).get_trace().nodes["z"]["fn"]
+        torch.testing.assert_close(p.log_prob(z), q.log_prob(z[:, None]).logsumexp(-1) - math.log(4))
+
     def test_a_kl_weight_weighs_every_part_of_an_implicit_guides_divergence(self) -> None:
         vae, weight = small("implicit"), torch.tensor(0.3)
         with local_parameters():

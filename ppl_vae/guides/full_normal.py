@@ -52,6 +52,11 @@ class FullNormalGuide(nn.Module):
         self.below: Tensor
         self.register_buffer("below", row * self.size + column, persistent=False)
 
+    def encode(self, x: Tensor) -> dist.TorchDistribution:
+        """q(z|x) over a prior's one real site, batch shape (M,): what a prior may be made of."""
+        location, tril = self.parameters_of(x)
+        return FullNormal(location, scale_tril=tril, validate_args=False)
+
     def parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """m (M, n) and L (M, n, n) given x (M, *event_shape)."""
         features = self.encoder(x)

@@ -160,12 +160,21 @@ class MixtureGuide(nn.Module):
         half = torch.randn_like(means[: (self.num_components + 1) // 2]) / math.sqrt(means.shape[-1])
         means.copy_(torch.cat([half, -half])[: self.num_components])
 
-    def forward(self, x: Tensor) -> None:
-        """Sample every latent site, in the prior's order."""
+    def encode(self, x: Tensor) -> dist.TorchDistribution:
+        """q(z|x) over a prior's one real site, batch shape (M,): what a prior may be made of."""
+        log_weights, (location,), (log_variance,) = self.parameters_of(x)
+        return NormalMixture(log_weights, location, (0.5 * log_variance).exp())
+
+    def parameters_of(self, x: Tensor) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
+        """log w (M, K), and for each site means and log variances (M, K, n), given x (M, *event_shape)."""
         features = self.encoder(x)
-        log_weights = self.weight_head(features).log_softmax(-1)
         outputs = self.heads(features).unflatten(-1, (2, self.num_components, -1))
         locations, log_variances = (part.split(self.sizes, -1) for part in outputs.unbind(-3))
+        return self.weight_head(features).log_softmax(-1), locations, log_variances
+
+    def forward(self, x: Tensor) -> None:
+        """Sample every latent site, in the prior's order."""
+        log_weights, locations, log_variances = self.parameters_of(x)
         for site, location, log_variance in zip(self.sites, locations, log_variances, strict=True):
             q = NormalMixture(log_weights, location, (0.5 * log_variance).exp())
             value = pyro.sample(site.name, from_vector(site, q))
