@@ -112,6 +112,8 @@ def test_control_c_in_another_process_saves_and_says_how_to_go_on(tmp_path):
     """A whole process, its signal handler and its last words; the first step of the second epoch is in hand."""
     code = f"""
 import signal
+import torch
+torch.set_num_threads(1)  # as here: sums of two threads have other last bits
 from tests.examples import pixels, tiny
 from tests.test_resume import train
 from ppl_vae.training.run import Run
