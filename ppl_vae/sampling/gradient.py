@@ -66,15 +66,16 @@ def stochastic_gradient_hmc(
     checks.integer("num_chains", num_chains)
     checks.choice("alongside", alongside, ALONGSIDE)
     starts = list(start) if isinstance(start, Sequence) else [start] * num_chains
-    chains = []
-    for i, vae in enumerate(starts):
-        density = _prior_of(vae, prior, where, biases, prior_options)
-        chain = _Chain(vae, density, data, batch_size, alongside, learning_rate, compile)
+    priors = [_prior_of(vae, prior, where, biases, prior_options) for vae in starts]
+    chains = [_Chain(vae, density, data, batch_size, alongside, learning_rate, compile)
+              for vae, density in zip(starts, priors)]  # fmt: skip
+    kept = []
+    for i, chain in enumerate(chains):
         with torch.random.fork_rng(), local_parameters():
             torch.manual_seed(checks.integer("seed", seed, 0) + i)
-            chains.append(chain.run(kernel or ConstantSteps(), num_draws))
-    draws = {name: torch.stack([chain[name] for chain in chains]) for name in chains[0]}
-    return WeightPosterior(point_vae(starts[0]), draws, markov=True)
+            kept.append(chain.run(kernel or ConstantSteps(), num_draws))
+    draws = {name: torch.stack([values[name] for values in kept]) for name in kept[0]}
+    return WeightPosterior(chains[0].vae.eval(), draws, markov=True)
 
 
 def _prior_of(vae: VAE, prior: str, where: str, biases: bool, options: Mapping[str, float]) -> WeightPrior:

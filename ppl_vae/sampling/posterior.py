@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ppl_vae import checks
 from ppl_vae.sampling.refined import Proposal, RefinedImportance
 from ppl_vae.vae import VAE
+from ppl_vae.weights import bayesian_pair
 
-__all__ = ["WeightPosterior", "point_vae", "program_of"]
+__all__ = ["WeightPosterior", "bayesian_vae", "point_vae", "program_of"]
 
 ENCODER = "posterior."
 
@@ -35,6 +37,21 @@ def point_vae(vae: VAE) -> VAE:
         path, _, attribute = name.rpartition(".")
         layer = program_of(new, name).get_submodule(path)
         layer.register_parameter(attribute, nn.Parameter(value.detach().clone()))
+    return new.eval()
+
+
+def bayesian_vae(vae: VAE, weights: str = "mean_field", **options: Any) -> VAE:
+    """A copy of a VAE with point weights in which they are random, q(theta) centred on the values they had.
+
+    `weights` and `options` are the configuration's `weights` and `weights_options`. Raises `InputError`.
+    """
+    if vae.config.weights is not None:
+        checks.refuse(
+            "vae", f"weights='{vae.config.weights}'", "weights that are points", "point_vae(vae) makes them so"
+        )
+    new = copy.deepcopy(vae)
+    new.config = dataclasses.replace(vae.config, weights=weights, weights_options=options)
+    new.model.weights, new.guide.weights = bayesian_pair(weights, options, new.model.decoder, new.guide.posterior)
     return new.eval()
 
 

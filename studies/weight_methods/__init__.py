@@ -1,0 +1,133 @@
+"""Ways to a posterior over weights, each as a list of candidates among which validation data choose.
+
+Knows the package's face and its sampling room; must not know what is asked of the posteriors.
+"""
+
+import time
+
+import torch
+from models import trained
+from torch.distributions import kl_divergence
+
+from ppl_vae import fit
+from ppl_vae.sampling import (
+    ConstantSteps,
+    CyclicalSteps,
+    bayesian_vae,
+    ensemble,
+    fitted,
+    stochastic_gradient_hmc,
+    swag,
+)
+
+__all__ = ["METHODS", "POINTS", "candidate"]
+
+BATCH_SIZE = 100
+POINTS = ("point, early stopped", "point, weight decay")
+MEAN_FIELD = {"weights": "mean_field"}
+ALL_WEIGHTS = {"prior": "normal", "where": "all", "biases": True}
+# name -> candidates: fields of VAEConfig, arguments of fit, and "sampler" (a key of SAMPLERS) with what it takes
+METHODS = {
+    "point, early stopped": [{"early_stopping": True}],
+    "point, weight decay": [{"weight_penalty": penalty} for penalty in (0.03, 0.1, 0.3, 1.0, 3.0)],
+    "dropout": [{"network_options": {"dropout": rate}, "early_stopping": True} for rate in (0.05, 0.1, 0.2)],
+    "ensemble of 5": [{"sampler": "ensemble", "weight_penalty": penalty} for penalty in (0.1, 0.3, 1.0)],
+    "mean-field N(0, I), all weights": [{**MEAN_FIELD, "weights_options": {**ALL_WEIGHTS, "estimator": "naive"}}],
+    "mean-field N(0, I) from MAP": [{"sampler": "from_map"}],
+    "mean-field": [MEAN_FIELD],
+    "matrix-normal": [{"weights": "matrix_normal"}],
+    "low rank": [{"weights": "low_rank"}],
+    "tempered": [{**MEAN_FIELD, "temperature": temperature} for temperature in (0.03, 0.1, 0.3)],
+    "scale mixture": [{**MEAN_FIELD, "weights_options": {"prior": "scale_mixture", "narrow_scale": 0.05}}],
+    "SWAG": [{"sampler": "swag", "step_size": step_size} for step_size in (0.01, 0.05)],
+    "SGHMC": [{"sampler": "sghmc", "temperature": temperature} for temperature in (0.03, 0.1, 0.3, 1.0)],
+    "cyclical SGHMC": [{"sampler": "cyclical", "temperature": temperature} for temperature in (0.1, 1.0)],
+    "KL alone": [{"sampler": "kl_alone"}],
+}
+
+
+def candidate(x, validation, seed, scale, steps, settings):
+    """(posterior, measured) of one candidate after `steps` updates (5 times as many for an ensemble).
+
+    measured: `kl_weights`, KL(theta) / N in nats; `objective`, the training bound with it; `ms`, processor time a step.
+    """
+    began, settings = time.process_time(), dict(settings)
+    posterior, row = SAMPLERS[settings.pop("sampler", "fit")](x, validation, seed, scale, steps, settings)
+    milliseconds = 1e3 * (time.process_time() - began) / steps
+    return posterior, {"kl_weights": row.get("kl_weights", 0.0), "objective": row["lower_bound"], "ms": milliseconds}
+
+
+def _point_or_q(x, validation, seed, scale, steps, settings):
+    vae, row = _trained(x, validation, seed, scale, steps, settings)
+    return (fitted(vae, 20, seed) if vae.config.weights else ensemble([vae])), row
+
+
+def _trained(x, validation, seed, scale, steps, settings):
+    """A VAE and the last row of its history; KL(theta) is warmed up over the first half of the run."""
+    epochs = _epochs(x, steps)
+    settings = {"epochs": epochs, "batch_size": min(BATCH_SIZE, len(x)), **settings}
+    stopping = settings.pop("early_stopping", False)
+    temperature = settings.pop("temperature", 1.0)
+    if "weights" in settings:
+        settings["weight_kl_weight"] = f"linear:0:{temperature}:{max(1, epochs // 2)}"
+    if stopping:
+        settings["early_stopping"] = max(5, epochs // 10)
+    vae, history = trained(x, seed, scale, validation if stopping else None, **settings)
+    return vae, history.rows[-1]
+
+
+def _epochs(x, steps):
+    return max(1, round(steps / -(-len(x) // BATCH_SIZE)))
+
+
+def _map(x, seed, scale, steps, settings):
+    """The maximum a posteriori point under N(0, I) on all weights: where chains start, after half of the updates."""
+    return _trained(x, None, seed, scale, steps // 2, {"weight_penalty": 1.0, **settings})
+
+
+def _ensemble(x, validation, seed, scale, steps, settings):
+    members = [_trained(x, None, 100 * seed + i, scale, steps, settings) for i in range(5)]
+    return ensemble([vae for vae, _ in members]), members[0][1]
+
+
+def _from_map(x, validation, seed, scale, steps, settings):
+    vae = bayesian_vae(_map(x, seed, scale, steps, settings)[0], "mean_field", prior="normal")
+    history = fit(vae, x, seed=seed, progress=False, epochs=_epochs(x, steps // 2), batch_size=min(BATCH_SIZE, len(x)))
+    return fitted(vae, 20, seed), history.rows[-1]
+
+
+def _swag(x, validation, seed, scale, steps, settings):
+    kernel = ConstantSteps(settings.pop("step_size"), temperature=0.0, burn_in=steps // 8, thin=max(1, steps // 80))
+    vae, row = _map(x, seed, scale, steps, settings)
+    return swag(vae, x, kernel=kernel, seed=seed), row
+
+
+def _sghmc(x, validation, seed, scale, steps, settings):
+    kernel = ConstantSteps(temperature=settings.pop("temperature"), burn_in=steps // 4, thin=max(1, steps // 80))
+    vae, row = _map(x, seed, scale, steps, settings)
+    return stochastic_gradient_hmc(vae, x, kernel=kernel, seed=seed), row
+
+
+def _cyclical(x, validation, seed, scale, steps, settings):
+    kernel = CyclicalSteps(temperature=settings.pop("temperature"), cycle=max(8, steps // 10), draws_per_cycle=4)
+    vae, row = _map(x, seed, scale, steps, settings)
+    return stochastic_gradient_hmc(vae, x, kernel=kernel, seed=seed), row
+
+
+def _kl_alone(x, validation, seed, scale, steps, settings):
+    """The published code of report 004: the likelihood at frozen weights, q(theta) moved by its KL alone."""
+    vae, row = _map(x, seed, scale, steps, settings)
+    model = bayesian_vae(vae, "mean_field", **ALL_WEIGHTS)
+    q, p = model.guide.weights, model.model.weights
+    optimizer = torch.optim.Adagrad(q.parameters(), 0.01)
+    for _ in range(min(steps, 2000)):
+        optimizer.zero_grad()
+        priors = dict(zip(q.weight_names, (prior() for prior in p.priors)))
+        kl = sum(kl_divergence(fn, priors[name]) for name, fn in q.distributions().items())
+        kl.backward()
+        optimizer.step()
+    return ensemble([vae]), {**row, "kl_weights": kl.item() / len(x)}
+
+
+SAMPLERS = {"fit": _point_or_q, "ensemble": _ensemble, "from_map": _from_map, "swag": _swag, "sghmc": _sghmc,
+            "cyclical": _cyclical, "kl_alone": _kl_alone}  # fmt: skip
