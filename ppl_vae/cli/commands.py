@@ -8,6 +8,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ppl_vae import __version__, checks, diagnostics
@@ -156,6 +157,7 @@ def diagnose(given: Namespace) -> int:
 
 def demo(given: Namespace) -> int:
     """Train on the digits with two latents, then evaluate, diagnose and draw."""
+    torch.set_num_threads(1)  # a step this small is slower on two, and many times slower where they have to wait
     out = given.out or fresh_folder(Path("runs") / "demo")
     progress = getattr(given, "progress", True)
     decay = f"linear:0.004:0:{given.epochs}"
