@@ -82,6 +82,11 @@ class TestRing(PriorBattery):
     options: ClassVar = {"radius": 4.0}
 
 
+class TestLadder(PriorBattery):
+    prior = "ladder"
+    options: ClassVar = {"upper_sizes": 2}
+
+
 class TestTwoLevel(PriorBattery):
     prior = "two_level"
     options: ClassVar = {"hidden_size": 8}
