@@ -42,8 +42,8 @@ def run(seed, data, num_train, method, hidden, scale):
     )
     model, best = {**MODELS[data], **({"hidden_sizes": (hidden,)} if hidden else {})}, None
     for settings in METHODS[method]:
-        posterior, row = candidate(x, validation[:200], seed, scale, steps, {**model, **settings})
-        score = posterior.thinned(10).predictive(validation[:200], **how).mean().item()
+        posterior, row = candidate(x, validation[: min(200, images)], seed, scale, steps, {**model, **settings})
+        score = posterior.thinned(10).predictive(validation[: min(200, images)], **how).mean().item()
         if best is None or score > best[0]:
             best = score, posterior, row, settings
     score, posterior, row, settings = best

@@ -16,6 +16,7 @@ from ppl_vae.sampling import (
     ConstantSteps,
     CyclicalSteps,
     WeightPosterior,
+    bayesian_vae,
     ensemble,
     fitted,
     nuts,
@@ -213,9 +214,18 @@ class TestWeightPosterior:
         fit(point, x.repeat(4, 1), epochs=1, progress=False)
         assert point_vae(point) is not point
 
+    def test_a_point_made_bayesian_keeps_its_values_as_means(self) -> None:
+        vae = build(VAEConfig((6,), 2, (4,)), seed=0)
+        random = bayesian_vae(vae, "matrix_normal", prior="normal", where="all", biases=True)
+        assert random.config.weights == "matrix_normal" and "model.decoder.network.0.weight" not in random.state_dict()
+        assert all(torch.equal(value, vae.state_dict()[n]) for n, value in point_vae(random).state_dict().items())
+        with pytest.raises(InputError, match="points"):
+            bayesian_vae(random)
+
     def test_an_ensemble_holds_whole_models(self) -> None:
-        config = VAEConfig((6,), 2, (4,), likelihood="normal_optimal")
-        members, x = [build(config, seed=s) for s in range(3)], torch.rand(5, 6)
+        config = VAEConfig((4, 4), 2, (4,), network="conv", network_options={"channels": (2,)},
+                           likelihood="normal_optimal")  # fmt: skip
+        members, x = [build(config, seed=s) for s in range(3)], torch.rand(5, 4, 4)
         for i, member in enumerate(members):
             fit(member, x, epochs=i + 1, progress=False)
         found = ensemble(members)
@@ -226,3 +236,4 @@ class TestWeightPosterior:
         assert torch.allclose(found.predictive(x, num_samples=100, num_steps=30), each.logsumexp(0) - math.log(3))
         with pytest.raises(InputError, match="all alike"):
             ensemble([members[0], build(VAEConfig((6,), 3, (4,)))])
+        assert found.mean_vae().model.decoder.network is not members[0].model.decoder.network

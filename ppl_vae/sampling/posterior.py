@@ -97,7 +97,7 @@ class WeightPosterior:
     def mean_vae(self) -> VAE:
         """The VAE at the mean of the draws: a model of its own, for one-mode posteriors only."""
         vae = copy.deepcopy(self.vae).eval()
-        _put(vae, {name: value.mean((0, 1)) for name, value in self.draws.items()})
+        _put(vae, {n: v.mean((0, 1)) if v.is_floating_point() else v[0, 0] for n, v in self.draws.items()})
         return vae
 
     def log_likelihoods(self, x: Tensor, num_samples: int = 100, num_steps: int = 90, seed: int | None = 0,
