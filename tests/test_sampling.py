@@ -6,12 +6,14 @@ Knows the rooms sampling, evaluation and vae. Statistical tests fix their seed a
 import math
 from typing import Any
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
 
 from ppl_vae import InputError, VAEConfig, build, fit
+from ppl_vae.diagnostics import weight_convergence, weights_to_inference_data
 from ppl_vae.sampling import (
     ConstantSteps,
     CyclicalSteps,
@@ -176,6 +178,27 @@ def test_nuts_and_its_predictive_agree_with_a_grid() -> None:
     assert abs(found.mean() - (p * w.abs()).sum()) < 0.1
     exact = (p.log() + marginal.log_prob(new)).logsumexp(-1)
     assert torch.allclose(posterior.thinned(100).predictive(new, num_samples=200, num_steps=60), exact, atol=0.15)
+
+
+class TestArviz:
+    def chains(self, markov: bool, count: int = 2) -> WeightPosterior:
+        draws = torch.randn(count, 200, 3, 2, generator=torch.Generator().manual_seed(0))
+        return WeightPosterior(build(VAEConfig((3,), 2, ())), {"decoder.network.0.weight": draws}, markov)
+
+    def test_sites_become_arviz_variables(self) -> None:
+        data, posterior = weights_to_inference_data(self.chains(True)), self.chains(True)
+        site = data.posterior["decoder.network.0.weight"]
+        assert site.dims[:2] == ("chain", "draw") and site.shape == (2, 200, 3, 2)
+        assert np.array_equal(site.values, posterior.draws["decoder.network.0.weight"].numpy())
+        assert data.posterior.attrs["independent_draws"] == 0
+
+    def test_convergence_where_there_are_chains_and_only_there(self) -> None:
+        rhat, ess = weight_convergence(self.chains(True))
+        assert float(rhat["decoder.network.0.weight"].max()) < 1.05
+        assert float(ess["decoder.network.0.weight"].min()) > 200
+        for posterior in (self.chains(False), self.chains(True, 1)):
+            with pytest.raises(InputError, match="chain"):
+                weight_convergence(posterior)
 
 
 class TestWeightPosterior:

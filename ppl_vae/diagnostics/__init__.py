@@ -9,6 +9,7 @@ from ppl_vae.diagnostics.inference_data import to_datatree, to_elpd, to_inferenc
 from ppl_vae.diagnostics.predictive import PredictiveCheck, posterior_predictive_check
 from ppl_vae.diagnostics.reference import NutsReference, nuts_reference
 from ppl_vae.diagnostics.verdicts import Check, diagnose
+from ppl_vae.diagnostics.weight_posterior import weight_convergence, weights_to_inference_data
 from ppl_vae.diagnostics.weights import functional_spread, lower_bound_when_pruned, weight_signal_to_noise
 
 __all__ = [
@@ -28,5 +29,7 @@ __all__ = [
     "to_datatree",
     "to_elpd",
     "to_inference_data",
+    "weight_convergence",
     "weight_signal_to_noise",
+    "weights_to_inference_data",
 ]
