@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ppl_vae import checks
-from ppl_vae.evaluation.rewrites import rewrite
 from ppl_vae.handlers.enumeration import replayed_trace
 from ppl_vae.handlers.kl_weight import in_data_plate
 from ppl_vae.training.recorded import NotRecordable, compiled, lift_noise, record
@@ -113,5 +112,5 @@ def program(module: nn.Module, inputs: Sequence[Tensor], tier: str) -> Callable[
     block: Any = graph
     if tier == "inductor":
         with torch.random.fork_rng():
-            block = compiled(rewrite(graph), [*tensors, *inputs, *(draw() for draw in noise)]) or graph
+            block = compiled(graph, [*tensors, *inputs, *(draw() for draw in noise)]) or graph
     return lambda *inputs: block(*tensors, *inputs, *[draw() for draw in noise])

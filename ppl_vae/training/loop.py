@@ -66,7 +66,8 @@ def fit(
     Args:
         vae: what `build` returns; its `num_data` becomes N = len(data).
         data: x, (N, *event_shape), float, or uint8 pixels, which are divided by 255 batch by batch.
-        validation: held-out x, (V, *event_shape); its bound is computed each epoch with the same noise every time.
+        validation: held-out x, (V, *event_shape); its bound is computed each epoch with the same noise every time. Grey
+            pixels are binarised as the data are, but once: the same pixels each epoch and in every run.
         estimator: "A" (every term sampled), "B" (closed-form KL where there is one), "iwae" (importance-weighted) or
             "dreg" (the same with doubly reparameterised gradients).
         num_particles: L, draws of z a datum.
@@ -136,8 +137,8 @@ def train_epoch(run: Run, bar: tqdm, interrupted: Sequence[bool] = ()) -> None:
     while state.batch < run.num_batches:
         call = _next(batches, state.batch, run.step.calls)
         positions = [state.epoch + (state.batch + k) / run.num_batches for k in range(len(call))]
-        rates = [run.schedules["learning_rate"](position) for position in positions]
-        reports = run.step((run.batch(index) for index in call), run.scheduled(positions), rates)
+        batches_of_call = (run.batch(index) for index in call)
+        reports = run.step(batches_of_call, run.scheduled(positions), run.learning_rates(positions))
         run.add(reports, [len(index) for index in call])
         if state.batch // shown > (state.batch - len(call)) // shown:
             bar.set_postfix(run.shown(), refresh=False)
@@ -165,27 +166,13 @@ def _checked(
 ) -> tuple[Tensor, Tensor | None]:
     shape = vae.config.event_shape
     support = getattr(vae.model.decoder.likelihood, "support", (-math.inf, math.inf))
-    checks.data("data", data, shape)
-    checks.inside("data", data, support, f"likelihood '{vae.config.likelihood}'")
-    if binarization == "dynamic":
-        checks.inside("data", data, (0.0, 1.0), "binarization 'dynamic'")
-    if validation is not None:
-        checks.inside(
-            "validation", checks.data("validation", validation, shape), support, f"likelihood '{vae.config.likelihood}'"
-        )
-    if binarization == "dynamic" and validation is not None:
-        _check_binary(validation)
+    for subject, x in {"data": data, **({} if validation is None else {"validation": validation})}.items():
+        checks.inside(subject, checks.data(subject, x, shape), support, f"likelihood '{vae.config.likelihood}'")
+        if binarization == "dynamic":
+            checks.inside(subject, x, (0.0, 1.0), "binarization 'dynamic'")
     if early_stopping is not None and validation is None:
         checks.refuse("early_stopping", early_stopping, "validation data to stop by", "pass validation=...")
     return data, validation
-
-
-def _check_binary(validation: Tensor) -> None:
-    """Bounds of binarised and of grey pixels are not of one kind: a row of the history must not hold both."""
-    white = 255 if validation.dtype == torch.uint8 else 1
-    if ((validation != 0) & (validation != white)).any():
-        checks.refuse("validation", "grey pixels while training on binarised ones", "zeros and ones",
-                      "load_data(..., binarization='dynamic') gives them")  # fmt: skip
 
 
 @contextlib.contextmanager

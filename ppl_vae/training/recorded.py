@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from ppl_vae.training.rewrites import rewritten
+
 __all__ = ["Noise", "NotRecordable", "compiled", "lift_noise", "record"]
 
 log = logging.getLogger(__name__)
@@ -145,6 +147,7 @@ def compiled(graph: fx.GraphModule, arguments: Sequence[Tensor]) -> Callable[...
     """The graph compiled by inductor; None, with one logged line, where there is no working compiler."""
     import torch._inductor
 
+    graph = rewritten(graph)  # a copy, so that what runs without a compiler stays equal to the eager program bit by bit
     for node in graph.graph.nodes:
         node.meta.clear()  # recording leaves values of its own mode there, which the compiler must not mix with its own
     options = {"cpp_wrapper": True, "fallback_random": True}

@@ -103,9 +103,14 @@ class Run:
         rows = [(kl(epoch), weight_kl(epoch), 1.0 / len(self.data), level(epoch)) for epoch in epochs]
         if rows != self._scheduled[0]:  # checked, and a tensor made anew, only when a value is new
             for name, value in zip(SCHEDULED, rows[0], strict=True):
-                checks.number(f"{name} at epoch {epochs[0]:g}", value, 0.0)
+                checks.number(f"{name} at epoch {epochs[0]:g}", value, 0.0, maximum=self.settings.highest(name))
             self._scheduled = rows, torch.tensor(rows, device=self.device)
         return self._scheduled[1]
+
+    def learning_rates(self, epochs: Sequence[float]) -> list[float]:
+        """The learning rate at each of these times."""
+        rate = self.schedules["learning_rate"]
+        return [checks.number("learning_rate", rate(epoch), 0.0) for epoch in epochs]
 
     def add(self, reports: Tensor, sizes: list[int]) -> None:
         """Add a call's reports to the sums of the epoch; stop at a loss that is not finite."""
@@ -165,15 +170,17 @@ class Run:
 
     @torch.no_grad()
     def _validate(self, x: Tensor) -> dict[str, float]:
-        """Means over held-out x in evaluation mode, with the same noise at every epoch."""
+        """Means over held-out x in evaluation mode, with the same noise, and the same binary pixels, at every epoch."""
+        drawn = torch.Generator(self.device).manual_seed(0)  # whatever the run's seed is: runs share held-out data
         sums: Tensor | float = 0.0
         scheduled = self.scheduled([float(self.state.epoch + 1)])[0]
         with torch.random.fork_rng(), evaluating(self.vae):
             torch.manual_seed(self.settings.seed)
             for rows in x.split(VALIDATION_ROWS):
-                _, report = self.objective(
-                    self.vae.model, self.vae.guide, pixels(rows, self.update.parameters[0]), *scheduled.unbind()
-                )
+                batch = pixels(rows, self.update.parameters[0])
+                if self.settings.binarization == "dynamic":  # once and for all, like binary data, which this leaves
+                    batch = torch.bernoulli(batch, generator=drawn)
+                _, report = self.objective(self.vae.model, self.vae.guide, batch, *scheduled.unbind())
                 sums = sums + torch.stack(list(report.values())) * len(rows)
         return dict(zip(report, (sums / len(x)).tolist(), strict=True))  # type: ignore[union-attr]
 

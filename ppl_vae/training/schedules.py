@@ -4,12 +4,13 @@ Knows numbers only.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ppl_vae import checks
 
-__all__ = ["Constrained", "Linear", "Schedule", "schedule"]
+__all__ = ["Constrained", "Linear", "Schedule", "schedule", "text"]
 
 Schedule = Callable[[float], float]
 
@@ -24,6 +25,12 @@ class Linear:
     start: float
     end: float
     epochs: float
+
+    def __post_init__(self) -> None:
+        """Check the three numbers; raises `InputError`."""
+        for name in ("start", "end"):
+            checks.number(f"{name} of a linear schedule", getattr(self, name))
+        checks.number("epochs of a linear schedule", self.epochs, 0.0, exclusive=True)
 
     def __call__(self, epoch: float) -> float:
         """The value after `epoch` epochs."""
@@ -81,16 +88,24 @@ class Constrained:
         return f"constrained:{self.term}:{self.bound:g}"
 
 
-def schedule(subject: str, value: float | str | Schedule, minimum: float = 0.0) -> Schedule:
-    """A number, "linear:start:end:epochs" or a callable of the epoch -> a schedule; `InputError` otherwise."""
+def schedule(subject: str, value: float | str | Schedule, maximum: float = math.inf) -> Schedule:
+    """A number, "linear:start:end:epochs" or a callable of the epoch -> a schedule; `InputError` otherwise.
+
+    Numbers are at least 0 and at most `maximum`; what a callable returns is for its caller to check.
+    """
     if isinstance(value, str):
-        return _parse(subject, value, minimum)
+        return _parse(subject, value, maximum)
     if callable(value):
         return value
-    return Constant(checks.number(subject, value, minimum))
+    return Constant(checks.number(subject, value, 0.0, maximum=maximum))
 
 
-def _parse(subject: str, text: str, minimum: float) -> Schedule:
+def text(schedule: Schedule) -> str:
+    """What a checkpoint keeps of a schedule: its text; a function's without its address, which is another next time."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", str(schedule))
+
+
+def _parse(subject: str, text: str, maximum: float) -> Schedule:
     kind, *parts = text.split(":")
     if kind == "constrained":
         return _constrained(subject, text, parts)
@@ -99,9 +114,10 @@ def _parse(subject: str, text: str, minimum: float) -> Schedule:
     except ValueError:
         numbers = []
     if kind == "linear" and len(numbers) == 3 and numbers[2] > 0:
-        return Linear(*(checks.number(subject, n, minimum) for n in numbers))
+        ends = [checks.number(subject, n, 0.0, maximum=maximum) for n in numbers[:2]]
+        return Linear(*ends, checks.number(subject, numbers[2], 0.0, exclusive=True))
     try:
-        return Constant(checks.number(subject, float(text), minimum))
+        return Constant(checks.number(subject, float(text), 0.0, maximum=maximum))
     except checks.InputError:
         raise
     except ValueError:

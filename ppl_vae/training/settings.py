@@ -3,11 +3,13 @@
 Knows names and bounds; knows nothing of what a run does with them.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from ppl_vae import checks
-from ppl_vae.training.schedules import Schedule, schedule
+from ppl_vae.handlers.corruption import CORRUPTIONS, HIGHEST_LEVEL
+from ppl_vae.training.schedules import Schedule, schedule, text
 from ppl_vae.training.tiers import TIERS
 
 __all__ = ["Settings"]
@@ -39,22 +41,28 @@ class Settings:
     precision: str
 
     def __post_init__(self) -> None:
-        """Check every field; raises `InputError`."""
-        for name in ("batch_size", "epochs"):
-            checks.integer(name, getattr(self, name))
-        checks.seed(self.seed)
-        checks.number("weight_penalty", self.weight_penalty, 0.0)
+        """Check every field, numbers of numpy made Python's; raises `InputError`."""
+        for name in ("num_particles", "batch_size", "epochs"):
+            object.__setattr__(self, name, checks.integer(name, getattr(self, name)))
+        object.__setattr__(self, "seed", checks.seed(self.seed))
+        object.__setattr__(self, "weight_penalty", checks.number("weight_penalty", self.weight_penalty, 0.0))
+        checks.truth("kl_balance", self.kl_balance)
+        checks.choice("corruption", self.corruption, ("none", *CORRUPTIONS))
         checks.choice("binarization", self.binarization, BINARIZATIONS)
         checks.choice("compile", self.compile, TIERS)
         checks.choice("precision", self.precision, PRECISIONS)
         if self.early_stopping is not None:
-            checks.integer("early_stopping", self.early_stopping)
+            object.__setattr__(self, "early_stopping", checks.integer("early_stopping", self.early_stopping))
 
     def schedules(self) -> dict[str, Schedule]:
         """What changes with the epoch, by name."""
         names = ("kl_weight", "weight_kl_weight", "learning_rate", "corruption_level")
-        return {name: schedule(name, getattr(self, name)) for name in names}
+        return {name: schedule(name, getattr(self, name), self.highest(name)) for name in names}
+
+    def highest(self, name: str) -> float:
+        """The highest value that what changes with the epoch may take."""
+        return HIGHEST_LEVEL.get(self.corruption, math.inf) if name == "corruption_level" else math.inf
 
     def plain(self) -> dict[str, Any]:
         """The fields as JSON values, schedules by their text."""
-        return {**vars(self), **{name: str(value) for name, value in self.schedules().items()}}
+        return {**vars(self), **{name: text(value) for name, value in self.schedules().items()}}

@@ -56,12 +56,21 @@ def save_run(folder: Path, vae: VAE, update: Update, state: RunState, settings: 
 def restore_run(folder: Path, vae: VAE, update: Update, settings: dict[str, Any]) -> RunState:
     """Put a run back to where `save_run` left it. `InputError` if it was run with other settings."""
     tensors, header = read_tensors(folder / CHECKPOINT)
-    if "run" not in header:
+    run, before = header.get("run"), header.get("settings")
+    if not isinstance(run, dict) or not isinstance(before, dict):
         checks.refuse(f"checkpoint in {folder}", "a saved VAE without a run's state", "a checkpoint written by fit")
-    changed = [k for k, v in settings.items() if header["settings"].get(k) != v and k != "epochs"]
+    changed = [k for k, v in settings.items() if before.get(k) != v and k != "epochs"]
     if changed:
-        was = ", ".join(f"{k}={header['settings'].get(k)!r} (now {settings[k]!r})" for k in changed)
+        was = ", ".join(f"{k}={before.get(k)!r} (now {settings[k]!r})" for k in changed)
         checks.refuse(f"resuming {folder}", was, "the settings the run was started with (epochs may differ)")
+    try:
+        return _restored(vae, update, tensors, run, folder)
+    except (KeyError, TypeError, RuntimeError) as error:
+        checks.refuse(f"checkpoint in {folder}", f"an incomplete run's state ({error})", "a checkpoint written by fit",
+                      "the parameters alone may still be had with load")  # fmt: skip
+
+
+def _restored(vae: VAE, update: Update, tensors: dict[str, Tensor], run: dict[str, Any], folder: Path) -> RunState:
     parts: dict[str, dict[str, Tensor]] = {"optimizer": {}, "best": {}, "model": {}}
     for name, tensor in tensors.items():
         group, _, rest = (
@@ -73,7 +82,7 @@ def restore_run(folder: Path, vae: VAE, update: Update, settings: dict[str, Any]
     torch.set_rng_state(tensors["training/generator"])
     if "training/generator_cuda" in tensors:
         torch.cuda.set_rng_state(tensors["training/generator_cuda"])
-    return _run_state(header["run"], parts["best"], tensors.get("training/sums"))
+    return _run_state(run, parts["best"], tensors.get("training/sums"))
 
 
 def _run_state(run: dict[str, Any], best: dict[str, Tensor], sums: Tensor | None) -> RunState:

@@ -1,4 +1,4 @@
-"""Cheaper forms of what a recorded block computes, put in before it is compiled: nothing here needs a gradient.
+"""Cheaper forms of what a recorded program computes, put in before it is compiled: its gradients are there already.
 
 Knows tensor graphs; knows nothing of models. On a processor the matrix products are the floor of a block, and what is
 above the floor is passes over activations and transcendental functions of them: these are made fewer.
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-__all__ = ["rewrite"]
+__all__ = ["rewritten"]
 
 aten = torch.ops.aten
 MOST_FACTORS = 100  # each in (1, 2], so that their product stays far below the largest number of single precision
@@ -36,20 +36,21 @@ def bernoulli_log_prob(logits: Tensor, x: Tensor, shape: list[int], lanes: int) 
     return linear - factors.prod(-2).log().sum(-1)
 
 
-def rewrite(graph: fx.GraphModule) -> fx.GraphModule:
-    """Put the forms above in place of tanh, of addmm and of a Bernoulli's log density summed over an event."""
-    for node in list(graph.graph.nodes):
+def rewritten(module: fx.GraphModule) -> fx.GraphModule:
+    """A copy with the forms above for tanh, addmm and a Bernoulli's log density summed over an event."""
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    for node in list(graph.nodes):
         if node.target is aten.tanh.default:
-            _replace(graph.graph, node, tanh, node.args)
+            _replace(graph, node, tanh, node.args)
         elif node.target is aten.addmm.default and not node.kwargs:
-            _replace(graph.graph, node, addmm, node.args)
+            _replace(graph, node, addmm, node.args)
         elif node.target is aten.sum.dim_IntList:
             arguments = _bernoulli_arguments(node)
             if arguments:
-                _replace(graph.graph, node, bernoulli_log_prob, arguments)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return graph
+                _replace(graph, node, bernoulli_log_prob, arguments)
+    graph.eliminate_dead_code()
+    return fx.GraphModule(module, graph)
 
 
 def _replace(graph: fx.Graph, node: fx.Node, function: Callable[..., Tensor], arguments: Any) -> None:
