@@ -40,7 +40,8 @@ class _Decoder(BaseDecoder):
 def trainer(w: Workload, x: Tensor) -> Callable[[int], int]:
     """`train_step`, which is an epoch, as often as it takes."""
     loss = "mse" if w.normal else "bce"
-    vae = VAE(VAEConfig((w.data_size,), w.latent_size, loss), _Encoder(w), _Decoder(w))
+    config = VAEConfig((w.data_size,), w.latent_size, reconstruction_loss=loss)
+    vae = VAE(config, _Encoder(w), _Decoder(w))
     settings = BaseTrainerConfig(
         output_dir=tempfile.mkdtemp(), learning_rate=1e-3, per_device_train_batch_size=BATCH_SIZE, no_cuda=True
     )
