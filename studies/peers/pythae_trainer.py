@@ -3,6 +3,8 @@
 Its decoder has a fixed variance, so where the others have two output heads (toy, frey) it has one and less to do.
 """
 
+import contextlib
+import io
 import tempfile
 from collections.abc import Callable
 
@@ -50,9 +52,10 @@ def trainer(w: Workload, x: Tensor) -> Callable[[int], int]:
 
     def train(steps: int) -> int:
         done = 0
-        while done < steps:
-            engine.train_step(epoch=1)
-            done += len(x) // BATCH_SIZE
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar a call
+            while done < steps:
+                engine.train_step(epoch=1)
+                done += len(x) // BATCH_SIZE
         return done
 
     return train
