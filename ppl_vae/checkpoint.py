@@ -9,6 +9,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import numbers
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -78,8 +79,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def config_to_json(config: VAEConfig) -> dict[str, Any]:
-    """The configuration in plain JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    """The configuration in plain JSON values; `InputError` for an option that has none."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, numbers.Number) and hasattr(value, "item"):  # numpy's
+            return value.item()
+        checks.refuse("config", f"an option of type {type(value).__name__}", "numbers, texts and lists of them")
+
+    return json.loads(json.dumps(dataclasses.asdict(config), default=plain))
 
 
 def config_from_json(values: Any) -> VAEConfig:
@@ -87,6 +94,8 @@ def config_from_json(values: Any) -> VAEConfig:
     if not isinstance(values, dict):
         checks.refuse("config", type(values).__name__, "a JSON object of VAEConfig's fields")
     checks.options("config", values, [field.name for field in dataclasses.fields(VAEConfig)])
+    if "event_shape" not in values:
+        checks.refuse("config", "no event_shape", "the shape of a datum among VAEConfig's fields")
     return VAEConfig(**values)
 
 

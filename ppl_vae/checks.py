@@ -6,12 +6,15 @@ command line can turn any bad value into one line and exit status 2.
 
 import difflib
 import math
+import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 import torch
 
 __all__ = ["InputError", "refuse"]
+
+LARGEST = 1e15  # of a value of data: squares of such numbers can still be added up in single precision
 
 
 class InputError(ValueError):
@@ -43,17 +46,18 @@ def choice(subject: str, value: object, choices: Iterable[str]) -> str:
 
 
 def integer(subject: str, value: object, minimum: int = 1) -> int:
-    """`value` if it is an integer (not a bool) of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    """`value` as an int if it is an integer, numpy's included (not a bool), of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
         refuse(subject, repr(value), f"an integer >= {minimum}")
-    return value
+    return int(value)
 
 
 def seed(value: object, subject: str = "seed") -> int:
     """`value` if it is an integer from 0 to 2^32 - 1: what generators take, with room for epochs and ranks."""
-    if integer(subject, value, 0) >= 2**32:
+    number = integer(subject, value, 0)
+    if number >= 2**32:
         refuse(subject, repr(value), "an integer from 0 to 4294967295")
-    return int(value)  # type: ignore[call-overload]
+    return number
 
 
 def truth(subject: str, value: object) -> bool:
@@ -67,7 +71,7 @@ def number(
     subject: str, value: object, minimum: float = -math.inf, exclusive: bool = False, maximum: float = math.inf
 ) -> float:
     """`value` as a float if it is finite, at least (or, `exclusive`, above) `minimum` and at most `maximum`."""
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     if not good or not minimum <= value <= maximum or (exclusive and value == minimum):  # type: ignore[operator]
         low = "" if minimum == -math.inf else f" {'>' if exclusive else '>='} {minimum:g}"
         high = "" if maximum == math.inf else f" and at most {maximum:g}"
@@ -77,7 +81,7 @@ def number(
 
 def sizes(subject: str, value: object) -> tuple[int, ...]:
     """`value` as a tuple of positive integers; a single integer counts as a tuple of one."""
-    items = (value,) if isinstance(value, int) else value
+    items = (value,) if isinstance(value, numbers.Integral) else value
     if not isinstance(items, Sequence) or isinstance(items, str):
         refuse(subject, repr(value), "a sequence of positive integers")
     return tuple(integer(f"{subject}[{i}]", item) for i, item in enumerate(items))
@@ -111,22 +115,38 @@ def data(subject: str, x: object, event_shape: tuple[int, ...], minimum_rows: in
     return finite(subject, x)
 
 
+def latents(subject: str, z: object, latent_size: int, like: torch.Tensor) -> torch.Tensor:
+    """`z` in the precision and on the device of `like`: a tensor (*, latent_size) of finite numbers.
+
+    Integers and truth values, the codes of binary priors, are numbers, too.
+    """
+    if not isinstance(z, torch.Tensor) or z.shape[-1:] != (latent_size,):
+        got = str(tuple(z.shape)) if isinstance(z, torch.Tensor) else type(z).__name__
+        refuse(f"{subject}'s shape", got, f"a tensor (*, {latent_size}), the latent_size")
+    if z.is_complex():
+        refuse(f"{subject}'s dtype", str(z.dtype), "real numbers")
+    moved = z.to(like)
+    finite(subject, moved.detach().reshape(-1, latent_size))
+    return moved
+
+
 def finite(subject: str, x: torch.Tensor) -> torch.Tensor:
     """`x` if it is uint8, or floating point with neither NaN nor infinity in it; looked at block by block."""
     if x.dtype == torch.uint8:
         return x
     if not x.is_floating_point():
         refuse(f"{subject}'s dtype", str(x.dtype), "floating point, or uint8 pixels", "use x.float()")
+    if x.layout is not torch.strided:
+        refuse(f"{subject}'s layout", str(x.layout), "a dense tensor", "use x.to_dense()")
     for start, rows in _blocks(x):
         bad = ~torch.isfinite(rows)
         if bad.any():
-            row = start + int(bad.flatten(1).any(1).nonzero()[0])
-            refuse(
-                subject,
-                f"{int(bad.sum())} NaN or infinite values from row {row} on",
-                "finite numbers",
-                "drop or impute them",
-            )
+            got = f"{int(bad.sum())} NaN or infinite values from row {start + _first(bad)} on"
+            refuse(subject, got, "finite numbers", "drop or impute them")
+        large = rows.abs() > LARGEST
+        if large.any():
+            got = f"values beyond {LARGEST:g} from row {start + _first(large)} on"
+            refuse(subject, got, "numbers whose squares can be added up", "rescale x")
     return x
 
 
@@ -138,10 +158,14 @@ def inside(subject: str, x: torch.Tensor, support: tuple[float, float], owner: s
     for start, rows in _blocks(x):
         wrong = (rows < low) | (rows > high)
         if wrong.any():
-            row = start + int(wrong.flatten(1).any(1).nonzero()[0])
-            refuse(f"{subject} for {owner}", f"values outside [{low:g}, {high:g}] from row {row} on", "values inside",
-                   "rescale x, or use a normal likelihood")  # fmt: skip
+            got = f"values outside [{low:g}, {high:g}] from row {start + _first(wrong)} on"
+            refuse(f"{subject} for {owner}", got, "values inside", "rescale x, or use a normal likelihood")
     return x
+
+
+def _first(rows: torch.Tensor) -> int:
+    """The first row with a true value in it."""
+    return int(rows.reshape(len(rows), -1).any(1).nonzero()[0])
 
 
 def _blocks(x: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:

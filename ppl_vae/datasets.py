@@ -5,6 +5,7 @@ tensors of a `Dataset`. No byte is parsed before `data_files.py` has verified it
 """
 
 import gzip
+import os
 import pickle
 import zlib
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from torch import Tensor
 from ppl_vae import checks
 from ppl_vae.data_files import SOURCES, fetch, find
 
-__all__ = ["BINARIZATIONS", "SPLITS", "Dataset", "load_data"]
+__all__ = ["BINARIZATIONS", "SPLITS", "Dataset", "load_data", "map_data"]
 
 BINARIZATIONS = ("none", "static", "dynamic")
 # The splits each data set knows; the first is its default.
@@ -100,6 +101,25 @@ def load_data(
     labels = [None if part.labels is None else torch.from_numpy(part.labels.astype(np.int64)) for part in parts]
     made = "static" if name == "binarized_mnist" else binarization
     return Dataset(name, split, made, tuple(tensors[0].shape[1:]), *tensors, *labels)
+
+
+def map_data(path: str | os.PathLike[str]) -> Tensor:
+    """The array in a .npy file as a tensor x (N, *event_shape) mapped from disk: for data larger than memory.
+
+    A row is read when it is used, so that `fit` holds a minibatch at a time. uint8 pixels take the least room, and need
+    no look through the whole file before a run. The file is never written to. Raises `InputError`.
+    """
+    try:
+        # copy on write: what a caller does in place happens to memory of this process
+        array = np.load(path, mmap_mode="c")
+    except (OSError, ValueError) as error:
+        checks.refuse(f"data file {path}", f"{type(error).__name__}: {error}", "an array written by numpy.save")
+    if not isinstance(array, np.memmap) or array.dtype.newbyteorder("=") not in (np.uint8, np.float32, np.float64):
+        got = str(array.dtype) if isinstance(array, np.ndarray) else type(array).__name__
+        checks.refuse(f"data file {path}", got, "one array of uint8 pixels, float32 or float64")
+    if not array.dtype.isnative:
+        checks.refuse(f"data file {path}", f"dtype {array.dtype.str}", "this machine's byte order")
+    return torch.from_numpy(array)
 
 
 def _check_meaning(name: str, binarization: str, num_data: int | None) -> None:

@@ -59,7 +59,7 @@ class VAEConfig:
         """Check every field; raises `InputError`."""
         object.__setattr__(self, "event_shape", checks.sizes("event_shape", self.event_shape))
         object.__setattr__(self, "hidden_sizes", checks.sizes("hidden_sizes", self.hidden_sizes))
-        checks.integer("latent_size", self.latent_size)
+        object.__setattr__(self, "latent_size", checks.integer("latent_size", self.latent_size))
         choices: dict[str, Iterable[str]] = {"activation": ACTIVATIONS, "network": NETWORKS, "init": INITIALIZATIONS,
                                              "likelihood": LIKELIHOODS}  # fmt: skip
         for field, names in choices.items():
@@ -182,11 +182,10 @@ class VAE(nn.Module):
     def decode(self, z: Tensor) -> dist.TorchDistribution:
         """The distribution of x given z: batch shape z.shape[:-1], event shape `event_shape`; differentiable in z.
 
-        Bayesian weights are at their posterior mean, here and in `sample` and `reconstruct`.
+        z (*, latent_size), finite, of any precision, integers (codes) included. Bayesian weights are at their posterior
+        mean, here and in `sample` and `reconstruct`. Raises `InputError`.
         """
-        if not torch.is_tensor(z) or z.shape[-1:] != (self.config.latent_size,):
-            got = str(tuple(z.shape)) if torch.is_tensor(z) else type(z).__name__
-            checks.refuse("z's shape", got, f"a tensor (*, {self.config.latent_size}), the latent_size")
+        z = checks.latents("z", z, self.config.latent_size, next(self.parameters()))
         with evaluating(self):
             return call(self.model.decoder, self.guide.mean_weights("decoder."), z)
 

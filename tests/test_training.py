@@ -193,12 +193,12 @@ class TestHistory:
 class TestStopping:
     @pytest.mark.parametrize("tier", ["off", "record"])
     def test_a_loss_that_is_not_finite_names_step_terms_and_checkpoint(self, tmp_path, tier):
-        """Data of 1e30 in the eighth batch overflow the squared error; parameters stay as they were before it."""
+        """Data of 1e15 in units of 1e-6 overflow the squared error; parameters stay as they were before that batch."""
         x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
-        x[35] = 1e30
+        x[35] = 1e15
         order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
         batch = order.tolist().index(35) // 5 + 1
-        vae = tiny(likelihood="normal_unit")
+        vae = tiny(likelihood="normal_shared", likelihood_options={"initial_scale": 1e-6})
         with pytest.raises(FloatingPointError) as error:
             quietly(vae, x, epochs=2, batch_size=5, checkpoint=tmp_path / "run", compile=tier)
         message = str(error.value)
@@ -261,6 +261,17 @@ class TestWhatIsLeftAlone:
         assert moved == {"guide"}
 
 
+def test_grey_held_out_pixels_are_binarised_once_and_the_same_in_every_run():
+    """Its bounds are those of the binary pixels drawn by hand, at another seed of the run, too."""
+    grey = torch.rand(20, 6, generator=torch.Generator().manual_seed(3))
+    binary = torch.bernoulli(grey, generator=torch.Generator().manual_seed(0))
+    for seed in (0, 1):
+        options = {"binarization": "dynamic", "epochs": 3, "seed": seed}
+        first, second = (quietly(tiny(), pixels(20), validation=x, **options) for x in (grey, binary))
+        bounds = [[row["validation_lower_bound"] for row in history.rows] for history in (first, second)]
+        assert bounds[0] == bounds[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -277,7 +288,11 @@ class TestWhatIsLeftAlone:
         ({"seed": -1}, "seed: got -1"),
         ({"seed": 10**20}, "seed: got 1000"),
         ({"resume": True}, "resume: got True, expected checkpoint="),
-        ({"binarization": "dynamic", "validation": torch.full((3, 6), 0.5)}, "validation: got grey pixels"),
+        ({"binarization": "dynamic", "validation": torch.full((3, 6), 1.5)}, "validation for likelihood 'bernoulli'"),
+        ({"corruption": "masking", "corruption_level": 2}, "corruption_level: got 2, expected a finite number >= 0 and"),
+        ({"corruption": "masking", "corruption_level": "linear:0:2:3"}, "corruption_level: got 2.0"),
+        ({"corruption": "masking", "corruption_level": lambda epoch: 2.0}, "corruption_level at epoch 0: got 2.0"),
+        ({"learning_rate": lambda epoch: math.nan}, "learning_rate: got nan"),
         ({"weight_penalty": math.nan}, "weight_penalty: got nan"),
         ({"checkpoint_every": 0}, "checkpoint_every: got 0"),
     ],

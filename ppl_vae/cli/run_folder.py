@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -69,6 +70,15 @@ def fresh_folder(path: Path) -> Path:
     """`path`, or the first of path-2, path-3, ... that is not taken."""
     numbered = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
     return next(folder for folder in itertools.chain([path], numbered) if not _taken(folder))
+
+
+def _finite(value: Any) -> Any:
+    """The same value with None for NaN and the infinities, which JSON has no words for."""
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _taken(folder: Path) -> bool:
@@ -142,9 +152,9 @@ class RunFolder:
         return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines())) if file.exists() else []
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> Path:
-        """Write a JSON file; returns its path."""
+        """Write a JSON file, in which a number that is not finite is null; returns its path."""
         with atomic_write(self.path / name) as file:
-            file.write(json.dumps(values, indent=1).encode())
+            file.write(json.dumps(_finite(values), indent=1, allow_nan=False).encode())
         return self.path / name
 
     def write_figures(self, figures: Mapping[str, Figure]) -> list[Path]:

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ppl_vae import checks
 from ppl_vae.diagnostics.calibration import simulation_based_calibration
 from ppl_vae.diagnostics.predictive import posterior_predictive_check
 from ppl_vae.evaluation import active_units, log_likelihood, lower_bound
+from ppl_vae.evaluation.blocks import as_float, checked
+from ppl_vae.objectives import kl_report
 from ppl_vae.vae import VAE
 
 __all__ = ["Check", "diagnose"]
@@ -40,7 +43,11 @@ def at_most(name: str, value: float, threshold: float, unit: str, meaning: str) 
 
 
 def diagnose(vae: VAE, x: Tensor, seed: int = 0, num_samples: int = 1000) -> list[Check]:
-    """Checks of q(z|x) and log p(x) on held-out x (N, *event_shape); a function of `seed`."""
+    """Checks of q(z|x) and log p(x) on held-out x (N, *event_shape); a function of `seed`. Raises `InputError`."""
+    kinds = kl_report(vae.model, vae.guide, as_float(vae, checked(vae, x)[:1]), "A")
+    if "point" in kinds.values():
+        checks.refuse("posterior", "'point', which has no density to check", "a posterior to draw from",
+                      "evaluate says what a plain autoencoder is worth")  # fmt: skip
     return [
         *_likelihood_checks(vae, x, seed, num_samples),
         _inactive_units(vae, x, seed),

@@ -3,6 +3,7 @@
 Knows tensors and one effect, `evidence`; knows nothing of guides or likelihoods.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ppl_vae import checks
 
-__all__ = ["CORRUPTIONS", "Corruption", "evidence"]
+__all__ = ["CORRUPTIONS", "HIGHEST_LEVEL", "Corruption", "evidence"]
 
 
 @effectful(type="evidence")
@@ -40,6 +41,8 @@ CORRUPTIONS: dict[str, Callable[[Tensor, float | Tensor], Tensor]] = {
     "normal": _normal,
     "masking": _masking,
 }
+# a probability, but for the scale of added noise
+HIGHEST_LEVEL = {"salt_and_pepper": 1.0, "normal": math.inf, "masking": 1.0}
 
 
 class Corruption(Messenger):
@@ -55,6 +58,8 @@ class Corruption(Messenger):
     def __init__(self, kind: str, level: float | Tensor) -> None:
         super().__init__()
         self._corrupt, self.level = CORRUPTIONS[checks.choice("corruption", kind, CORRUPTIONS)], level
+        if not torch.is_tensor(level):
+            checks.number("corruption level", level, 0.0, maximum=HIGHEST_LEVEL[kind])
 
     def _pyro_evidence(self, msg: Any) -> None:
         msg["value"], msg["done"] = self._corrupt(msg["args"][0], self.level), True

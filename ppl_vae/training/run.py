@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ppl_vae import checks
 from ppl_vae.checkpoint import CHECKPOINT
+from ppl_vae.files import remove_unfinished
 from ppl_vae.objectives import Objective, kl_report
 from ppl_vae.training.history import History
 from ppl_vae.training.optimizers import Update
@@ -29,6 +30,7 @@ from ppl_vae.vae import VAE, evaluating, pixels
 __all__ = ["Run"]
 
 VALIDATION_ROWS = 1000
+HISTORY = "history.csv"
 
 
 class Run:
@@ -52,6 +54,8 @@ class Run:
 
     def start(self, resume: bool) -> None:
         """Seed, check the programs once with validation on, read the checkpoint if resuming, and make the step."""
+        for name in (CHECKPOINT, HISTORY) if self.folder and self.ranks.first else ():
+            remove_unfinished(self.folder / name)  # type: ignore[operator]
         settings, file = self.settings, self.folder / CHECKPOINT if self.folder else None
         torch.manual_seed(settings.seed)
         first = self.batch(torch.arange(min(settings.batch_size, len(self.data))))
@@ -196,7 +200,7 @@ class Run:
         """Write checkpoint and history, if the run has a folder; of several ranks, the first writes."""
         if self.folder and self.ranks.first:
             save_run(self.folder, self.vae, self.update, self.state, self.plain_settings())
-            self.state.history.write(self.folder / "history.csv")
+            self.state.history.write(self.folder / HISTORY)
 
     def interrupt(self) -> None:
         """Save, and raise the `KeyboardInterrupt` that says how to go on."""

@@ -114,8 +114,8 @@ def _parse(subject: str, text: str, maximum: float) -> Schedule:
     except ValueError:
         numbers = []
     if kind == "linear" and len(numbers) == 3 and numbers[2] > 0:
-        ends = [checks.number(subject, n, 0.0, maximum=maximum) for n in numbers[:2]]
-        return Linear(*ends, checks.number(subject, numbers[2], 0.0, exclusive=True))
+        start, end = (checks.number(subject, n, 0.0, maximum=maximum) for n in numbers[:2])
+        return Linear(start, end, checks.number(subject, numbers[2], 0.0, exclusive=True))
     try:
         return Constant(checks.number(subject, float(text), 0.0, maximum=maximum))
     except checks.InputError:
