@@ -20,7 +20,7 @@ from ppl_vae.sampling import (
     swag,
 )
 
-__all__ = ["METHODS", "POINTS", "candidate"]
+__all__ = ["CHECK", "DRAWS", "FITTED", "METHODS", "POINTS", "candidate", "candidates"]
 
 BATCH_SIZE = 100
 POINTS = ("point, early stopped", "point, weight decay")
@@ -30,20 +30,35 @@ ALL_WEIGHTS = {"prior": "normal", "where": "all", "biases": True}
 METHODS = {
     "point, early stopped": [{"early_stopping": True}],
     "point, weight decay": [{"weight_penalty": penalty} for penalty in (0.03, 0.1, 0.3, 1.0, 3.0)],
-    "dropout": [{"network_options": {"dropout": rate}, "early_stopping": True} for rate in (0.05, 0.1, 0.2)],
-    "ensemble of 5": [{"sampler": "ensemble", "weight_penalty": penalty} for penalty in (0.1, 0.3, 1.0)],
+    "ensemble of 5": [{"sampler": "ensemble", "weight_penalty": penalty} for penalty in (0.3, 1.0, 0.1)],
+    "SGHMC": [{"sampler": "sghmc", "temperature": temperature, "step_size": step_size}
+              for temperature, step_size in ((0.1, 0.02), (0.03, 0.005), (0.03, 0.0015), (0.3, 0.02), (1.0, 0.02))]
+    + [{"sampler": "cyclical", "temperature": temperature} for temperature in (0.1, 1.0)],
+    "SWAG": [{"sampler": "swag", "step_size": step_size} for step_size in (0.01, 0.003, 0.05)],
+    "matrix-normal": [{"weights": "matrix_normal"}],
+    "mean-field": [MEAN_FIELD],
+    "tempered": [{**MEAN_FIELD, "temperature": temperature} for temperature in (0.1, 0.3, 0.03)],
+    "low rank": [{"weights": "low_rank"}],
+    "scale mixture": [{**MEAN_FIELD, "weights_options": {"prior": "scale_mixture", "narrow_scale": 0.05}}],
+    "dropout": [{"network_options": {"dropout": rate}, "early_stopping": True} for rate in (0.05, 0.15, 0.3)],
     "mean-field N(0, I), all weights": [{**MEAN_FIELD, "weights_options": {**ALL_WEIGHTS, "estimator": "naive"}}],
     "mean-field N(0, I) from MAP": [{"sampler": "from_map"}],
-    "mean-field": [MEAN_FIELD],
-    "matrix-normal": [{"weights": "matrix_normal"}],
-    "low rank": [{"weights": "low_rank"}],
-    "tempered": [{**MEAN_FIELD, "temperature": temperature} for temperature in (0.03, 0.1, 0.3)],
-    "scale mixture": [{**MEAN_FIELD, "weights_options": {"prior": "scale_mixture", "narrow_scale": 0.05}}],
-    "SWAG": [{"sampler": "swag", "step_size": step_size} for step_size in (0.01, 0.05)],
-    "SGHMC": [{"sampler": "sghmc", "temperature": temperature} for temperature in (0.03, 0.1, 0.3, 1.0)],
-    "cyclical SGHMC": [{"sampler": "cyclical", "temperature": temperature} for temperature in (0.1, 1.0)],
     "KL alone": [{"sampler": "kl_alone"}],
+}  # fmt: skip
+DRAWS, FITTED = list(METHODS)[:5], list(METHODS)[5:]
+CHECK = [*POINTS, "mean-field N(0, I), all weights", "mean-field N(0, I) from MAP", "KL alone"]
+# where a run is thinned, candidates are at most two, but five decays for the baseline and one ensemble (of five runs)
+MOST = {
+    "smoke": ({}, 1),
+    "laptop": ({"point, weight decay": 5, "ensemble of 5": 1, "SGHMC": 3}, 2),
+    "paper": ({}, None),
 }
+
+
+def candidates(method, scale):
+    """The settings of a method among which validation data choose at this scale."""
+    exceptions, most = MOST[scale]
+    return METHODS[method][: exceptions.get(method, most)]
 
 
 def candidate(x, validation, seed, scale, steps, settings):
@@ -91,27 +106,32 @@ def _ensemble(x, validation, seed, scale, steps, settings):
 
 
 def _from_map(x, validation, seed, scale, steps, settings):
-    vae = bayesian_vae(_map(x, seed, scale, steps, settings)[0], "mean_field", prior="normal")
-    history = fit(vae, x, seed=seed, progress=False, epochs=_epochs(x, steps // 2), batch_size=min(BATCH_SIZE, len(x)))
-    return fitted(vae, 20, seed), history.rows[-1]
+    vae = bayesian_vae(_map(x, seed, scale, steps, settings)[0], "mean_field", **ALL_WEIGHTS, estimator="naive")
+    how = {"epochs": _epochs(x, steps // 2), "batch_size": min(BATCH_SIZE, len(x)), "compile": _tier(scale)}
+    return fitted(vae, 20, seed), fit(vae, x, seed=seed, progress=False, **how).rows[-1]
+
+
+def _tier(scale):
+    return "off" if scale == "smoke" else "record"
 
 
 def _swag(x, validation, seed, scale, steps, settings):
     kernel = ConstantSteps(settings.pop("step_size"), temperature=0.0, burn_in=steps // 8, thin=max(1, steps // 80))
     vae, row = _map(x, seed, scale, steps, settings)
-    return swag(vae, x, kernel=kernel, seed=seed), row
+    return swag(vae, x, kernel=kernel, seed=seed, compile=_tier(scale)), row
 
 
 def _sghmc(x, validation, seed, scale, steps, settings):
-    kernel = ConstantSteps(temperature=settings.pop("temperature"), burn_in=steps // 4, thin=max(1, steps // 80))
+    how = {name: settings.pop(name) for name in ("step_size", "temperature")}
+    kernel = ConstantSteps(**how, burn_in=steps // 4, thin=max(1, steps // 80))
     vae, row = _map(x, seed, scale, steps, settings)
-    return stochastic_gradient_hmc(vae, x, kernel=kernel, seed=seed), row
+    return stochastic_gradient_hmc(vae, x, kernel=kernel, seed=seed, compile=_tier(scale)), row
 
 
 def _cyclical(x, validation, seed, scale, steps, settings):
     kernel = CyclicalSteps(temperature=settings.pop("temperature"), cycle=max(8, steps // 10), draws_per_cycle=4)
     vae, row = _map(x, seed, scale, steps, settings)
-    return stochastic_gradient_hmc(vae, x, kernel=kernel, seed=seed), row
+    return stochastic_gradient_hmc(vae, x, kernel=kernel, seed=seed, compile=_tier(scale)), row
 
 
 def _kl_alone(x, validation, seed, scale, steps, settings):

@@ -8,21 +8,70 @@ import math
 from ppl_vae import study
 from weight_methods import METHODS, POINTS
 
-__all__ = ["ahead_of_points", "gain", "gains_panel", "widths_panel"]
+__all__ = ["gains_panel", "gains_table", "learning", "verdict", "widths_panel"]
+
+UNIT_NORMAL = ("mean-field N(0, I), all weights", "mean-field N(0, I) from MAP")
+BAYESIAN = set(METHODS) - {*POINTS, "ensemble of 5", "dropout", "KL alone"}
 
 
 def gain(rows, method, reference, **place):
     """Mean and standard error over seeds of the difference in log_p; NaN where the cells are missing."""
     cells = [row for row in rows if place.items() <= row.items() and row["hidden"] is None]
-    both = {method, reference} <= {row["method"] for row in cells}
+    seeds = [{row["seed"] for row in cells if row["method"] == name} for name in (method, reference)]
+    both = seeds[0] & seeds[1]
     return study.paired_difference(cells, "method", method, reference, "log_p") if both else (math.nan, math.nan)
 
 
+def places(rows):
+    """The (data, num_train) of which there are gains, in order."""
+    cells = [row for row in rows if row["hidden"] is None]
+    return [{"data": data, "num_train": n} for data, n in dict.fromkeys((r["data"], r["num_train"]) for r in cells)]
+
+
 def ahead_of_points(rows, **place):
-    """The methods whose gain on both point estimates is more than two standard errors."""
-    others = [method for method in METHODS if method not in POINTS]
-    gains = {method: [gain(rows, method, point, **place) for point in POINTS] for method in others}
-    return [method for method, pairs in gains.items() if all(mean > 2 * error > 0 for mean, error in pairs)]
+    """The Bayesian methods whose gain on both point estimates is more than two standard errors."""
+    gains = {method: [gain(rows, method, point, **place) for point in POINTS] for method in METHODS}
+    return [m for m, pairs in gains.items() if m in BAYESIAN and all(mean > 2 * error > 0 for mean, error in pairs)]
+
+
+def verdict(rows):
+    """Whether some Bayesian method is ahead of both points on two data sets at N <= 1000, in words."""
+    ahead = {}
+    for place in places(rows):
+        for method in ahead_of_points(rows, **place) if (place["num_train"] or math.inf) <= 1000 else ():
+            ahead.setdefault(method, set()).add(place["data"])
+    twice = [method for method, names in ahead.items() if len(names) > 1]
+    once = [f"{method} ({', '.join(sorted(names))})" for method, names in ahead.items() if len(names) == 1]
+    return (
+        f"More than two standard errors ahead of **both** point estimates at N <= 1000, on at least two data sets: "
+        f"**{', '.join(twice) or 'no Bayesian method'}**; on one alone: {', '.join(once) or 'none'}."
+    )
+
+
+def learning(rows):
+    """How far N(0, I) on all weights is behind the early-stopped point, at its own posterior mean."""
+    cells = [r for r in rows if r["hidden"] is None]
+    lines = []
+    for place in places(rows):
+        for method in UNIT_NORMAL:
+            found = [r for r in cells if place.items() <= r.items() and r["method"] in (method, POINTS[0])]
+            if len({r["method"] for r in found}) == 2:
+                bound = study.paired_difference(found, "method", method, POINTS[0], "bound_mean")
+                lines.append(f"{place['data']}, N = {place['num_train']}: {method} {study.plus_minus(*bound)}")
+    return f"Test bound at the posterior mean less the early-stopped point's, nats: {'; '.join(lines)}."
+
+
+def gains_table(rows):
+    """Gains in predictive log p, paired by seed, of every method on both points and on the ensemble, in markdown."""
+    references = (*POINTS, "ensemble of 5")
+    lines = [f"| data | N | gain in log_p of | {' | '.join(f'on {name}' for name in references)} |", "|---" * 6 + "|"]
+    for place in places(rows):
+        for method in METHODS:
+            gains = [gain(rows, method, name, **place) if name != method else (math.nan,) * 2 for name in references]
+            if any(math.isfinite(mean) for mean, _ in gains):
+                numbers = " | ".join(study.plus_minus(*g) if math.isfinite(g[0]) else "-" for g in gains)
+                lines.append(f"| {place['data']} | {place['num_train'] or 'all'} | {method} | {numbers} |")
+    return "\n".join(lines)
 
 
 def gains_panel(axes, rows, data):
@@ -42,10 +91,12 @@ def gains_panel(axes, rows, data):
 
 def widths_panel(axes, rows):
     """What picks the number of hidden units: the training bound with KL(theta) / N, or held-out log p?"""
-    sizes = sorted({row["hidden"] for row in rows if row["hidden"]})
+    rows = [row for row in rows if row["hidden"]]
     columns = {"objective": "bound with KL(theta) / N", "log_p": "held-out log p"}
     for column, method in (("objective", "matrix-normal"), ("log_p", "matrix-normal"), ("log_p", POINTS[1])):
-        means, errors = zip(*(study.mean_at(rows, column, hidden=size, method=method) for size in sizes))
+        sizes = sorted({row["hidden"] for row in rows if row["method"] == method})
+        found = [study.mean_at(rows, column, hidden=size, method=method) for size in sizes]
+        means, errors = zip(*found) if found else ((), ())
         axes.errorbar(sizes, means, yerr=errors, marker="o", label=f"{columns[column]}, {method}")
     axes.set(xscale="log", xlabel="hidden units", ylabel="nats an image", title="Choosing a size")
     axes.legend(frameon=False)
