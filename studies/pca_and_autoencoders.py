@@ -4,13 +4,15 @@ Report 003 derives PCA = linear autoencoder and compares latent scatters by eye.
 autoencoder and of the linear VAE (unit variance) span the plane of the first two principal components (largest angle
 below 2 degrees); as features non-linear codes beat linear ones, all lose to raw pixels, and a VAE's are no better than
 an autoencoder's. How to read the figure: above, codes of test digits by method, coloured by class; below, accuracy of a
-nearest-neighbour (k = 5) and of a logistic classifier on each.
-`laptop`: 4 epochs, non-linear networks 784-200-2; classifiers on 5000 codes, tested on 2000.
+nearest-neighbour (k = 5) and of a logistic classifier on each. `laptop`: 15 epochs, non-linear networks 784-200-2.
 """
+
+from math import degrees
 
 import torch
 from matplotlib.figure import Figure
 from models import load, trained
+from scipy.linalg import subspace_angles
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -20,7 +22,7 @@ LINEAR, POINT = {"hidden_sizes": (), "likelihood": "normal_unit"}, {"posterior":
 DEEP = {**LINEAR, "hidden_sizes": (200,), "activation": "relu", "likelihood_options": {"mean": "sigmoid"}}
 METHODS = {"PCA": None, "linear AE": LINEAR | POINT, "linear VAE": LINEAR, "AE": DEEP | POINT, "VAE": DEEP,
            "pixels": None}  # fmt: skip
-GRID = {scale: {"method": list(METHODS), "epochs": [n]} for scale, n in (("smoke", 1), ("laptop", 4), ("paper", 50))}
+GRID = {scale: {"method": list(METHODS), "epochs": [n]} for scale, n in (("smoke", 1), ("laptop", 15), ("paper", 50))}
 TABLE = {"by": ["method"], "value": ["angle_degrees", "squared_error", "neighbours", "logistic"]}
 
 
@@ -31,8 +33,9 @@ def coded(method, data, basis, seed, epochs, scale):
         basis = basis if method == "PCA" else torch.eye(len(basis))
         codes = [(part - x.mean(0)) @ basis for part in (x, test)]
         return *codes, x.mean(0) + codes[1] @ basis.T, basis
-    vae, _ = trained(data.train, seed, scale, latent_size=2, epochs=epochs, learning_rate=f"linear:3e-3:3e-5:{epochs}",
-                     init="normal_0.01", **METHODS[method])  # fmt: skip
+    rate = 3e-2 if "linear" in method else 3e-3  # eigenvalues 2 and 3 lie close: the plane takes large steps to find
+    vae, _ = trained(data.train, seed, scale, latent_size=2, epochs=epochs, init="normal_0.01", batch_size=500,
+                     learning_rate=f"linear:{rate}:{rate / 300}:{epochs}", **METHODS[method])  # fmt: skip
     weights = next(p.detach() for name, p in vae.model.decoder.named_parameters() if name.endswith("weight"))
     return vae.encode(data.train), vae.encode(data.test), vae.reconstruct(data.test).flatten(1), weights
 
@@ -41,11 +44,9 @@ def run(seed, method, epochs, scale):
     data = load("mnist", scale)
     basis = torch.linalg.eigh(data.train.flatten(1).double().T.cov()).eigenvectors[:, -2:].float()
     train, test, reconstructed, weights = coded(method, data, basis, seed, epochs, scale)
-    row = {"squared_error": (data.test.flatten(1) - reconstructed).square().sum(1).mean().item(), "angle_degrees": None,
+    row = {"squared_error": (data.test.flatten(1) - reconstructed).square().sum(1).mean().item(),
+           "angle_degrees": degrees(subspace_angles(basis, weights).max()) if "linear" in method else None,
            "codes": test[:600, :2], "labels": data.test_labels[:600]}  # fmt: skip
-    if "linear" in method:
-        cosine = torch.linalg.svdvals(basis.T @ torch.linalg.qr(weights).Q).min().clamp(max=1)
-        row["angle_degrees"] = cosine.acos().rad2deg().item()
     for name, classifier in (("neighbours", KNeighborsClassifier(5)), ("logistic", LogisticRegression(max_iter=200))):
         fitted = classifier.fit(train[:5000], data.train_labels[:5000])
         row[name] = fitted.score(test[:2000], data.test_labels[:2000])
@@ -53,25 +54,25 @@ def run(seed, method, epochs, scale):
 
 
 def draw(rows):
-    figure = Figure(figsize=(15, 6), layout="constrained")
-    grid = figure.add_gridspec(2, 5)
+    grid = (figure := Figure(figsize=(15, 6), layout="constrained")).add_gridspec(2, 5)
     for k, name in enumerate(list(METHODS)[:-1]):
         row = next(row for row in rows if row["method"] == name)
-        plots.latent_scatter(row["codes"], row["labels"], axes=figure.add_subplot(grid[0, k], title=name))
-    axes = figure.add_subplot(grid[1, :], ylabel="test accuracy (blue: nearest neighbours, orange: logistic)")
+        plots.latent_scatter(row["codes"], row["labels"], axes=figure.add_subplot(grid[0, k]))
+        figure.axes[k].set_title(name).axes.get_legend().set_visible(k == 4)
+    axes = figure.add_subplot(grid[1, :], ylabel="test accuracy")
+    axes.set_xticks(range(len(METHODS)), METHODS)
     for shift, name in ((-0.2, "neighbours"), (0.2, "logistic")):
         means, errors = zip(*(study.mean_at(rows, name, method=method) for method in METHODS))
-        axes.bar([k + shift for k in range(len(METHODS))], means, 0.36, yerr=errors)
-    axes.set_xticks(range(len(METHODS)), METHODS)
+        axes.bar([k + shift for k in range(len(METHODS))], means, 0.36, yerr=errors, label=name)
+    axes.legend(loc="upper left", frameon=False)
     return figure
 
 
 def answer(rows):
-    angles = [study.mean_at(rows, "angle_degrees", method=name) for name in ("linear AE", "linear VAE")]
+    ae, vae = (study.mean_at(rows, "angle_degrees", method=name) for name in ("linear AE", "linear VAE"))
     by = study.paired_difference(rows, "method", "VAE", "AE", "neighbours")
-    verdicts = ["confirmed" if yes else "refuted" for yes in (max(angles)[0] < 2, by[0] > 2 * by[1])]
-    listed = " and ".join(study.plus_minus(*angle) for angle in angles)
-    return f"""- Linear AE and linear VAE leave the principal plane by {listed} degrees: one method, **{verdicts[0]}**.
+    verdicts = ["confirmed" if yes else "refuted" for yes in (max(ae, vae)[0] < 2, by[0] > 2 * by[1])]
+    return f"""- Degrees off: linear AE {study.plus_minus(*ae)}, VAE {study.plus_minus(*vae)}: one method **{verdicts[0]}**.
 - The VAE's latent is the better one: nearest neighbours {study.plus_minus(*by)}, **{verdicts[1]}**."""
 
 
