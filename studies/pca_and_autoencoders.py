@@ -71,7 +71,7 @@ def answer(rows):
     angles = [study.mean_at(rows, "angle_degrees", method=name) for name in ("linear AE", "linear VAE")]
     by = study.paired_difference(rows, "method", "VAE", "AE", "neighbours")
     verdicts = ["confirmed" if yes else "refuted" for yes in (max(angles)[0] < 2, by[0] > 2 * by[1])]
-    return f"""- Angles of linear AE and VAE {" and ".join(study.plus_minus(*a) for a in angles)}: one method **{verdicts[0]}**.
+    return f"""- Angles, linear AE, VAE: {", ".join(study.plus_minus(*a) for a in angles)}, one **{verdicts[0]}**.
 - The VAE's latent is the better one: nearest neighbours {study.plus_minus(*by)}, **{verdicts[1]}**."""
 
 
