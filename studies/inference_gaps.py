@@ -19,7 +19,7 @@ POSTERIORS = ["diagonal_normal", "full_normal", "iaf", "mixture"]
 OPTIONS = {"mixture": {"posterior_options": {"num_components": 5}, "num_particles": 5}}
 GRID = {
     "smoke": {"posterior": POSTERIORS, "epochs": [1], "images": [2], "temperatures": [5], "steps": [5]},
-    "laptop": {"posterior": POSTERIORS, "epochs": [10], "images": [100], "temperatures": [200], "steps": [200]},
+    "laptop": {"posterior": POSTERIORS, "epochs": [10], "images": [100], "temperatures": [100], "steps": [150]},
     "paper": {"posterior": POSTERIORS, "epochs": [1000], "images": [1000], "temperatures": [5000], "steps": [2000]},
 }
 SEEDS = {"laptop": 2}
