@@ -30,10 +30,24 @@ from ppl_vae.handlers.kl_weight import in_data_plate
 from ppl_vae.handlers.strata import Strata, stratum_weights
 from ppl_vae.vae import evaluating
 
-__all__ = ["ESTIMATORS", "KL", "Objective", "Terms", "evidence_terms", "kl_report"]
+__all__ = ["ESTIMATORS", "KL", "Objective", "Terms", "evidence_terms", "kl_report", "renyi_order"]
 
-ESTIMATORS = ("A", "B", "iwae", "dreg")
+ESTIMATORS = ("A", "B", "iwae", "dreg", "renyi:ALPHA")
 Program = Callable[..., Any]
+
+
+def renyi_order(estimator: str) -> float | None:
+    """alpha of an importance-weighted bound ("renyi:ALPHA"; 0 for iwae and dreg), None for A and B.
+
+    Raises `InputError` for what is no estimator, alpha < 0, where K draws give no bound, and alpha = 1, which is A.
+    """
+    kind, _, order = str(estimator).partition(":")
+    if kind != "renyi":
+        return 0.0 if checks.choice("estimator", estimator, ESTIMATORS) in ("iwae", "dreg") else None
+    with contextlib.suppress(ValueError):
+        if 0 <= float(order) < math.inf and float(order) != 1:
+            return float(order)
+    checks.refuse("estimator", repr(estimator), "renyi:ALPHA, ALPHA at least 0, not 1", "ALPHA = 1 is estimator A")
 
 
 @dataclass(frozen=True)
@@ -49,18 +63,19 @@ class KL:
 class Terms:
     """The terms of the bound: `log_likelihood` (M,) = E_q[log p(x|z, theta)] in nats per datum, signed;
     `kl` by latent site, (M,) each; `weight_kl` by site of theta, scalars, in nats for all data; `draws`, for an
-    importance-weighted bound, the same terms at each of its K draws, (K, M)."""  # fmt: skip
+    importance-weighted bound of order `order`, the same terms at each of its K draws, (K, M)."""  # fmt: skip
 
     log_likelihood: Tensor
     kl: dict[str, KL]
     weight_kl: dict[str, KL]
     draws: "Terms | None" = None
+    order: float = 0.0
 
     @property
     def lower_bound(self) -> Tensor:
         """E_q[log p(x|z)] - sum of KL(q(z|x) || p(z)), (M,) nats per datum, KL(theta) left out.
 
-        With `draws`, log(1/K sum_k exp of that) over them.
+        With `draws`, 1/(1 - alpha) log(1/K sum_k exp((1 - alpha) of that)) over them.
         """
         return self._bound(lambda kl: kl.value)
 
@@ -71,7 +86,8 @@ class Terms:
 
     def _bound(self, term: Callable[[KL], Tensor]) -> Tensor:
         if self.draws is not None:
-            return self.draws._bound(term).logsumexp(0) - math.log(len(self.draws.log_likelihood))
+            powers = (1 - self.order) * self.draws._bound(term)
+            return (powers.logsumexp(0) - math.log(len(powers))) / (1 - self.order)
         terms = [term(kl) for kl in self.kl.values() if kl.kind != "point"]
         return self.log_likelihood - _total(terms) if terms else self.log_likelihood
 
@@ -92,12 +108,16 @@ def evidence_terms(model: Program, guide: Program, x: Tensor, estimator: str = "
     B (`TraceMeanField_ELBO`): the bracket replaced by the closed form of KL(q || p) wherever there is one.
     `num_particles` draws are averaged, vectorised under one plate, the encoder run once.
     iwae: log(1/K sum_k p(x, z_k) / q(z_k|x)), K = `num_particles`, for each datum by itself, so that a minibatch and
-    its scale N/M leave it a bound; K = 1 is A. dreg: the same, with the doubly reparameterised gradient.
+    its scale N/M leave it a bound; K = 1 is A. dreg: the same, with the doubly reparameterised gradient. renyi:ALPHA:
+    1/(1 - alpha) log(1/K sum_k (p / q)^(1 - alpha)), for each datum too, which tends to log p(x) minus the Renyi
+    divergence of order alpha from q(z|x) to p(z|x); iwae is alpha = 0, and A the limit alpha = 1.
 
     x (M, *event_shape). Raises `InputError` where the estimator would be wrong: sites out of order under B, Bayesian
     weights under iwae, a site that cannot be reparameterised, or one scaled differently in model and guide.
-    Sources: Auto-Encoding Variational Bayes (2013), equations 6 and 7; Importance weighted autoencoders (2015), eq. 8.
+    Sources: Auto-Encoding Variational Bayes (2013), equations 6 and 7; Importance weighted autoencoders (2015), eq. 8;
+    Renyi divergence variational inference (2016), equation 14.
     """
+    order = renyi_order(estimator)
     double = DoubleReparameterization() if estimator == "dreg" and torch.is_grad_enabled() else None
     model_trace, guide_trace = _traces(model, guide, x, num_particles, double)
     latent = {n: s for n, s in guide_trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
@@ -105,34 +125,34 @@ def evidence_terms(model: Program, guide: Program, x: Tensor, estimator: str = "
     if estimator == "B" and any(kl.kind == "analytic" for kl in kls.values()):
         _check_order(model_trace, latent)
     local = {name: kl for name, kl in kls.items() if in_data_plate(latent[name])}
-    observed = [
-        s for s in model_trace.nodes.values() if s["type"] == "sample" and s["is_observed"] and not site_is_subsample(s)
-    ]
-    log_likelihood = _total(_log_prob(site) for site in observed)
+    drawn = (site for site in model_trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site))
+    log_likelihood = _total(_log_prob(site) for site in drawn if site["is_observed"])
     weights = {n: KL(kl.value.mean() if num_particles > 1 else kl.value.sum(), kl.weight, kl.kind)
                for n, kl in kls.items() if n not in local}  # fmt: skip
-    if weights and estimator in ("iwae", "dreg"):
+    if weights and order is not None:
         checks.refuse(f"estimator '{estimator}'", f"Bayesian weights {', '.join(weights)}", "latents of single data",
                       "use estimator A or B")  # fmt: skip
     terms = Terms(log_likelihood, local, weights)
     if num_particles == 1:
         return terms
-    terms = _over_draws(terms, stratum_weights(guide_trace), estimator in ("iwae", "dreg"))
+    terms = _over_draws(terms, stratum_weights(guide_trace), order)
     if double is not None and terms.draws is not None:
         double.weigh(terms.draws._bound(_weighted))
     return terms
 
 
-def _over_draws(terms: Terms, strata: Tensor | None, tighten: bool) -> Terms:
+def _over_draws(terms: Terms, strata: Tensor | None, order: float | None) -> Terms:
     """Terms (L, M) -> their means over the draws, and, for an importance-weighted bound, the terms of each draw."""
 
     def mean(t: Tensor) -> Tensor:
         return (t if strata is None else strata * t).mean(0)
 
     kl = {name: KL(mean(kl.value), kl.weight, kl.kind) for name, kl in terms.kl.items()}
-    log_strata = 0.0 if strata is None else strata.log()
-    draws = replace(terms, log_likelihood=terms.log_likelihood + log_strata) if tighten else None
-    return Terms(mean(terms.log_likelihood), kl, terms.weight_kl, draws)
+    averaged = Terms(mean(terms.log_likelihood), kl, terms.weight_kl)
+    if order is None:
+        return averaged
+    log_strata = 0.0 if strata is None else strata.log() / (1 - order)  # the power is of p / q, not of the stratum
+    return replace(averaged, draws=replace(terms, log_likelihood=terms.log_likelihood + log_strata), order=order)
 
 
 def _traces(model: Program, guide: Program, x: Tensor, num_particles: int,
@@ -222,7 +242,7 @@ def kl_report(model: Program, guide: Program, x: Tensor, estimator: str) -> dict
     modules = nn.ModuleList(program for program in (model, guide) if isinstance(program, nn.Module))
     local = pyro.settings.context(module_local_params=True)
     with torch.random.fork_rng(devices=[]), torch.no_grad(), local, evaluating(modules):
-        terms = evidence_terms(model, guide, x, checks.choice("estimator", estimator, ESTIMATORS))
+        terms = evidence_terms(model, guide, x, estimator)
     return {name: kl.kind for name, kl in (terms.kl | terms.weight_kl).items()}
 
 
@@ -254,7 +274,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         """Check every field; raises `InputError`."""
-        checks.choice("estimator", self.estimator, ESTIMATORS)
+        renyi_order(self.estimator)
         checks.integer("num_particles", self.num_particles)
         checks.choice("corruption", self.corruption, ("none", *CORRUPTIONS))
 

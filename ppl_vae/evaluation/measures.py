@@ -6,8 +6,8 @@ Knows estimators and the VAE's own questions; knows nothing of importance weight
 from torch import Tensor
 
 from ppl_vae import checks
-from ppl_vae.evaluation.blocks import by_blocks
-from ppl_vae.objectives import ESTIMATORS, evidence_terms
+from ppl_vae.evaluation.blocks import by_blocks, checked
+from ppl_vae.objectives import evidence_terms, renyi_order
 from ppl_vae.vae import VAE
 
 __all__ = ["active_units", "lower_bound", "reconstruction_error"]
@@ -20,20 +20,21 @@ def lower_bound(vae: VAE, x: Tensor, estimator: str = "B", num_particles: int = 
     the last term only where weights are Bayesian; N is `vae.num_data`, or len(x) where that is not known.
 
     Args:
-        x: (N, *event_shape). estimator: "A" (all terms sampled) or "B" (closed-form KL where there is one).
+        x: (N, *event_shape). estimator: "A" (all terms sampled), "B" (closed-form KL where there is one), "iwae",
+            "dreg" or "renyi:ALPHA" (`objectives.evidence_terms`).
         num_particles: draws of z averaged for each datum. seed: of the draws; None uses the global generator.
 
     Raises `InputError`. Source: Auto-Encoding Variational Bayes (2013), equations 6 and 7.
     """
-    checks.choice("estimator", estimator, ESTIMATORS)
-    checks.integer("num_particles", num_particles)
-    num_data = vae.num_data or len(x)
+    renyi_order(estimator)
+    draws = checks.integer("num_particles", num_particles)
+    num_data = vae.num_data or len(checked(vae, x))
 
     def bound(rows: Tensor) -> Tensor:
-        terms = evidence_terms(vae.model, vae.guide, rows, estimator, num_particles)
+        terms = evidence_terms(vae.model, vae.guide, rows, estimator, draws)
         return terms.lower_bound - sum(kl.value for kl in terms.weight_kl.values()) / num_data
 
-    return by_blocks(vae, x, bound, num_particles, seed)
+    return by_blocks(vae, x, bound, draws, seed)
 
 
 def reconstruction_error(vae: VAE, x: Tensor, num_samples: int | None = None, seed: int | None = None) -> Tensor:
@@ -41,13 +42,14 @@ def reconstruction_error(vae: VAE, x: Tensor, num_samples: int | None = None, se
 
     ||x - E[x|z]||^2 at z the posterior mean; with `num_samples=K` its average over K draws z ~ q(z|x).
     """
+    draws = 1 if num_samples is None else checks.integer("num_samples", num_samples)
 
     def error(rows: Tensor) -> Tensor:
         z = vae.encode(rows) if num_samples is None else vae.encode(rows, num_samples)
         squares = (rows - vae.decode(z).mean).square().flatten(z.dim() - 1).sum(-1)
         return squares if num_samples is None else squares.mean(0)
 
-    return by_blocks(vae, x, error, num_samples or 1, seed)
+    return by_blocks(vae, x, error, draws, seed)
 
 
 def active_units(vae: VAE, x: Tensor, threshold: float = 0.01, seed: int | None = None) -> Tensor:

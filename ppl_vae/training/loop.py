@@ -69,7 +69,7 @@ def fit(
         validation: held-out x, (V, *event_shape); its bound is computed each epoch with the same noise every time. Grey
             pixels are binarised as the data are, but once: the same pixels each epoch and in every run.
         estimator: "A" (every term sampled), "B" (closed-form KL where there is one), "iwae" (importance-weighted) or
-            "dreg" (the same with doubly reparameterised gradients).
+            "dreg" (the same with doubly reparameterised gradients), or "renyi:ALPHA" (`objectives.evidence_terms`).
         num_particles: L, draws of z a datum.
         kl_weight, weight_kl_weight, learning_rate: a number, "linear:start:end:epochs" or a function of the epoch;
             kl_weight also "constrained:kl:20" (KL <= 20 nats) or "constrained:reconstruction:-90" (E_q log p >= -90).
@@ -95,10 +95,11 @@ def fit(
                         optimizer, weight_penalty, binarization, kl_balance, corruption, corruption_level,
                         early_stopping, seed, compile, precision)  # fmt: skip
     data, validation = _checked(vae, data, validation, early_stopping, binarization)
-    folder = None if checkpoint is None else Path(checkpoint)
-    if resume and folder is None:
+    folder = None if checkpoint is None else checks.path("checkpoint", checkpoint)
+    if checks.truth("resume", resume) and folder is None:
         checks.refuse("resume", True, "checkpoint=, the folder of the run to go on with")
     checks.integer("checkpoint_every", checkpoint_every)
+    checks.truth("progress", progress)
     vae.num_data = len(data)
     with _on_device(vae, device), torch.random.fork_rng(), contextlib.ExitStack() as held:
         run = Run(vae, data, validation, settings, folder)
@@ -117,6 +118,8 @@ def fit(
 def _on_device(vae: VAE, device: str | None) -> Iterator[None]:
     """The VAE on `device` inside the block, and back where it was after it."""
     before = next(vae.parameters()).device
+    if not isinstance(device, str | torch.device | None):
+        checks.refuse("device", repr(device), "the name of a device, such as 'cpu' or 'cuda'")
     try:
         vae.to(before if device is None else device)
     except (RuntimeError, AssertionError) as error:
