@@ -3,18 +3,24 @@
 Knows Pyro's sampler and the model as a program; the guide is not asked.
 """
 
+from collections.abc import Callable
+
 import torch
 from pyro.infer import MCMC, NUTS
 from pyro.infer.autoguide import initialization
+from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor
 
 from ppl_vae import checks
 from ppl_vae.evaluation.blocks import as_float, checked
 from ppl_vae.sampling.posterior import WeightPosterior, point_vae
+from ppl_vae.training.recorded import NotRecordable, record
 from ppl_vae.training.step import local_parameters
 from ppl_vae.vae import VAE, evaluating
 
 __all__ = ["nuts"]
+
+Potential = Callable[[dict[str, Tensor]], Tensor]
 
 
 def nuts(vae: VAE, data: Tensor, num_draws: int = 500, num_warmup: int = 500, num_chains: int = 2,
@@ -42,7 +48,20 @@ def nuts(vae: VAE, data: Tensor, num_draws: int = 500, num_warmup: int = 500, nu
 def _chain(vae: VAE, x: Tensor, num_draws: int, num_warmup: int, depth: int, seed: int, progress: bool
            ) -> dict[str, Tensor]:  # fmt: skip
     torch.manual_seed(checks.integer("seed", seed, 0))
-    sampler = NUTS(vae.model, max_tree_depth=depth, init_strategy=initialization.init_to_sample())
-    mcmc = MCMC(sampler, num_samples=num_draws, warmup_steps=num_warmup, disable_progbar=not progress)
-    mcmc.run(x)
+    start, potential, transforms, _ = initialize_model(vae.model, (x,), init_strategy=initialization.init_to_sample())
+    sampler = NUTS(potential_fn=_recorded(potential, start), max_tree_depth=depth)
+    sampler.transforms = transforms
+    mcmc = MCMC(sampler, num_samples=num_draws, warmup_steps=num_warmup, initial_params=start,
+                disable_progbar=not progress)  # fmt: skip
+    mcmc.run()
     return {name: value.detach() for name, value in mcmc.get_samples().items()}
+
+
+def _recorded(potential: Potential, start: dict[str, Tensor]) -> Potential:
+    """The same function of the same values as a graph: the program's own overhead is most of a small model's step."""
+    names = list(start)
+    try:
+        graph = record(lambda *values: potential(dict(zip(names, values))), list(start.values()))
+    except NotRecordable:
+        return potential
+    return lambda values: graph(*(values[name] for name in names))
