@@ -1,4 +1,4 @@
-"""Measurements that one study alone needs: of a gradient's noise, of two samples' difference.
+"""Measurements that one study alone needs: of a gradient's noise, of two samples' difference, of a square filled.
 
 Knows tensors and the objective; must not know a study's question.
 """
@@ -8,7 +8,13 @@ import torch
 from ppl_vae.objectives import Objective
 from ppl_vae.training.step import local_parameters
 
-__all__ = ["energy_test", "gradient_variance"]
+__all__ = ["coverage", "energy_test", "gradient_variance"]
+
+
+def coverage(points):
+    """Share of the unit square's 10 x 10 cells that hold one of `points` (n, 2); those outside count for nothing."""
+    inside = points[((points >= 0) & (points < 1)).all(1)]
+    return len((inside * 10).long().unique(dim=0)) / 100
 
 
 def energy_test(a, b, permutations=200):
