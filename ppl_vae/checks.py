@@ -7,7 +7,9 @@ command line can turn any bad value into one line and exit status 2.
 import difflib
 import math
 import numbers
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -79,6 +81,13 @@ def number(
     return float(value)  # type: ignore[arg-type]
 
 
+def path(subject: str, value: object) -> Path:
+    """`value` as a path."""
+    if not isinstance(value, str | os.PathLike):
+        refuse(subject, repr(value), "a path")
+    return Path(value)
+
+
 def sizes(subject: str, value: object) -> tuple[int, ...]:
     """`value` as a tuple of positive integers; a single integer counts as a tuple of one."""
     items = (value,) if isinstance(value, numbers.Integral) else value
@@ -125,19 +134,25 @@ def latents(subject: str, z: object, latent_size: int, like: torch.Tensor) -> to
         refuse(f"{subject}'s shape", got, f"a tensor (*, {latent_size}), the latent_size")
     if z.is_complex():
         refuse(f"{subject}'s dtype", str(z.dtype), "real numbers")
-    moved = z.to(like)
+    moved = dense(subject, z).to(like)
     finite(subject, moved.detach().reshape(-1, latent_size))
     return moved
 
 
+def dense(subject: str, x: torch.Tensor) -> torch.Tensor:
+    """`x` if it is an ordinary tensor, not a sparse one."""
+    if x.layout is not torch.strided:
+        refuse(f"{subject}'s layout", str(x.layout), "a dense tensor", "use x.to_dense()")
+    return x
+
+
 def finite(subject: str, x: torch.Tensor) -> torch.Tensor:
-    """`x` if it is uint8, or floating point with neither NaN nor infinity in it; looked at block by block."""
+    """`x` if it is uint8, or floating point and neither NaN, infinite nor too large; looked at block by block."""
+    dense(subject, x)
     if x.dtype == torch.uint8:
         return x
     if not x.is_floating_point():
         refuse(f"{subject}'s dtype", str(x.dtype), "floating point, or uint8 pixels", "use x.float()")
-    if x.layout is not torch.strided:
-        refuse(f"{subject}'s layout", str(x.layout), "a dense tensor", "use x.to_dense()")
     for start, rows in _blocks(x):
         bad = ~torch.isfinite(rows)
         if bad.any():

@@ -50,7 +50,7 @@ def to_inference_data(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 
     with evaluation(vae, seed):
         groups = posterior_draws(vae, checked(vae, x), num_samples, progress) | prior_draws(vae, num_samples)
         theta = weight_draws(vae, num_samples)
-    constant = {"index": np.arange(len(x))} | ({} if labels is None else {"labels": np.asarray(labels)})
+    constant = {"index": np.arange(len(x))} | ({} if labels is None else {"labels": _labels(labels, len(x))})
     groups |= {"observed_data": {"x": as_float(vae, x).cpu().numpy()}, "constant_data": constant}
     attributes = {
         "inference_library": "ppl_vae",
@@ -62,6 +62,13 @@ def to_inference_data(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 
     sets = {name: _dataset(name, values, attributes) for name, values in groups.items()}
     sets["posterior"] = sets["posterior"].merge(_dataset("weights", theta, attributes), combine_attrs="override")
     return _container(sets, attributes)
+
+
+def _labels(labels: Any, num_data: int) -> np.ndarray:
+    array = np.asarray(labels)
+    if array.shape[:1] != (num_data,):
+        checks.refuse("labels", f"shape {array.shape}", f"one for each of the {num_data} data")
+    return array
 
 
 def to_datatree(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0, labels: Any = None,
@@ -92,7 +99,8 @@ def convergence(draws: np.ndarray) -> tuple[Tensor, Tensor]:
     import arviz as az
 
     data = xr.Dataset({"u": (("chain", "draw", "datum", "latent"), draws.astype(np.float64))})
-    found = (az.rhat(data), az.ess(data))
+    with np.errstate(divide="ignore", invalid="ignore"):  # chains that never moved: an R-hat that is infinite
+        found = (az.rhat(data), az.ess(data))
     return torch.as_tensor(found[0]["u"].values), torch.as_tensor(found[1]["u"].values)
 
 

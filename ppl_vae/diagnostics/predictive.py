@@ -56,8 +56,10 @@ def posterior_predictive_check(vae: VAE, x: Tensor, statistics: Mapping[str, Sta
     Small p-values are evidence against model or q; since x is used twice, exact ones are near 1/2 rather than uniform.
     Source: Posterior predictive assessment of model fitness via realized discrepancies (1996), section 2.
     """
-    statistics = STATISTICS if statistics is None else statistics
     checks.integer("num_samples", num_samples)
+    if statistics is None:  # one of them is a variance between data
+        statistics = STATISTICS
+        checks.data("x", x, vae.config.event_shape, 2)
     replicated: dict[str, list[float]] = {name: [] for name in statistics}
     with evaluation(vae, seed):
         data = as_float(vae, checked(vae, x))

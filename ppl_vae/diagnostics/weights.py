@@ -37,6 +37,9 @@ def lower_bound_when_pruned(vae: VAE, x: Tensor, shares: Sequence[float] = (0.0,
 
     Those of the least signal-to-noise over all sites go first; share 0 is the posterior mean itself.
     """
+    if not isinstance(shares, Sequence) or isinstance(shares, str):
+        checks.refuse("shares", repr(shares), "a sequence of shares from 0 to 1")
+    shares = [checks.number("shares", share, 0.0, maximum=1.0) for share in shares]
     ratios, means = weight_signal_to_noise(vae), vae.guide.mean_weights()
     ordered = torch.cat([ratio.flatten() for ratio in ratios.values()]).sort().values
     found = {}

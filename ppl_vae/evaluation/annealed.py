@@ -115,7 +115,9 @@ def bidirectional_gap(vae: VAE, num_data: int = 20, num_samples: int = 16, seed:
     Source: Sandwiching the marginal likelihood using bidirectional Monte Carlo (2015); On the quantitative analysis of
     decoder-based generative models (2017), section 2.4.
     """
-    checks.integer("num_data", num_data)
+    counts = {"num_data": num_data, "num_samples": num_samples,
+              "num_temperatures": num_temperatures, "num_leapfrog": num_leapfrog}  # fmt: skip
+    num_data, num_samples, num_temperatures, num_leapfrog = (checks.integer(*count) for count in counts.items())
     with evaluation(vae, seed):
         density = LogDensity(vae, "annealed")
         u = density.prior_draws(1, num_data)

@@ -51,6 +51,7 @@ def inference_gaps(vae: VAE, x: Tensor, method: str = "annealed", num_steps: int
     Source: Inference suboptimality in variational autoencoders (2018), section 3.
     """
     checks.integer("num_steps", num_steps)
+    checks.integer("num_particles", num_particles)
     checks.number("learning_rate", learning_rate, 0.0, exclusive=True)
     likelihood = log_likelihood(vae, x, method=method, seed=seed, progress=progress, **options)
     with evaluation(vae, seed):
