@@ -371,14 +371,24 @@ class TestLookingAtARun:
         with xarray.open_dataset("run/posterior.nc", group="posterior", engine="h5netcdf") as posterior:
             assert posterior["z"].shape == (1, 30, 20, 2)
         assert "pareto_k" in out
-        assert "latent_scatter.png" in out
+        drawn = {"pareto_k", "calibration", "predictive_checks", "latent_scatter"}
+        assert all(f"{name}.png" in out for name in drawn) and "signal_to_noise.png" not in out
+        assert drawn <= {path.stem for path in Path("run/figures").iterdir()} and "checks pass" in out
+
+    def test_diagnose_shows_what_is_known_of_random_weights(self, run: Callable[..., str]) -> None:
+        run("train", *QUICK, "--weights", "mean_field", "--epochs", "1", "--out", "run")
+        out = run("diagnose", "run", "--num-data", "20", "--num-samples", "10")
+        assert "unsure_weights" in out and Path("run/figures/signal_to_noise.png").is_file()
 
     @pytest.mark.parametrize(("verdict", "status"), [("look", 1), ("pass", 0)])
     def test_strict_turns_a_failed_check_into_status_1(
         self, folder: str, verdict: str, status: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         check = diagnostics.Check("name", 1.0, 2.0, "unit", verdict, "meaning")
-        monkeypatch.setattr(diagnostics, "diagnose", lambda *args, **options: [check])
+        draws = torch.zeros(3, 2, dtype=torch.long)
+        found = diagnostics.Examination([check], torch.zeros(3), diagnostics.Calibration(draws, 9, ("a", "b")), {}, {})
+        monkeypatch.setattr(diagnostics, "examine", lambda *args, **options: found)
+        monkeypatch.setattr(diagnostics, "examination_figures", lambda found: {})
         monkeypatch.setattr(commands, "figures", lambda *args: {})
         command = ["diagnose", folder, "--num-data", "20", "--num-samples", "10"]
         assert main(command) == 0

@@ -7,7 +7,14 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from ppl_vae.diagnostics import Calibration, PredictiveCheck, calibration_figure, pareto_k_figure, predictive_figure
+from ppl_vae.diagnostics import (
+    Calibration,
+    PredictiveCheck,
+    calibration_figure,
+    pareto_k_figure,
+    predictive_figure,
+    signal_to_noise_figure,
+)
 
 
 def test_uniform_ranks_stay_in_the_band_and_others_leave_it() -> None:
@@ -30,3 +37,11 @@ def test_pareto_k_rises_and_infinite_values_are_shown_at_the_top() -> None:
     axes = Figure().subplots()
     figure = pareto_k_figure(torch.tensor([0.9, float("inf"), 0.1]), axes=axes)
     assert figure is axes.get_figure() and np.allclose(axes.lines[0].get_ydata(), [0.1, 0.9, 3.0])
+
+
+def test_signal_to_noise_is_a_distribution_function_in_decibels() -> None:
+    """Ratios 0.1, 1 and 10 are -20, 0 and 20 dB."""
+    axes = signal_to_noise_figure({"w": torch.tensor([[10.0, 0.1, 1.0]]), "v": torch.zeros(2)}).axes[0]
+    x, y = axes.lines[0].get_data()
+    assert np.allclose(x, [-20, 0, 20], atol=1e-5) and np.allclose(y, [0, 0.5, 1])
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["w", "v"]

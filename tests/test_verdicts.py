@@ -171,3 +171,16 @@ class TestDiagnose:
     def test_a_check_reads_as_one_line(self) -> None:
         check = Check("gap", 0.5, 0.25, "nats", "look", "why")
         assert str(check) == "look  gap: 0.5 nats (threshold 0.25): why"
+
+    @pytest.mark.parametrize(("location", "verdict"), [(0.0, "look"), (10.0, "pass")])
+    def test_sees_weights_of_which_nothing_was_learned(self, location: float, verdict: str) -> None:
+        """q(theta) = p(theta) in one case; in the other every mean is ten standard deviations from 0."""
+        options = {"prior": "normal", "initial_scale": 1.0}
+        config = VAEConfig((5,), 2, (), likelihood="normal_shared", weights="mean_field", weights_options=options)
+        vae = build(config, seed=0)
+        with torch.no_grad():
+            for factor in vae.guide.weights.factors:
+                factor.location.copy_(location * factor.own_log_scale().exp())
+        found = {check.name: check for check in diagnose(vae, torch.randn(20, 5), num_samples=100)}
+        assert found["unsure_weights"].verdict == verdict
+        assert found["unsure_weights"].value == float(verdict == "look")

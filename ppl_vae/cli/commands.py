@@ -14,7 +14,7 @@ from torch import Tensor
 from ppl_vae import __version__, checks, diagnostics
 from ppl_vae.cli.figures import figures
 from ppl_vae.cli.options import config_options
-from ppl_vae.cli.report import check_table, evaluation_lines, evaluation_report
+from ppl_vae.cli.report import check_table, evaluation_lines, evaluation_report, verdict
 from ppl_vae.cli.run_folder import Record, RunFolder, fit_defaults, fresh_folder, shaped_data
 from ppl_vae.datasets import Dataset, load_data
 from ppl_vae.training import History, fit
@@ -145,14 +145,15 @@ def evaluate(given: Namespace) -> int:
 
 
 def diagnose(given: Namespace) -> int:
-    """Print a verdict on the posterior; write posterior.nc and the figures."""
+    """Print a verdict on the posterior; write posterior.nc, the figures of the checks and those of the run."""
     everything = _load(given)
     loaded = everything.first(given.num_data)
-    made = diagnostics.diagnose(loaded.vae, loaded.x, checks.seed(given.seed, "--seed"))
-    print(f"{loaded}\n", *check_table(made), "", sep="\n")
+    found = diagnostics.examine(loaded.vae, loaded.x, checks.seed(given.seed, "--seed"))
+    print(f"{loaded}\n", *check_table(found.checks), "", verdict(found.checks), "", sep="\n")
+    print(*loaded.run.write_figures(diagnostics.examination_figures(found)), sep="\n")
     _write_posterior(loaded, given.num_samples, given.seed)
     _write_figures(everything.first(DRAWN), given.seed)
-    return int(given.strict and any(check.verdict != "pass" for check in made))
+    return int(given.strict and any(check.verdict != "pass" for check in found.checks))
 
 
 def demo(given: Namespace) -> int:

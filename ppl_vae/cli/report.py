@@ -16,7 +16,7 @@ from ppl_vae.evaluation.blocks import by_blocks
 from ppl_vae.objectives import evidence_terms, kl_report
 from ppl_vae.vae import VAE
 
-__all__ = ["check_table", "evaluation_lines", "evaluation_report"]
+__all__ = ["check_table", "evaluation_lines", "evaluation_report", "verdict"]
 
 HIGH_K = 0.7  # above it the mean of importance weights cannot be estimated reliably from any number of draws
 
@@ -110,6 +110,13 @@ def check_table(checks: Sequence[Check]) -> list[str]:
     """One line a check."""
     rows = [(c.verdict, c.name, f"{c.value:.3g}", f"{c.threshold:g}", c.unit, c.meaning) for c in checks]
     return _table(("verdict", "check", "value", "threshold", "unit", "meaning"), rows)
+
+
+def verdict(checks: Sequence[Check]) -> str:
+    """All checks in one line."""
+    failed = [check.name for check in checks if check.verdict != "pass"]
+    passed = f"{len(checks) - len(failed)} of {len(checks)} checks pass"
+    return f"{passed}; look at {', '.join(failed)}" if failed else passed
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

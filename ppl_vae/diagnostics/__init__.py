@@ -4,27 +4,37 @@ Knows evaluation and arviz's containers (in `inference_data.py` alone); knows no
 """
 
 from ppl_vae.diagnostics.calibration import Calibration, simulation_based_calibration
-from ppl_vae.diagnostics.figures import calibration_figure, pareto_k_figure, predictive_figure
+from ppl_vae.diagnostics.figures import (
+    calibration_figure,
+    examination_figures,
+    pareto_k_figure,
+    predictive_figure,
+    signal_to_noise_figure,
+)
 from ppl_vae.diagnostics.inference_data import to_datatree, to_elpd, to_inference_data
 from ppl_vae.diagnostics.predictive import PredictiveCheck, posterior_predictive_check
 from ppl_vae.diagnostics.reference import NutsReference, nuts_reference
-from ppl_vae.diagnostics.verdicts import Check, diagnose
+from ppl_vae.diagnostics.verdicts import Check, Examination, diagnose, examine
 from ppl_vae.diagnostics.weight_posterior import weight_convergence, weights_to_inference_data
 from ppl_vae.diagnostics.weights import functional_spread, lower_bound_when_pruned, weight_signal_to_noise
 
 __all__ = [
     "Calibration",
     "Check",
+    "Examination",
     "NutsReference",
     "PredictiveCheck",
     "calibration_figure",
     "diagnose",
+    "examination_figures",
+    "examine",
     "functional_spread",
     "lower_bound_when_pruned",
     "nuts_reference",
     "pareto_k_figure",
     "posterior_predictive_check",
     "predictive_figure",
+    "signal_to_noise_figure",
     "simulation_based_calibration",
     "to_datatree",
     "to_elpd",

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from ppl_vae.diagnostics.calibration import Calibration
 from ppl_vae.diagnostics.predictive import PredictiveCheck
+from ppl_vae.diagnostics.verdicts import Examination
 
-__all__ = ["calibration_figure", "pareto_k_figure", "predictive_figure"]
+__all__ = ["calibration_figure", "examination_figures", "pareto_k_figure", "predictive_figure",
+           "signal_to_noise_figure"]  # fmt: skip
 
 DATA, DRAWS, LIMIT = "#222222", "#332288", "#cc6677"
 
@@ -55,6 +57,34 @@ def pareto_k_figure(k: Tensor, *, axes: Axes | None = None) -> Figure:
     axes.set(xlabel="share of the data", ylabel="Pareto k (at most 3 shown)", xlim=(0, 1))
     axes.legend(frameon=False, loc="upper left")
     return axes.get_figure(root=True)  # type: ignore[return-value]
+
+
+def signal_to_noise_figure(ratios: Mapping[str, Tensor], *, axes: Axes | None = None) -> Figure:
+    """Share of each site's weights whose |mean| / standard deviation under q(theta) is below a value, in decibels.
+
+    Left of 0 dB a weight's sign is hardly known, and setting it to zero costs little.
+    Source: Weight uncertainty in neural networks (2015), section 5.1.
+    """
+    axes = _axes(axes)
+    for name, ratio in ratios.items():
+        decibels = 20 * ratio.detach().flatten().clamp(min=1e-4).log10().sort().values
+        axes.plot(decibels.cpu().numpy(), np.linspace(0, 1, len(decibels)), label=name)
+    axes.axvline(0.0, color=LIMIT, linestyle="--")
+    axes.set(xlabel="signal-to-noise of a weight (dB)", ylabel="share of the weights below", ylim=(0, 1))
+    axes.legend(frameon=False, loc="upper left", fontsize="small")
+    return axes.get_figure(root=True)  # type: ignore[return-value]
+
+
+def examination_figures(found: Examination) -> dict[str, Figure]:
+    """What the checks were read from, by name; signal-to-noise where weights are random."""
+    figures = {
+        "pareto_k": pareto_k_figure(found.pareto_k),
+        "calibration": calibration_figure(found.calibration),
+        "predictive_checks": predictive_figure(found.predictive),
+    }
+    return figures | (
+        {"signal_to_noise": signal_to_noise_figure(found.signal_to_noise)} if found.signal_to_noise else {}
+    )
 
 
 def _axes(axes: Axes | None) -> Axes:

@@ -5,17 +5,19 @@ Knows evaluation; knows nothing of runs, files or how a verdict is shown.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ppl_vae import checks
-from ppl_vae.diagnostics.calibration import simulation_based_calibration
-from ppl_vae.diagnostics.predictive import posterior_predictive_check
-from ppl_vae.evaluation import active_units, log_likelihood, lower_bound
+from ppl_vae.diagnostics.calibration import Calibration, simulation_based_calibration
+from ppl_vae.diagnostics.predictive import PredictiveCheck, posterior_predictive_check
+from ppl_vae.diagnostics.weights import weight_signal_to_noise
+from ppl_vae.evaluation import LogLikelihood, active_units, log_likelihood, lower_bound
 from ppl_vae.evaluation.blocks import as_float, checked
 from ppl_vae.objectives import kl_report
 from ppl_vae.vae import VAE
 
-__all__ = ["Check", "diagnose"]
+__all__ = ["Check", "Examination", "diagnose", "examine"]
 
 INTERVAL, P_VALUE = 0.8, 0.01
 
@@ -37,27 +39,54 @@ class Check:
         return f"{self.verdict:>4}  {found}: {self.meaning}"
 
 
+@dataclass(frozen=True)
+class Examination:
+    """Checks of a trained pair, and what they were read from: for figures.
+
+    pareto_k: (N,). signal_to_noise: |mean| / standard deviation of every weight by site; empty for point weights.
+    """
+
+    checks: list[Check]
+    pareto_k: Tensor
+    calibration: Calibration
+    predictive: dict[str, PredictiveCheck]
+    signal_to_noise: dict[str, Tensor]
+
+
 def at_most(name: str, value: float, threshold: float, unit: str, meaning: str) -> Check:
     """A check that passes when `value` is at most `threshold`; NaN never passes."""
     return Check(name, value, threshold, unit, "pass" if value <= threshold else "look", meaning)
 
 
 def diagnose(vae: VAE, x: Tensor, seed: int = 0, num_samples: int = 1000) -> list[Check]:
-    """Checks of q(z|x) and log p(x) on held-out x (N, *event_shape); a function of `seed`. Raises `InputError`."""
+    """The checks of `examine` alone."""
+    return examine(vae, x, seed, num_samples).checks
+
+
+def examine(vae: VAE, x: Tensor, seed: int = 0, num_samples: int = 1000) -> Examination:
+    """Checks of q(z|x), log p(x) and, where weights are random, q(theta), on held-out x (N, *event_shape).
+
+    A function of `seed`. Raises `InputError` where the posterior is a point.
+    """
     kinds = kl_report(vae.model, vae.guide, as_float(vae, checked(vae, x)[:1]), "A")
     if "point" in kinds.values():
         checks.refuse("posterior", "'point', which has no density to check", "a posterior to draw from",
                       "evaluate says what a plain autoencoder is worth")  # fmt: skip
-    return [
-        *_likelihood_checks(vae, x, seed, num_samples),
-        _inactive_units(vae, x, seed),
-        *_calibration_checks(vae, seed),
-        _predictive(vae, x, seed),
-    ]
-
-
-def _likelihood_checks(vae: VAE, x: Tensor, seed: int, num_samples: int) -> list[Check]:
     likelihood = log_likelihood(vae, x, num_samples, seed=seed)
+    calibration = simulation_based_calibration(vae, seed=seed)
+    predictive = posterior_predictive_check(vae, x, seed=seed)
+    ratios = {} if vae.guide.weights is None else weight_signal_to_noise(vae)
+    found = [
+        *_likelihood_checks(vae, x, likelihood, seed),
+        _inactive_units(vae, x, seed),
+        *_calibration_checks(calibration),
+        _predictive(predictive),
+        *_weight_checks(ratios),
+    ]
+    return Examination(found, likelihood.pareto_k, calibration, predictive, ratios)
+
+
+def _likelihood_checks(vae: VAE, x: Tensor, likelihood: LogLikelihood, seed: int) -> list[Check]:
     gap = likelihood.values - lower_bound(vae, x, num_particles=100, seed=seed).double().cpu()
     heavy = (likelihood.pareto_k > 0.7).double().mean().item()
     per_latent = gap.mean().item() / vae.config.latent_size
@@ -72,8 +101,7 @@ def _inactive_units(vae: VAE, x: Tensor, seed: int) -> Check:
     return at_most("inactive_units", inactive, 0.5, "of latents", "share of latents that carry nothing about x")
 
 
-def _calibration_checks(vae: VAE, seed: int) -> list[Check]:
-    found = simulation_based_calibration(vae, seed=seed)
+def _calibration_checks(found: Calibration) -> list[Check]:
     coverage = found.coverage(INTERVAL)
     worst = coverage[(coverage - INTERVAL).abs().argmax()].item()
     off = abs(worst - INTERVAL)
@@ -87,9 +115,17 @@ def _calibration_checks(vae: VAE, seed: int) -> list[Check]:
     ]
 
 
-def _predictive(vae: VAE, x: Tensor, seed: int) -> Check:
-    found = {name: check.p_value for name, check in posterior_predictive_check(vae, x, seed=seed).items()}
+def _predictive(made: dict[str, PredictiveCheck]) -> Check:
+    found = {name: check.p_value for name, check in made.items()}
     name = min(found, key=lambda key: found[key])
     meaning = f"smallest of {len(found)} posterior predictive p-values, of the statistic '{name}'"
     verdict = "pass" if found[name] >= P_VALUE else "look"
     return Check("predictive", found[name], P_VALUE, "(p-value)", verdict, meaning)
+
+
+def _weight_checks(ratios: dict[str, Tensor]) -> list[Check]:
+    if not ratios:
+        return []
+    unsure = torch.cat([ratio.flatten() for ratio in ratios.values()]).lt(1).double().mean().item()
+    meaning = "share whose sign q(theta) hardly knows, |mean| below one standard deviation; all: nothing was learned"
+    return [at_most("unsure_weights", unsure, 0.98, "of weights", meaning)]
