@@ -24,6 +24,7 @@ def test_uniform_ranks_stay_in_the_band_and_others_leave_it() -> None:
     band = axes.patches[0].get_height() / 2
     uniform, squared = (line.get_ydata() for line in axes.lines)
     assert np.abs(uniform).max() < 0.01 and np.abs(squared).max() > band > 0.1
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["an exact q, 99 %", "b"]
 
 
 def test_a_predictive_check_is_a_histogram_with_the_observed_value() -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide.initialization import init_to_sample
+from pyro.infer.mcmc.util import initialize_model
 from torch import Tensor
 
 from ppl_vae import InputError, VAEConfig, build, fit
@@ -28,6 +30,8 @@ from ppl_vae.sampling import (
     swag,
 )
 from ppl_vae.sampling.gradient import _around
+from ppl_vae.sampling.nuts import _recorded
+from ppl_vae.training.step import local_parameters
 from ppl_vae.vae import VAE
 
 NOISE, SCALE = 0.5, 1.0
@@ -178,6 +182,25 @@ def test_nuts_and_its_predictive_agree_with_a_grid() -> None:
     assert abs(found.mean() - (p * w.abs()).sum()) < 0.1
     exact = (p.log() + marginal.log_prob(new)).logsumexp(-1)
     assert torch.allclose(posterior.thinned(100).predictive(new, num_samples=200, num_steps=60), exact, atol=0.15)
+
+
+def test_nuts_recorded_density_is_the_program_s_and_hyper_sites_keep_their_support() -> None:
+    """A half-Cauchy hierarchy: the recorded potential equals the program's at values it was not recorded at."""
+    options = {"prior": "half_cauchy"}
+    vae = build(
+        VAEConfig((2,), 1, (), likelihood="normal_shared", weights="mean_field", weights_options=options), seed=0
+    )
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng(), local_parameters():
+        torch.manual_seed(0)
+        start, potential, _, _ = initialize_model(vae.eval().model, (x,), init_strategy=init_to_sample())
+        recorded, other = _recorded(potential, start), {name: value + 0.7 for name, value in start.items()}
+        assert recorded is not potential and torch.allclose(recorded(other), potential(other))
+        assert not torch.allclose(recorded(other), potential(start))
+    posterior = nuts(vae, x, num_draws=5, num_warmup=5, num_chains=1, max_tree_depth=3)
+    name = "decoder.network.0.weight"
+    assert posterior.draws[name].shape == (1, 5, 2, 1) and posterior.latents["z"].shape == (1, 5, 4, 1)
+    assert all((posterior.latents[f"{name}.{part}"] > 0).all() for part in ("layer_scale", "unit_scale"))
 
 
 class TestArviz:

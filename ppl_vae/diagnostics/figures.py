@@ -18,20 +18,27 @@ __all__ = ["calibration_figure", "examination_figures", "pareto_k_figure", "pred
            "signal_to_noise_figure"]  # fmt: skip
 
 DATA, DRAWS, LIMIT = "#222222", "#332288", "#cc6677"
+NAMED = 5  # curves with an entry in the legend
 
 
 def calibration_figure(calibration: Calibration, *, axes: Axes | None = None) -> Figure:
     """F(u) - u, F the empirical distribution function of each latent's rank among draws of q, scaled to u in (0, 1).
 
     Inside the band an exact q stays with probability 0.99, all latents together. Below on the left and above on the
-    right of 1/2: q is conservative; the other way round: overconfident; on one side of 0 alone: biased.
+    right of 1/2: q is conservative; the other way round: overconfident; on one side of 0 alone: biased. The first five
+    latents that leave the band are named.
     Source: Graphical test for discrete uniformity (2022), section 2.
     """
     axes = _axes(axes)
     u, band = calibration.uniform.sort(0).values.numpy(), calibration.band()
     steps = (np.arange(len(u)) + 0.5)[:, None] / len(u)
     axes.axhspan(-band, band, facecolor="0.9", edgecolor="0.6", label="an exact q, 99 %")
-    axes.plot(u, steps - u, color=DRAWS, linewidth=0.8, alpha=max(0.2, 1 / u.shape[1]))
+    outside = (calibration.deviation > band).numpy()
+    named = np.flatnonzero(outside)[:NAMED]
+    for j, rank in enumerate(u.T):
+        label = calibration.names[j] if j in named else None
+        look = {} if label else {"color": LIMIT if outside[j] else DRAWS, "alpha": max(0.2, 1 / u.shape[1])}
+        axes.plot(rank, steps[:, 0] - rank, linewidth=1.2 if outside[j] else 0.8, label=label, **look)
     axes.set(xlabel="rank among draws of q", ylabel="share of simulations below, minus rank", xlim=(0, 1))
     axes.legend(loc="best")
     return axes.get_figure(root=True)  # type: ignore[return-value]
@@ -70,7 +77,9 @@ def signal_to_noise_figure(ratios: Mapping[str, Tensor], *, axes: Axes | None = 
         decibels = 20 * ratio.detach().flatten().clamp(min=1e-4).log10().sort().values
         axes.plot(decibels.cpu().numpy(), np.linspace(0, 1, len(decibels)), label=name)
     axes.axvline(0.0, color=LIMIT, linestyle="--")
-    axes.set(xlabel="signal-to-noise of a weight (dB)", ylabel="share of the weights below", ylim=(0, 1))
+    axes.set(
+        xlabel="signal-to-noise of a weight (dB)", ylabel="share of the weights below", ylim=(0, 1), xlim=(-40, None)
+    )
     axes.legend(frameon=False, loc="upper left", fontsize="small")
     return axes.get_figure(root=True)  # type: ignore[return-value]
 
