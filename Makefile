@@ -19,7 +19,8 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 studies-smoke: $(INSTALLED)
-	@set -e; for study in $(wildcard studies/*.py); do echo "$$study"; $(BIN)/python "$$study" --scale smoke; done
+	@printf '%s\n' $(wildcard studies/*.py) | \
+		OMP_NUM_THREADS=1 xargs -P 2 -I SCRIPT $(BIN)/python SCRIPT --scale smoke --backend sequential
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

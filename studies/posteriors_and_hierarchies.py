@@ -31,22 +31,22 @@ SYSTEMS = {
     "iwae, 50 draws": {**MLP, "estimator": "dreg"} | FIFTY, "nvae": NVAE,
     "two layers, iwae, 50 draws": {**TWO, "estimator": "dreg"} | FIFTY,
 }  # fmt: skip
-SIZES = {"smoke": (1, 12, 20, 3), "laptop": (4, 240, 1000, 150), "paper": (2000, 10_000, 5000, 5000)}
-ALL = list(SYSTEMS)
-GRID = {"smoke": {"system": ALL}, "laptop": {"system": ALL[:-3]}, "paper": {"system": ALL}}
+SIZES = {"smoke": (1, 12, 20, 3, "off"), "laptop": (4, 240, 1000, 150, "auto"),
+         "paper": (2000, 10_000, 5000, 5000, "auto")}  # fmt: skip
+GRID = {"laptop": {"system": list(SYSTEMS)[:-3]}} | {scale: {"system": list(SYSTEMS)} for scale in ("smoke", "paper")}
 SEEDS = {"laptop": 2}
 TABLE = {"by": ["system"], "value": ["log_p", "k_above_0.7", "annealed", "bound", "layers_in_use", "seconds"]}
 
 
 def run(seed, system, scale):
-    (epochs, images, draws, temperatures), data = SIZES[scale], load("mnist", scale)
+    (epochs, images, draws, temperatures, tier), data = SIZES[scale], load("mnist", scale)
     settings = SYSTEMS[system] | ({"latent_size": 4} if scale == "smoke" else {})  # of 8 x 8 pixels
     vae, history = trained(data.train, seed, scale, epochs=epochs, batch_size=50, binarization="dynamic", **settings,
                            kl_weight=f"linear:0.1:1:{max(1, epochs // 10)}",
                            learning_rate=f"linear:1e-3:1e-4:{epochs}")  # fmt: skip
     x = torch.bernoulli(data.test, generator=torch.Generator().manual_seed(0))[:images]
     estimate = log_likelihood(vae, x, num_samples=draws, seed=seed)
-    annealed = log_likelihood(vae, x[: images // 12], 4, "annealed", seed=seed, num_temperatures=temperatures)
+    annealed = log_likelihood(vae, x[: images // 12], 4, "annealed", seed, tier, num_temperatures=temperatures)
     layers = [value for name, value in history.rows[-1].items() if name.startswith("kl.z")]
     return {"log_p": estimate.mean, "annealed": annealed.mean, "bound": lower_bound(vae, x, seed=seed).mean().item(),
             "k_above_0.7": (estimate.pareto_k > 0.7).double().mean().item(), "layers": layers,

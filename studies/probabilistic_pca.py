@@ -37,7 +37,7 @@ def run(seed, latent_size, scale):
     annealed = log_likelihood(vae, few, 4, "annealed", seed=seed, num_temperatures=temperatures)
     bound = lower_bound(vae, x, num_particles=100, seed=seed)
     return {"pca": pca.score(test), "pca_validation": pca.score(validation),
-            "validation_bound": max(row["validation_lower_bound"] for row in history.rows), "bound": bound.mean().item(),
+            "validation_bound": max(r["validation_lower_bound"] for r in history.rows), "bound": bound.mean().item(),
             "importance": estimate.mean, "k_above_0.7": (estimate.pareto_k > 0.7).double().mean().item(),
             "annealed_gain": annealed.mean - bound[:faces].mean().item(), "epochs": len(history.rows),
             "training_bound": lower_bound(vae, data.train, num_particles=10, seed=seed).mean().item(),

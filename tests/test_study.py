@@ -336,6 +336,14 @@ class TestCommand:
         study("--jobs", "2", "--cache", str(study.folder / "two"))
         assert study.csv() == one and len(study.ran()) == 18
 
+    def test_without_workers_the_rows_are_the_same(self, study: Study) -> None:
+        study("--jobs", "1", "--cache", str(study.folder / "workers"))
+        outside = study.csv()
+        command = [sys.executable, str(study.path), "--backend", "sequential", "--cache", str(study.folder / "here")]
+        study.monkeypatch.setenv("STUDY_PID", "0")  # every process is another than the test's
+        subprocess.run(command, check=True, capture_output=True)
+        assert study.csv() == outside and len(study.ran()) == 18
+
     def test_only_what_rows_depend_on_makes_cells_run_again(self, study: Study) -> None:
         study()
         assert study.ran().total() == 18

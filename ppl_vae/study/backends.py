@@ -1,4 +1,4 @@
-"""The engines that cells can run on, all of them joblib's: processes here (loky), a dask cluster, a ray cluster.
+"""The engines that cells can run on, all of them joblib's: processes here (loky), this one, a dask or a ray cluster.
 
 Knows joblib, and dask and ray when they are installed and asked for; must not know what a cell does.
 """
@@ -53,6 +53,12 @@ def _loky(jobs: int, _: str | None) -> Iterator[Engine]:
 
 
 @contextlib.contextmanager
+def _sequential(_jobs: int, _address: str | None) -> Iterator[Engine]:
+    """This process, one cell after another: no worker to start, and a debugger sees them; a crash ends the study."""
+    yield Engine(lambda: joblib.Parallel(n_jobs=1, backend="sequential", return_as="generator_unordered"), 1)
+
+
+@contextlib.contextmanager
 def _dask(jobs: int, address: str | None) -> Iterator[Engine]:
     """The workers of a dask cluster, or of one made here with `jobs` processes."""
     distributed = _extra("distributed", "dask")
@@ -102,4 +108,4 @@ def _extra(module: str, extra: str) -> ModuleType:
         refuse("--backend", extra, f"the package {module!r} installed", f"pip install 'ppl-vae[{extra}]'")
 
 
-ENGINES = {"loky": _loky, "dask": _dask, "ray": _ray}
+ENGINES = {"loky": _loky, "sequential": _sequential, "dask": _dask, "ray": _ray}
