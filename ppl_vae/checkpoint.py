@@ -23,7 +23,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from ppl_vae import __version__, checks
-from ppl_vae.files import atomic_write
+from ppl_vae.files import atomic_write, saved
 from ppl_vae.guides import POSTERIORS
 from ppl_vae.priors import PRIORS
 from ppl_vae.priors.user_code import is_reference, reference_file
@@ -42,12 +42,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     """Write tensors and a JSON header as one safetensors file, atomically, with a digest of the tensors' bytes."""
     kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps({**header, "format": FORMAT, "version": __version__, "sha256": _digest(kept)})
-    try:
-        with atomic_write(path) as file:
-            file.write(to_bytes(kept, metadata={"ppl_vae": text}))
-    except OSError as error:
-        checks.refuse(f"saving {path}", f"{type(error).__name__}: {error.strerror}", "a disk that takes the file",
-                      "free some space; the file that was there before is whole")  # fmt: skip
+    with saved(path) as file:
+        file.write(to_bytes(kept, metadata={"ppl_vae": text}))
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

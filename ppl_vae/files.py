@@ -7,7 +7,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-__all__ = ["atomic_write", "remove_unfinished"]
+from ppl_vae import checks
+
+__all__ = ["atomic_write", "remove_unfinished", "saved"]
+
+
+@contextmanager
+def saved(path: Path) -> Iterator[IO[bytes]]:
+    """`atomic_write` for what a user waits for: `InputError` where the disk does not take it."""
+    try:
+        with atomic_write(path) as file:
+            yield file
+    except OSError as error:
+        checks.refuse(f"saving {path}", f"{type(error).__name__}: {error.strerror}", "a disk that takes the file",
+                      "free some space; the file that was there before is whole")  # fmt: skip
 
 
 @contextmanager

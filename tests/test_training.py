@@ -289,7 +289,7 @@ def test_grey_held_out_pixels_are_binarised_once_and_the_same_in_every_run():
         ({"seed": 10**20}, "seed: got 1000"),
         ({"resume": True}, "resume: got True, expected checkpoint="),
         ({"binarization": "dynamic", "validation": torch.full((3, 6), 1.5)}, "validation for likelihood 'bernoulli'"),
-        ({"corruption": "masking", "corruption_level": 2}, "corruption_level: got 2, expected a finite number >= 0 and"),
+        ({"corruption": "masking", "corruption_level": 2}, "corruption_level: got 2, expected a finite number"),
         ({"corruption": "masking", "corruption_level": "linear:0:2:3"}, "corruption_level: got 2.0"),
         ({"corruption": "masking", "corruption_level": lambda epoch: 2.0}, "corruption_level at epoch 0: got 2.0"),
         ({"learning_rate": lambda epoch: math.nan}, "learning_rate: got nan"),

@@ -30,7 +30,7 @@ from ppl_vae.checkpoint import (
 )
 from ppl_vae.cli.options import fit_options
 from ppl_vae.datasets import Dataset, load_data
-from ppl_vae.files import atomic_write
+from ppl_vae.files import atomic_write, saved
 from ppl_vae.vae import VAE, VAEConfig, build
 
 __all__ = ["Record", "RunFolder", "fit_defaults", "fresh_folder", "shaped_data"]
@@ -153,7 +153,7 @@ class RunFolder:
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> Path:
         """Write a JSON file, in which a number that is not finite is null; returns its path."""
-        with atomic_write(self.path / name) as file:
+        with saved(self.path / name) as file:
             file.write(json.dumps(_finite(values), indent=1, allow_nan=False).encode())
         return self.path / name
 

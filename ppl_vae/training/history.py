@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ppl_vae.files import atomic_write
+from ppl_vae.files import saved
 
 __all__ = ["History"]
 
@@ -35,5 +35,5 @@ class History:
         writer = csv.DictWriter(text, columns, restval="")
         writer.writeheader()
         writer.writerows(self.rows)
-        with atomic_write(path) as file:
+        with saved(path) as file:
             file.write(text.getvalue().encode())

@@ -1,0 +1,225 @@
+"""Nothing a machine does to a run loses it: killed at any moment, or the disk full, its newest checkpoint is whole.
+
+Each fault is real: processes are forked from this one, which has the libraries loaded, and killed; file systems and
+files have limits. Knows `fit`, its folder and the command line; must not know what a checkpoint holds.
+"""
+
+import contextlib
+import csv
+import os
+import random
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ppl_vae import InputError, fit, load
+from ppl_vae.checkpoint import CHECKPOINT, read_tensors
+from ppl_vae.cli import main
+from ppl_vae.training.run import Run
+from tests.examples import pixels, tiny
+from tests.test_resume import everything, same, same_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+RUN = {"batch_size": 20, "compile": "off", "progress": False, "learning_rate": "linear:0.01:0.001:100"}
+ALWAYS = 1_000_000  # epochs
+
+
+@pytest.fixture(autouse=True)
+def trust_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PPL_VAE_TRUST", str(tmp_path / "trust.json"))
+
+
+def go_on(folder: Path, epochs: int, seed: int = 0):
+    """The run of this file, from where the folder has it: its VAE, which starts as another one, and its history."""
+    vae = tiny(seed=seed)
+    return vae, fit(vae, pixels(100), epochs=epochs, checkpoint=folder, resume=True, **RUN)
+
+
+@contextlib.contextmanager
+def child(work: Callable[[], object]) -> Iterator[int]:
+    """A forked process that does the work and ends; waited for, and killed if it is still there, at the end."""
+    process = os.fork()
+    if process == 0:
+        with contextlib.suppress(BaseException):
+            work()
+        os._exit(0)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+
+
+def epochs_saved(folder: Path) -> int:
+    """How far the newest checkpoint has come, 0 without one; it loads and holds a row an epoch, and the history that
+    is written after it, so may be behind it, is the beginning of its rows."""
+    if not (folder / CHECKPOINT).exists():
+        return 0
+    assert torch.isfinite(load(folder).sample(3)).all()
+    run = read_tensors(folder / CHECKPOINT)[1]["run"]
+    assert [row["epoch"] for row in run["rows"]] == [*range(1, run["epoch"] + 1)]
+    history = folder / "history.csv"
+    for row, kept in zip(csv.DictReader(history.read_text().splitlines()) if history.is_file() else [], run["rows"]):
+        assert {name: float(value) for name, value in row.items()} == kept
+    return run["epoch"]
+
+
+def killed_at_random(folder: Path, moments: random.Random, longest: float) -> None:
+    """Let the run go on in a process of its own, from its first step for a random time in seconds, and kill it."""
+    reading, writing = os.pipe()
+
+    def work() -> None:
+        add = Run.add
+        Run.add = lambda self, *rest: (os.write(writing, b".") if self.state.rows == 0 else 0, add(self, *rest))  # type: ignore[assignment]
+        go_on(folder, ALWAYS, seed=moments.randrange(99) if (folder / CHECKPOINT).exists() else 0)
+
+    with child(work) as process:
+        os.close(writing)
+        assert os.read(reading, 1) == b"."  # it trains: what a slow machine takes to get there is no part of the moment
+        os.close(reading)
+        time.sleep(moments.uniform(0, longest))
+        os.kill(process, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+
+
+def test_killed_50_times_at_random_moments_it_ends_as_the_run_that_never_was(tmp_path: Path) -> None:
+    """Every newest checkpoint loads and goes on, never falls back, and the last equals a whole run to the bit."""
+    moments, saved = random.Random(0), 0
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    go_on(whole, 1)  # what a first step loads is loaded here, once, and not in each of the children
+    began = time.perf_counter()
+    go_on(whole, 6)
+    epoch = (time.perf_counter() - began) / 5  # so that a slow machine kills at the same moments as a fast one
+    for _ in range(50):
+        killed_at_random(killed, moments, 3 * epoch)
+        before, saved = saved, epochs_saved(killed)
+        assert saved >= before
+    assert saved > 10
+    vae, found = go_on(killed, saved + 1)
+    expected_vae, expected = go_on(whole, saved + 1)
+    assert same_rows(found, expected) and same(vae, expected_vae)
+    first, second = everything(killed), everything(whole)
+    assert first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
+    assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}  # no half-written file
+
+
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+MOMENTS = {
+    "before a byte reaches the disk": ("os.fsync", 0),
+    "when the file is whole, under another name": ("os.replace", 0),
+    "when it has its name": ("ppl_vae.files._sync_folder", 1),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_inside_a_save_it_has_the_old_checkpoint_or_the_new(tmp_path: Path, moment: str) -> None:
+    name, gained = MOMENTS[moment]
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    go_on(run, 2)
+
+    def work() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(name, die)
+            go_on(run, ALWAYS)
+
+    with child(work) as process:
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
+    assert epochs_saved(run) == 2 + gained
+    goes_on_as_if_nothing_had_been(run, whole, 4)
+
+
+def refused_in_one_line(work: Callable[[], object]) -> str:
+    with pytest.raises(InputError) as error:
+        work()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def goes_on_as_if_nothing_had_been(run: Path, whole: Path, epochs: int) -> None:
+    (vae, found), (expected_vae, expected) = go_on(run, epochs), go_on(whole, epochs)
+    assert same_rows(found, expected) and same(vae, expected_vae)
+    assert {path.name for path in run.iterdir()} == {path.name for path in whole.iterdir()}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB, in memory; only the superuser can make one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("no right to mount a file system; the limit on the size of files stands in for it")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full_leaves_the_old_checkpoint_and_says_so(tmp_path: Path, small_disk: Path) -> None:
+    run, ballast = small_disk / "run", small_disk / "ballast"
+    go_on(run, 2)
+    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    ballast.write_bytes(bytes(free - 4096))
+    old = (run / CHECKPOINT).read_bytes()
+    message = refused_in_one_line(lambda: go_on(run, 9))
+    assert "No space left on device" in message and "the file that was there before is whole" in message
+    assert (run / CHECKPOINT).read_bytes() == old and epochs_saved(run) == 2
+    ballast.unlink()
+    goes_on_as_if_nothing_had_been(run, tmp_path / "whole", 4)
+
+
+@pytest.mark.parametrize("room", [5000, 100], ids=["for the history alone", "for neither"])
+def test_a_file_that_may_not_grow_leaves_the_old_checkpoint_and_says_so(tmp_path: Path, room: int) -> None:
+    """A limit on file size, as a quota has one, needs no rights: it holds in a child, whose words are read here."""
+    run = tmp_path / "run"
+    go_on(run, 2)
+    assert (run / CHECKPOINT).stat().st_size > room
+    old = (run / CHECKPOINT).read_bytes()
+    reading, writing = os.pipe()
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+        os.write(writing, refused_in_one_line(lambda: go_on(run, 9)).encode())
+
+    with child(work) as process:
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    message = os.read(reading, 10_000).decode()
+    assert "File too large" in message and "the file that was there before is whole" in message
+    assert (run / CHECKPOINT).read_bytes() == old and epochs_saved(run) == 2
+    goes_on_as_if_nothing_had_been(run, tmp_path / "whole", 4)
+
+
+def test_a_history_that_cannot_be_written_is_said_in_one_line_too(tmp_path: Path) -> None:
+    go_on(tmp_path, 1)
+    (tmp_path / "history.csv").unlink()
+    (tmp_path / "history.csv").mkdir()  # which no file can replace
+    assert "history.csv" in refused_in_one_line(lambda: go_on(tmp_path, 2))
+    (tmp_path / "history.csv").rmdir()
+    assert epochs_saved(tmp_path) == 2
+
+
+def test_the_command_line_says_it_in_one_line_and_status_2(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    run = tmp_path / "run"
+    train = ["train", "--data", "digits", "--latent-size", "2", "--hidden-sizes", "4", "--no-progress"]
+    assert main([*train, "--epochs", "1", "--out", str(run)]) == 0
+    capfd.readouterr()
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+        os._exit(main(["train", "--resume", str(run), "--epochs", "2", "--no-progress"]))
+
+    with child(work) as process:
+        assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 2
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 1 and said[0].startswith("ppl-vae: saving") and "File too large" in said[0]
+    assert epochs_saved(run) == 1
