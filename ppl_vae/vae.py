@@ -33,6 +33,7 @@ from ppl_vae.weights import bayesian_pair, check_options
 __all__ = ["VAE", "Decoder", "Guide", "Model", "VAEConfig", "build", "evaluating", "pixels"]
 
 CUSTOM = "custom"  # a prior or posterior given as an object that no reference names; `load` has to be given it again
+ENCODED = 500  # data encoded at once: where q's mean has no closed form, hundreds of draws of each are held
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,9 +167,9 @@ class VAE(nn.Module):
         x = pixels(x, next(self.parameters()))
         if num_samples is not None:
             return self._posterior_site(x, checks.integer("num_samples", num_samples))["value"]
-        if getattr(self.guide.posterior, "mean_field", False):
-            return mean(self._posterior_site(x, None)["fn"])
-        return mean(self._posterior_site(x, 100)["fn"]).mean(0)
+        num_draws = None if getattr(self.guide.posterior, "mean_field", False) else 100
+        means = [mean(self._posterior_site(rows, num_draws)["fn"]) for rows in x.split(ENCODED)]
+        return torch.cat(means if num_draws is None else [each.mean(0) for each in means])
 
     def _posterior_site(self, x: Tensor, num_samples: int | None) -> Any:
         plate = pyro.plate("draws", num_samples, dim=-2) if num_samples else contextlib.nullcontext()

@@ -6,6 +6,8 @@ Knows `vae.py` and the linear-Gaussian truth; must not know estimators or traini
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -225,3 +227,23 @@ def test_a_module_given_as_prior_is_part_of_the_model():
 
     vae = tiny(Shifted)
     assert "model.prior.shift" in dict(vae.named_parameters()) and vae.model.prior.shift.shape == (2,)
+
+
+@pytest.mark.parametrize("posterior", ["diagonal_normal", "iaf", "implicit"])
+def test_encode_holds_the_draws_of_a_bounded_number_of_data(posterior: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    vae = build(VAEConfig((4,), 2, (3,), posterior=posterior), seed=0)
+    x, seen = torch.rand(1203, 4), []
+    monkeypatch.setattr(vae.guide.posterior, "forward", _counted(vae.guide.posterior.forward, seen))
+    torch.manual_seed(0)
+    z = vae.encode(x)
+    assert z.shape == (1203, 2) and seen == [500, 500, 203]
+    torch.manual_seed(0)
+    assert torch.equal(vae.encode(x[:500]), z[:500])
+
+
+def _counted(forward: Callable[[torch.Tensor], Any], seen: list[int]) -> Callable[[torch.Tensor], Any]:
+    def counted(x: torch.Tensor) -> Any:
+        seen.append(len(x))
+        return forward(x)
+
+    return counted
