@@ -117,3 +117,12 @@ def test_functional_spread_is_that_of_the_linear_map(vae: VAE) -> None:
     x = some(5)
     expected = SCALE * vae.encode(x).norm(dim=1)
     assert torch.allclose(functional_spread(vae, x, 400, seed=0), expected, rtol=0.15)
+
+
+def test_functional_spread_does_not_depend_on_where_the_function_lies(vae: VAE) -> None:
+    """Outputs around 1000 spread as those around 0 do: no digits are lost to the mean."""
+    x = some(5)
+    with torch.no_grad():
+        near = functional_spread(vae, x, 20, seed=0)
+        vae.model.decoder.network[0].bias += 1000.0
+    assert torch.allclose(functional_spread(vae, x, 20, seed=0), near, rtol=1e-3)

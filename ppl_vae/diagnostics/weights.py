@@ -66,11 +66,12 @@ def functional_spread(vae: VAE, x: Tensor, num_samples: int = 20, seed: int | No
     checks.integer("num_samples", num_samples, 2)
     with evaluation(vae, seed):
         z = torch.cat([vae.encode(as_float(vae, rows)) for rows in checked(vae, x).split(decoder_rows(vae))])
-        total = squares = torch.zeros(())
+        centre, total, squares = vae.decode(z).mean, torch.zeros(()), torch.zeros(())  # so that no digits are lost
         for _ in range(num_samples):
             theta = named(weights(), "decoder.")
-            mean = torch.cat([call(vae.model.decoder, theta, rows).mean for rows in z.split(decoder_rows(vae))])
-            total, squares = total + mean, squares + mean.square()
+            means = (call(vae.model.decoder, theta, rows).mean for rows in z.split(decoder_rows(vae)))
+            deviation = torch.cat(list(means)) - centre
+            total, squares = total + deviation, squares + deviation.square()
         variance = (squares - total.square() / num_samples).clamp(min=0) / (num_samples - 1)
         return variance.flatten(1).mean(1).sqrt()
 
