@@ -1,5 +1,6 @@
 """Training on several processes: the rows are shared out, the parameters are one, only the first rank writes."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ppl_vae import InputError, load
-from ppl_vae.checkpoint import CHECKPOINT, read_tensors
+from ppl_vae import InputError, fit, load
+from ppl_vae.checkpoint import CHECKPOINT, read_tensors, write_tensors
 from ppl_vae.training.ranks import Ranks
+from tests.examples import pixels, tiny
 
 TRAIN = ("train", "--data", "digits", "--latent-size", "2", "--hidden-sizes", "8", "--batch-size", "100",
          "--compile", "record", "--no-progress")  # fmt: skip
@@ -64,6 +66,70 @@ def test_two_ranks_equal_one_process_where_no_noise_is_drawn(tmp_path):
     one, two = (parameters(tmp_path / str(ranks)) for ranks in (1, 2))
     assert one.keys() == two.keys()
     assert all(torch.allclose(value, two[name], atol=1e-5) for name, value in one.items())
+
+
+class MatchedNoise:
+    """Every rank draws the normal variates of the whole minibatch and keeps those of its own rows."""
+
+    def __init__(self, patch):
+        self.generator, self.rows, shard = torch.Generator().manual_seed(0), 0, Ranks.shard
+
+        def noted(ranks, index):
+            self.ranks, self.rows = ranks, len(index)
+            return shard(ranks, index)
+
+        patch.setattr(Ranks, "shard", noted)
+        patch.setattr("torch.distributions.normal._standard_normal", self.draw)
+
+    def draw(self, shape, dtype, device):
+        whole = torch.randn(self.rows, *shape[1:], dtype=dtype, generator=self.generator)
+        return whole[self.ranks.rank :: self.ranks.size]
+
+
+def rank_of_a_run(rank, ranks, matched, folder):
+    """One rank's whole life, in this process: it meets the others, trains, and leaves its parameters in the folder."""
+    group = f"file://{folder}/meeting"
+    torch.distributed.init_process_group("gloo", init_method=group, rank=rank, world_size=ranks)
+    with pytest.MonkeyPatch.context() as patch:
+        vae = tiny()
+        if matched:
+            MatchedNoise(patch)
+        options = {"epochs": 20, "batch_size": 10, "learning_rate": 0.02, "compile": "off", "progress": False}
+        bounds = [row["lower_bound"] for row in fit(vae, pixels(45), **options).rows]
+    write_tensors(folder / str(rank), {**vae.state_dict(), "bounds": torch.tensor(bounds)}, {})
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("matched", [True, False])
+def test_two_ranks_equal_one_process_where_the_noise_is_the_same(tmp_path, matched):
+    """Equal global batches of ten and one of five, which is three rows and two: one run but for the order of sums.
+
+    With noise of their own the ranks still share every parameter, and are another run than the single process.
+    """
+    found = {}
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        children = [forked(rank_of_a_run, rank, ranks, matched, folder) for rank in range(ranks)]
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * ranks
+        found[ranks] = [read_tensors(folder / str(rank))[0] for rank in range(ranks)]
+    (one,), (first, second) = found[1], found[2]
+    start = tiny().state_dict()
+    assert max((one[name] - start[name]).abs().max() for name in start) > 0.1
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert matched == all(torch.allclose(value, first[name], atol=1e-5, rtol=0) for name, value in one.items())
+
+
+def forked(work, *arguments):
+    """The id of a process that does the work and ends with status 0, or 1 if it failed."""
+    process = os.fork()
+    if process == 0:
+        status = 1
+        with contextlib.suppress(BaseException):
+            work(*arguments)
+            status = 0
+        os._exit(status)
+    return process
 
 
 def test_a_run_of_two_ranks_is_one_run_with_one_folder_and_goes_on_with_another_number(tmp_path):

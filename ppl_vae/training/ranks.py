@@ -64,7 +64,7 @@ class Ranks:
         """Make every rank's tensors rank 0's."""
         for tensor in tensors if self.size > 1 else ():
             with self._together():
-                torch_distributed.broadcast(tensor, 0)
+                torch_distributed.broadcast(tensor.detach(), 0)
 
     def mean(self, report: Tensor, gradients: Sequence[Tensor], rows: int) -> tuple[Tensor, Sequence[Tensor]]:
         """Report and gradients of the whole minibatch: means over ranks weighted by their rows, in one message.
