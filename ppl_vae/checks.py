@@ -22,6 +22,10 @@ LARGEST = 1e15  # of a value of data: squares of such numbers can still be added
 class InputError(ValueError):
     """A value given by the user cannot be used; the message is one line that says what to do instead."""
 
+    def __init__(self, message: str) -> None:
+        # Pyro raises an error of a program that it traces anew, with the shapes of all sites in lines below it
+        super().__init__(message.partition("\n")[0])
+
 
 def refuse(subject: str, got: object, expected: str, suggestion: str = "") -> NoReturn:
     """Raise `InputError`: "subject: got ..., expected ...; try ...".
