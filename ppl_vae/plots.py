@@ -246,8 +246,8 @@ def _tiles(axes: Any, pixels: np.ndarray, columns: int, left: Names = (), below:
 
 
 def _values(numbers: np.ndarray) -> list[str]:
-    """Tick labels for `numbers`, about ten of them; the others are blank."""
-    step = math.ceil(len(numbers) / 11)
+    """Tick labels for `numbers`, about five of them; the others are blank."""
+    step = math.ceil(len(numbers) / 6)
     rounded = numbers.round(2) + 0.0  # no -0
     return [f"{x:g}".replace("-", "\N{MINUS SIGN}") if i % step == 0 else "" for i, x in enumerate(rounded)]
 

@@ -58,7 +58,7 @@ def draw(rows):
     for size, (mean, _) in zip(sizes, means):
         active = study.mean_at(rows, "active_units", latent_size=size)[0]
         left.annotate(f"{active:g} active", (size, mean), (0, 8), textcoords="offset points", fontsize=8)
-    left.set(xlabel="latent size", ylabel="nats an image", xlim=(0, 60))
+    left.set(xlabel="latent size", ylabel="nats an image", xlim=(0, 60), ymargin=0.1)
     left.legend(frameon=False, loc="lower right")
     tiles = [tile for size in sizes for tile in next(r for r in rows if r["latent_size"] == size)["pictures"]]
     plots.image_grid(torch.tensor(tiles) / 255, columns=12, title=f"Prior samples, latent sizes {sizes}", axes=right)
@@ -70,7 +70,7 @@ def answer(rows):
     sharp = study.paired_difference(rows, "latent_size", 50, 2, "sharpness")
     odd = study.paired_difference(rows, "latent_size", 50, 10, "not_a_digit")
     return (f"- \"Quality degrades from 10 to 50\": the share of odd samples changes by {study.plus_minus(*odd)} "
-            f"(**{'confirmed' if odd[0] > 2 * odd[1] else 'refuted'}**), log p(x) by {study.plus_minus(*grow)} nats.\n"
+            f"(**{'confirmed' if odd[0] > 2 * odd[1] else 'not shown'}**), log p(x) by {study.plus_minus(*grow)} nats.\n"
             f"- \"More latents, sharper images\": sharpness from 2 to 50 changes by {study.plus_minus(*sharp)} "
             f"(**{'confirmed' if sharp[0] > 2 * sharp[1] else 'refuted'}**).")  # fmt: skip
 
