@@ -111,14 +111,11 @@ def map_data(path: str | os.PathLike[str]) -> Tensor:
     """
     try:
         # copy on write: what a caller does in place happens to memory of this process
-        array = np.load(path, mmap_mode="c")
+        array = np.lib.format.open_memmap(path, "c")
     except (OSError, ValueError) as error:
         checks.refuse(f"data file {path}", f"{type(error).__name__}: {error}", "an array written by numpy.save")
-    if not isinstance(array, np.memmap) or array.dtype.newbyteorder("=") not in (np.uint8, np.float32, np.float64):
-        got = str(array.dtype) if isinstance(array, np.ndarray) else type(array).__name__
-        checks.refuse(f"data file {path}", got, "one array of uint8 pixels, float32 or float64")
-    if not array.dtype.isnative:
-        checks.refuse(f"data file {path}", f"dtype {array.dtype.str}", "this machine's byte order")
+    if array.dtype not in (np.uint8, np.float32, np.float64):  # in this machine's byte order
+        checks.refuse(f"data file {path}", f"dtype {array.dtype.str}", "uint8 pixels, float32 or float64")
     return torch.from_numpy(array)
 
 
