@@ -3,10 +3,10 @@
 Report 004 (section 6) placed a Normal over all weights and saw no learning; its code moves q(theta) by the KL alone,
 the row "KL alone". Prediction: coded correctly every method learns; mean-field with N(0, I) loses to points; averaging
 over good draws (chains, ensembles) wins by tenths of a nat where data are few. Settings with more than one value are
-chosen on 200 validation images, test data are looked at once. log_p: predictive log 1/S sum_s p(x|theta_s), importance
-sampling with a proposal refined for each image, so an overfitted encoder costs nothing there but does in `bound`;
-`_mean`: the same at the posterior mean of theta. Figure: gains in log_p, above 0 is better; last, over network sizes,
-does the bound with KL(theta)/N pick what held-out log p picks? `laptop` is thinned for one core: N = 300 alone (1000
+chosen on 200 validation images; the first 250 test images are looked at once. log_p: 1/S sum_s p(x|theta_s), its log by
+importance sampling with a proposal refined for each image, so an overfitted encoder costs nothing there but does in
+`bound`; `_mean`: at the posterior mean of theta. Figure: gains in log_p, above 0 is better; last, over network sizes:
+do the bound with KL(theta)/N and held-out log p pick the same? `laptop` is thinned for one core: N = 300 alone (1000
 too for digits with N(0, I)), no Frey faces, 50 hidden units, 3000 updates, at most 3 candidates but all five decays.
 """
 

@@ -20,7 +20,7 @@ from ppl_vae.sampling import (
     swag,
 )
 
-__all__ = ["CHECK", "DRAWS", "FITTED", "METHODS", "POINTS", "candidate", "candidates"]
+__all__ = ["CHECK", "DRAWS", "FITTED", "METHODS", "POINTS", "UNIT_NORMAL", "candidate", "candidates"]
 
 BATCH_SIZE = 100
 POINTS = ("point, early stopped", "point, weight decay")
@@ -41,12 +41,15 @@ METHODS = {
     "low rank": [{"weights": "low_rank"}],
     "scale mixture": [{**MEAN_FIELD, "weights_options": {"prior": "scale_mixture", "narrow_scale": 0.05}}],
     "dropout": [{"network_options": {"dropout": rate}, "early_stopping": True} for rate in (0.05, 0.15, 0.3)],
-    "mean-field N(0, I), all weights": [{**MEAN_FIELD, "weights_options": {**ALL_WEIGHTS, "estimator": "naive"}}],
+    "mean-field N(0, I), all weights": [{**MEAN_FIELD, "weights_options": {**ALL_WEIGHTS, "estimator": estimator}}
+                                        for estimator in ("naive", "local")],
+    "mean-field N(0, I), decoder": [{**MEAN_FIELD, "weights_options": {"prior": "normal"}}],
     "mean-field N(0, I) from MAP": [{"sampler": "from_map"}],
     "KL alone": [{"sampler": "kl_alone"}],
 }  # fmt: skip
 DRAWS, FITTED = list(METHODS)[:5], list(METHODS)[5:]
-CHECK = [*POINTS, "mean-field N(0, I), all weights", "mean-field N(0, I) from MAP", "KL alone"]
+UNIT_NORMAL = [name for name in METHODS if "N(0, I)" in name]
+CHECK = [*POINTS, *UNIT_NORMAL, "KL alone"]
 # where a run is thinned, candidates are at most two, but five decays for the baseline and one ensemble (of five runs)
 MOST = {
     "smoke": ({}, 1),
@@ -106,7 +109,7 @@ def _ensemble(x, validation, seed, scale, steps, settings):
 
 
 def _from_map(x, validation, seed, scale, steps, settings):
-    vae = bayesian_vae(_map(x, seed, scale, steps, settings)[0], "mean_field", **ALL_WEIGHTS, estimator="naive")
+    vae = bayesian_vae(_map(x, seed, scale, steps, settings)[0], "mean_field", **ALL_WEIGHTS)
     how = {"epochs": _epochs(x, steps // 2), "batch_size": min(BATCH_SIZE, len(x)), "compile": _tier(scale)}
     return fitted(vae, 20, seed), fit(vae, x, seed=seed, progress=False, **how).rows[-1]
 

@@ -6,11 +6,10 @@ Knows rows with the columns data, num_train, method, hidden and log_p; must not 
 import math
 
 from ppl_vae import study
-from weight_methods import METHODS, POINTS
+from weight_methods import METHODS, POINTS, UNIT_NORMAL
 
 __all__ = ["gains_panel", "gains_table", "learning", "verdict", "widths_panel"]
 
-UNIT_NORMAL = ("mean-field N(0, I), all weights", "mean-field N(0, I) from MAP")
 BAYESIAN = set(METHODS) - {*POINTS, "ensemble of 5", "dropout", "KL alone"}
 
 
@@ -49,7 +48,7 @@ def verdict(rows):
 
 
 def learning(rows):
-    """How far N(0, I) on all weights is behind the early-stopped point, at its own posterior mean."""
+    """How far N(0, I) on weights is behind the early-stopped point, at its own posterior mean."""
     cells = [r for r in rows if r["hidden"] is None]
     lines = []
     for place in places(rows):
