@@ -37,13 +37,14 @@ def run(seed, num_train, scale):
 def draw(rows):
     methods, numbers = (list(dict.fromkeys(row[name] for row in rows)) for name in ("method", "num_train"))
     figure = Figure(figsize=(11, 4.5), layout="constrained")
-    for axes, value in zip(figure.subplots(1, 2), ("less_than_exact", "distance")):
+    labels = {"less_than_exact": "held-out log p less the exact posterior's", "distance": "mean distance from it"}
+    for axes, (value, label) in zip(figure.subplots(1, 2), labels.items()):
         for i, n in enumerate(numbers):
             means, errors = zip(*(study.mean_at(rows, value, method=method, num_train=n) for method in methods))
             heights = [y + 0.2 * i for y in range(len(methods))]
             axes.errorbar(means, heights, xerr=errors, fmt="o", ms=4, label=f"N = {n}")
         axes.axvline(0.0, color="grey", lw=0.5)
-        axes.set(xlabel=f"{value.replace('_', ' ')} (nats)", ylim=(len(methods), -1))
+        axes.set(xlabel=f"{label} (nats)", ylim=(len(methods), -1))
         axes.set_yticks(range(len(methods)), methods)
         axes.legend(frameon=False)
     return figure

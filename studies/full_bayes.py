@@ -61,11 +61,14 @@ def run(seed, data, num_train, method, hidden, scale):
 
 def draw(rows):
     names = list(dict.fromkeys(row["data"] for row in rows if row["hidden"] is None))
-    *panels, widths = Figure(figsize=(5 * len(names) + 5, 6), layout="constrained").subplots(1, len(names) + 1)
+    sized = any(row["hidden"] for row in rows)
+    figure = Figure(figsize=(5 * (len(names) + sized), 6), layout="constrained")
+    panels = figure.subplots(1, len(names) + sized, squeeze=False)[0]
     for axes, data in zip(panels, names):
         gains_panel(axes, rows, data)
-    widths_panel(widths, rows)
-    return widths.figure
+    if sized:
+        widths_panel(panels[-1], rows)
+    return figure
 
 
 def answer(rows):

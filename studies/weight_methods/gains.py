@@ -41,10 +41,16 @@ def verdict(rows):
             ahead.setdefault(method, set()).add(place["data"])
     twice = [method for method, names in ahead.items() if len(names) > 1]
     once = [f"{method} ({', '.join(sorted(names))})" for method, names in ahead.items() if len(names) == 1]
+    compared = [
+        f"{place['data']} (N = {place['num_train'] or 'all'})"
+        for place in places(rows)
+        if any(math.isfinite(gain(rows, m, POINTS[1], **place)[0]) for m in BAYESIAN - {*UNIT_NORMAL})
+    ]
     return (
-        f"More than two standard errors ahead of **both** point estimates at N <= 1000, on at least two data sets: "
-        f"**{', '.join(twice) or 'no Bayesian method'}**; on one alone: {', '.join(once) or 'none'}."
-    )
+        f"Compared on {', '.join(compared) or 'nothing yet'}. More than two standard errors ahead of **both** points, "
+        f"N <= 1000, on at least two data sets: **{', '.join(twice) or 'no Bayesian method'}**; "
+        f"on one alone: {', '.join(once) or 'none'}."
+    )  # fmt: skip
 
 
 def learning(rows):
@@ -57,7 +63,8 @@ def learning(rows):
             if len({r["method"] for r in found}) == 2:
                 bound = study.paired_difference(found, "method", method, POINTS[0], "bound_mean")
                 lines.append(f"{place['data']}, N = {place['num_train']}: {method} {study.plus_minus(*bound)}")
-    return f"Test bound at the posterior mean less the early-stopped point's, nats: {'; '.join(lines)}."
+    told = "; ".join(lines) or "not measured yet"
+    return f"Test bound at the posterior mean less the early-stopped point's, nats: {told}."
 
 
 def gains_table(rows):
@@ -75,17 +82,20 @@ def gains_table(rows):
 
 def gains_panel(axes, rows, data):
     """Each method's gain on the early-stopped point, one mark for each number of training data."""
-    numbers = dict.fromkeys(row["num_train"] for row in rows if row["hidden"] is None and row["data"] == data)
-    for i, number in enumerate(numbers):
-        means, errors = zip(*(gain(rows, m, POINTS[0], data=data, num_train=number) for m in METHODS))
-        heights = [y + 0.15 * i for y in range(len(METHODS))]
+    cells = [row for row in rows if row["hidden"] is None and row["data"] == data]
+    methods = [method for method in METHODS if any(row["method"] == method for row in cells)]
+    largest = 0.0
+    for i, number in enumerate(dict.fromkeys(row["num_train"] for row in cells)):
+        means, errors = zip(*(gain(rows, m, POINTS[0], data=data, num_train=number) for m in methods))
+        heights = [y + 0.15 * i for y in range(len(methods))]
         axes.errorbar(means, heights, xerr=errors, fmt="o", ms=4, label=f"N = {number or 'all'}")
+        largest = max(largest, *(abs(mean) for mean in means if math.isfinite(mean)))
     axes.axvline(0.0, color="grey", lw=0.5)
-    axes.set(title=data, xlabel="gain on the early-stopped point (nats)", ylim=(len(METHODS), -1))
-    axes.set_xscale("symlog", linthresh=1.0)
-    axes.set_yticks(range(len(METHODS)), METHODS)
-    if numbers:
-        axes.legend(frameon=False)
+    axes.set(title=data, xlabel="gain on the early-stopped point (nats)", ylim=(len(methods), -1))
+    if largest > 5:
+        axes.set_xscale("symlog", linthresh=1.0)
+    axes.set_yticks(range(len(methods)), methods)
+    axes.legend(frameon=False)
 
 
 def widths_panel(axes, rows):
