@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ppl_vae.checkpoint import CHECKPOINT, load, read_tensors, run_lock, save, write_tensors
+from ppl_vae.checkpoint import CHECKPOINT, config_from_json, load, read_tensors, run_lock, save, write_tensors
 from ppl_vae.checks import InputError
 from ppl_vae.files import atomic_write
 from ppl_vae.training import fit
@@ -192,6 +192,10 @@ class TestHostileFiles:
     def test_a_header_with_unknown_fields_or_wrong_values(self, tmp_path, changes, message):
         save(tiny(), tmp_path / "vae")
         assert message in refused(rewritten(tmp_path / "vae", **changes))
+
+    def test_a_configuration_without_the_shape_of_a_datum(self):
+        with pytest.raises(InputError, match="no event_shape"):
+            config_from_json({"latent_size": 2})
 
     @pytest.mark.parametrize(
         "reference",

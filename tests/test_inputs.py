@@ -5,6 +5,7 @@ of the documented shape; a refusal is an `InputError` of one line. No error of t
 warning. Knows the public functions; must not know which of them checks what.
 """
 
+import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppl_vae import VAE, InputError, VAEConfig, build, fit, load_data, log_likelihood, lower_bound, to_inference_data
+from ppl_vae.cli.run_folder import RunFolder
 from ppl_vae.diagnostics import (
     diagnose,
     functional_spread,
@@ -302,3 +304,16 @@ def test_arguments_are_taken_or_refused(name: str, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     for value in NUMBERS:
         answered(ARGUMENTS[name], value)
+
+
+def test_numbers_that_are_not_finite_are_null_in_a_run_s_json(tmp_path: Path) -> None:
+    values = {"mean": np.nan, "errors": (1.0, -np.inf), "nested": [{"k": np.inf, "n": 2, "name": "NaN"}]}
+    text = RunFolder(tmp_path).write_json("evaluation.json", values).read_text()
+    expected = {"mean": None, "errors": [1.0, None], "nested": [{"k": None, "n": 2, "name": "NaN"}]}
+    assert json.loads(text, parse_constant=pytest.fail) == expected
+
+
+def test_a_plain_autoencoder_is_not_diagnosed_but_referred_to_evaluate() -> None:
+    vae = build(VAEConfig(EVENT, 2, (5,), posterior="point"), seed=0)
+    with pytest.raises(InputError, match=r"posterior: got 'point', which has no density to check, .*; evaluate says"):
+        diagnose(vae, X)

@@ -11,13 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
 
-from ppl_vae.checkpoint import CHECKPOINT, read_tensors, save
+from ppl_vae.checkpoint import CHECKPOINT, read_tensors, save, write_tensors
 from ppl_vae.checks import InputError
 from ppl_vae.training import fit
 from ppl_vae.training.run import Run
@@ -225,6 +226,36 @@ def test_a_function_of_the_epoch_can_be_resumed(tmp_path):
         again, x, epochs=4, learning_rate=lambda epoch: 0.01 / (1 + epoch), checkpoint=tmp_path, resume=True, **QUIET
     )
     assert same_rows(found, expected) and same(whole, again)
+
+
+def test_functions_at_two_addresses_are_not_told_apart_by_them(tmp_path):
+    rates = [lambda epoch: 0.01, lambda epoch: 0.01]
+    assert str(rates[0]) != str(rates[1])
+    for epochs, rate in enumerate(rates, start=1):
+        history = fit(tiny(), pixels(40), epochs=epochs, learning_rate=rate, checkpoint=tmp_path, resume=True, **QUIET)
+    assert len(history.rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [("settings", "without a run's state"), ("run", "without a run's state"), ("rows", "an incomplete run's state")],
+)
+def test_a_header_with_a_part_missing_is_refused(tmp_path, part, message):
+    fit(tiny(), pixels(40), epochs=1, checkpoint=tmp_path, **QUIET)
+    tensors, header = read_tensors(tmp_path / CHECKPOINT)
+    (header["run"] if part == "rows" else header).pop(part)
+    write_tensors(tmp_path / CHECKPOINT, tensors, header)
+    with pytest.raises(InputError, match=message):
+        fit(tiny(), pixels(40), epochs=2, checkpoint=tmp_path, resume=True, **QUIET)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    """They are stored as Python's, so that a checkpoint can hold them and a resumed run finds them equal."""
+    vae = tiny(latent_size=np.int64(2), hidden_sizes=(np.int32(5),))
+    given = {"epochs": np.int64(1), "batch_size": np.int32(10), "seed": np.uint8(0), "weight_penalty": np.float32(0.5)}
+    fit(vae, pixels(40), checkpoint=tmp_path, progress=False, compile="off", **given)
+    plain = {"epochs": 2, "batch_size": 10, "seed": 0, "weight_penalty": 0.5, "compile": "off"}
+    assert len(fit(tiny(), pixels(40), checkpoint=tmp_path, resume=True, progress=False, **plain).rows) == 2
 
 
 def test_another_setting_or_other_data_are_refused_by_name(tmp_path):
