@@ -3,11 +3,14 @@
 Prediction: compiled steps beat hand-written eager PyTorch with a fused Adam at every size, most where the model is
 small; recorded steps equal it; eager Pyro is behind it. How to read the figure: a bar is the speed relative to
 hand-written eager PyTorch (1, the line), the median over interleaved rounds of process CPU time, with their range.
+bfloat16 pays only on processors that have its products; others emulate them, which is slower than single precision.
 """
 
+import itertools
 import statistics
 import time
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from peers import BATCH_SIZE, VARIANTS, WORKLOADS, trainers
@@ -48,15 +51,26 @@ def run(seed, workload, threads, rounds, scale):
 
 
 def draw(rows):
-    cells = sorted({(row["workload"], row["threads"]) for row in rows})
-    figure = Figure(figsize=(4.5 * len(cells), 4.5), layout="constrained")
-    for axes, (workload, threads) in zip(figure.subplots(1, len(cells), squeeze=False)[0], cells, strict=True):
-        own = [row for row in rows if (row["workload"], row["threads"]) == (workload, threads)]
-        middle, low, high = ([row[k] for row in own] for k in ("relative_speed", "lowest", "highest"))
-        error = [[m - a for m, a in zip(middle, low, strict=True)], [b - m for m, b in zip(middle, high, strict=True)]]
-        axes.barh([row["variant"] for row in own], middle, xerr=error, color="0.6")
+    workloads, threads = (
+        [w for w in WORKLOADS if any(r["workload"] == w for r in rows)],
+        sorted({r["threads"] for r in rows}),
+    )
+    names = list(dict.fromkeys(row["variant"] for row in rows))[::-1]
+    figure = Figure(figsize=(3 + 3.5 * len(workloads), 3.2 * len(threads)), layout="constrained")
+    panels = figure.subplots(len(threads), len(workloads), squeeze=False, sharex="col", sharey=True)
+    for axes, (count, workload) in zip(panels.flat, itertools.product(threads, workloads), strict=True):
+        own = [row for row in rows if (row["workload"], row["threads"]) == (workload, count)]
+        middle, low, high = (np.array([row[k] for row in own]) for k in ("relative_speed", "lowest", "highest"))
+        heights = [names.index(row["variant"]) for row in own]
+        axes.barh(heights, middle, xerr=[middle - low, high - middle], color="0.7")
         axes.axvline(1.0, color="black", linewidth=0.8)
-        axes.set(xscale="log", xlabel="speed, hand-written = 1", title=f"{workload}, {threads} thread(s)")
+        axes.set(xscale="log", title=f"{workload}, {count} thread{'s' * (count > 1)}")
+        axes.set_yticks(range(len(names)), names)
+        axes.set_xticks(
+            ticks := [t for t in (0.25, 0.5, 1, 2, 4, 8) if t < 2 * high.max()], map(str, ticks), minor=False
+        )
+        axes.minorticks_off()
+    figure.supxlabel("speed, hand-written = 1")
     return figure
 
 

@@ -51,7 +51,7 @@ def trainers(workload: str, x: Tensor, names: Iterable[str]) -> Iterator[tuple[s
     for name in names:
         module, options = VARIANTS[name]
         if "bfloat16" in name and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            print(f"skipped: {name} (this processor has no bfloat16 products)")
+            print(f"skipped: {name} (nothing here computes bfloat16 products)")
             continue
         try:
             peer = importlib.import_module(f"peers.{module}")
