@@ -70,7 +70,7 @@ def answer(rows):
     sharp = study.paired_difference(rows, "latent_size", 50, 2, "sharpness")
     odd = study.paired_difference(rows, "latent_size", 50, 10, "not_a_digit")
     return (f"- \"Quality degrades from 10 to 50\": the share of odd samples changes by {study.plus_minus(*odd)} "
-            f"(**{'confirmed' if odd[0] > 2 * odd[1] else 'not shown'}**), log p(x) by {study.plus_minus(*grow)} nats.\n"
+            f"(**{'confirmed' if odd[0] > 2 * odd[1] else 'not shown'}**), log p by {study.plus_minus(*grow)} nats.\n"
             f"- \"More latents, sharper images\": sharpness from 2 to 50 changes by {study.plus_minus(*sharp)} "
             f"(**{'confirmed' if sharp[0] > 2 * sharp[1] else 'refuted'}**).")  # fmt: skip
 
