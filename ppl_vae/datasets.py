@@ -1,11 +1,10 @@
-"""Data sets by name: found or downloaded, checked, split and binarised.
+"""Data sets by name or from a user's own file: found or downloaded, checked, split and binarised.
 
 Knows formats, splits and scales. Must not know models, training or the command line: everything else sees only the
-tensors of a `Dataset`. No byte is parsed before `data_files.py` has verified its checksum.
+tensors of a `Dataset`. No byte of a named data set is parsed before `data_files.py` has verified its checksum.
 """
 
 import gzip
-import os
 import pickle
 import zlib
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import checks
+from ppl_vae.array_files import FILE_SPLITS, map_data, read_arrays
 from ppl_vae.data_files import SOURCES, fetch, find
 
 __all__ = ["BINARIZATIONS", "SPLITS", "Dataset", "load_data", "map_data"]
@@ -38,9 +38,10 @@ SPLITS = {
 class Dataset:
     """One data set, ready to fit.
 
-    `train`, `validation`, `test` are float32 tensors (N, *event_shape) in [0, 1]; the matching labels are int64
-    tensors (N,), or None where the data have none. `split` and `binarization` name how the tensors were made. Under
-    "dynamic", `train` holds the grey values, read as probabilities from which `fit` draws anew each epoch.
+    `train`, `validation`, `test` are float32 tensors (N, *event_shape) in [0, 1] (floats of a user's file are as they
+    are there); the matching labels are int64 tensors (N,), or None where the data have none. `split` and `binarization`
+    name how the tensors were made. Under "dynamic", `train` holds the grey values, read as probabilities from which
+    `fit` draws anew each epoch.
     """
 
     name: str
@@ -63,7 +64,7 @@ def load_data(
     seed: int = 0,
     num_data: int | None = None,
 ) -> Dataset:
-    """The data set called `name`, as a frozen `Dataset` of tensors (N, *event_shape) in [0, 1].
+    """The data set called `name`, or in the file of that name, as a frozen `Dataset` of tensors (N, *event_shape).
 
     Files are looked for in the folder $PPL_VAE_DATA, then in the user's cache folder, then downloaded there; each is
     verified by its checksum wherever it was found.
@@ -76,6 +77,8 @@ def load_data(
     | `binarized_mnist` | (28, 28)    | `standard` 50000 / 10000 / 10000, drawn once by Larochelle; no labels         |
     | `frey_faces`      | (28, 20)    | `shuffled` 1565 / 200 / 200, or `ordered`: the film's first 1500 frames / 465 |
     | `uniform_square`  | (2,)        | `standard` num_data (default 10000) / a tenth / a tenth; label = quadrant     |
+    | `PATH.npy`        | the array's | `shuffled` 80 % / 10 % / 10 %, or `ordered`: the same in the file's order      |
+    | `PATH.npz`        | the arrays' | `given`: arrays `train`, `validation`, `test`, and if any `train_labels`, ...  |
 
     Frey Face is a film, so neighbouring frames are near copies: `ordered` asks for extrapolation to unseen poses,
     `shuffled` (permuted by seed 123) for interpolation. `ordered` has no third part: its validation and test sets are
@@ -83,7 +86,8 @@ def load_data(
 
     `binarization`: "none" keeps grey values; "static" draws every pixel b ~ Bernoulli(x) once, from `seed`; "dynamic"
     draws validation and test so, and leaves `train` grey for `fit` to draw anew each epoch. `binarized_mnist` is
-    always "static". `seed` also draws the `uniform_square`; `num_data` is that set's alone.
+    always "static". `seed` also draws the `uniform_square`; `num_data` is that set's alone. Of a user's file, uint8
+    values are divided by 255, floats and booleans are taken as they are.
 
     Raises `InputError`, in one line, for an unknown name, split or binarisation, for `num_data` where it has no
     meaning, and for a file that is missing, damaged or not what its name says.
@@ -92,31 +96,22 @@ def load_data(
     2017; Larochelle and Murray, The neural autoregressive distribution estimator, 2011, section 6; the shuffled Frey
     split: van den Berg et al., Sylvester normalizing flows for variational inference, 2018, section 5.
     """
-    checks.choice("data set", name, SPLITS)
-    split = checks.choice(f"split of {name}", SPLITS[name][0] if split is None else split, SPLITS[name])
+    suffix = Path(str(name)).suffix
+    if suffix not in FILE_SPLITS:
+        checks.choice("data set (a name, or a .npy or .npz file)", name, SPLITS)
+    known = FILE_SPLITS.get(suffix) or SPLITS[name]
+    split = checks.choice(f"split of {name}", known[0] if split is None else split, known)
     checks.seed(seed)
     _check_meaning(name, checks.choice("binarization", binarization, BINARIZATIONS), num_data)
-    parts = _uniform_square(seed, num_data or 10_000) if name == "uniform_square" else _READERS[name](split)
+    if suffix in FILE_SPLITS:
+        name = str(Path(name).expanduser().resolve())
+        parts = _own_parts(Path(name), split, binarization)
+    else:
+        parts = _uniform_square(seed, num_data or 10_000) if name == "uniform_square" else _READERS[name](split)
     tensors = _binarize([_unit_interval(part.x, part.maximum) for part in parts], binarization, seed)
     labels = [None if part.labels is None else torch.from_numpy(part.labels.astype(np.int64)) for part in parts]
     made = "static" if name == "binarized_mnist" else binarization
     return Dataset(name, split, made, tuple(tensors[0].shape[1:]), *tensors, *labels)
-
-
-def map_data(path: str | os.PathLike[str]) -> Tensor:
-    """The array in a .npy file as a tensor x (N, *event_shape) mapped from disk: for data larger than memory.
-
-    A row is read when it is used, so that `fit` holds a minibatch at a time. uint8 pixels take the least room, and need
-    no look through the whole file before a run. The file is never written to. Raises `InputError`.
-    """
-    try:
-        # copy on write: what a caller does in place happens to memory of this process
-        array = np.lib.format.open_memmap(path, "c")
-    except (OSError, ValueError) as error:
-        checks.refuse(f"data file {path}", f"{type(error).__name__}: {error}", "an array written by numpy.save")
-    if array.dtype not in (np.uint8, np.float32, np.float64):  # in this machine's byte order
-        checks.refuse(f"data file {path}", f"dtype {array.dtype.str}", "uint8 pixels, float32 or float64")
-    return torch.from_numpy(array)
 
 
 def _check_meaning(name: str, binarization: str, num_data: int | None) -> None:
@@ -214,6 +209,17 @@ def _read_pickled_frames(path: Path) -> np.ndarray:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The data sets
+
+
+def _own_parts(path: Path, split: str, binarization: str) -> list[_Part]:
+    arrays = read_arrays(path, split)
+    for x, _ in arrays:
+        if binarization != "none" and x.dtype.kind == "f" and not ((x >= 0) & (x <= 1)).all():
+            refused = f"values from {x.min():.4g} to {x.max():.4g}"
+            checks.refuse(
+                f"binarization of {path}", refused, "values in [0, 1]", "use 'none' for data that are no pixels"
+            )
+    return [_Part(x, 255 if x.dtype == np.uint8 else 1, labels) for x, labels in arrays]
 
 
 def _digits(split: str) -> list[_Part]:

@@ -79,7 +79,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
     pixels = f"{', '.join(BINARIZATIONS)}; held-out pixels are drawn the same whatever --seed is"
     resume = "go on with the run in this folder, with its own settings; --epochs may be raised"
     for option in (
-        Option("data", str, "digits", ", ".join(SPLITS), "digits"),
+        Option("data", str, "digits", f"{', '.join(SPLITS)}, or a .npy or .npz file of your own", "digits"),
         Option("split", str, None, "how the data are split", "the data set's first"),
         Option("binarization", str, "none", pixels, "none"),
         Option("out", Path, None, "the run's folder, which must be new", "runs/DATA, numbered if taken"),

@@ -1,0 +1,84 @@
+"""A user's own arrays, as numpy.save and numpy.savez wrote them: whole, or mapped from disk.
+
+Knows two file formats; knows nothing of named data sets. Nothing in a file is executed: pickled objects are refused.
+"""
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ppl_vae import checks
+
+__all__ = ["FILE_SPLITS", "map_data", "read_arrays"]
+
+# The splits of each kind of file; the first is its default.
+FILE_SPLITS = {".npy": ("shuffled", "ordered"), ".npz": ("given",)}
+PARTS = ("train", "validation", "test")
+SMALLEST = 10  # rows of which a tenth can be held out
+
+
+def map_data(path: str | os.PathLike[str]) -> Tensor:
+    """The array in a .npy file as a tensor x (N, *event_shape) mapped from disk: for data larger than memory.
+
+    A row is read when it is used, so that `fit` holds a minibatch at a time. uint8 pixels take the least room, and need
+    no look through the whole file before a run. The file is never written to. Raises `InputError`.
+    """
+    try:
+        # copy on write: what a caller does in place happens to memory of this process
+        array = np.lib.format.open_memmap(path, "c")
+    except (OSError, ValueError) as error:
+        checks.refuse(f"data file {path}", f"{type(error).__name__}: {error}", "an array written by numpy.save")
+    if array.dtype not in (np.uint8, np.float32, np.float64):  # in this machine's byte order
+        checks.refuse(f"data file {path}", f"dtype {array.dtype.str}", "uint8 pixels, float32 or float64")
+    return torch.from_numpy(array)
+
+
+def read_arrays(path: Path, split: str) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    """(x, labels) of train, validation and test data: `path`.npz names them, `path`.npy is cut at 80 % and 90 %."""
+    arrays = _load(path)
+    if path.suffix == ".npz":
+        return _named_parts(path, arrays)
+    x = _values(path, "array", arrays["array"])
+    if len(x) < SMALLEST:
+        checks.refuse(f"data file {path}", f"{len(x)} rows", f"{SMALLEST} or more, a tenth of which can be held out")
+    if split == "shuffled":  # a file's order often says something, and held-out data are to be like the others
+        x = x[np.random.RandomState(0).permutation(len(x))]
+    return [(part, None) for part in np.split(x, (len(x) * 8 // 10, len(x) * 9 // 10))]
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    """What the file holds, by name; the one array of a .npy file is called "array"."""
+    try:
+        with path.open("rb") as file:  # np.load by itself leaves a damaged archive open
+            content = np.load(file, allow_pickle=False)
+            return {"array": content} if isinstance(content, np.ndarray) else dict(content)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        got = f"{type(error).__name__}: {error}"
+        checks.refuse(f"data file {path}", got, "arrays written by numpy.save or numpy.savez")
+
+
+def _named_parts(path: Path, arrays: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    if missing := [part for part in PARTS if part not in arrays]:
+        how = "write it by numpy.savez(path, train=..., validation=..., test=...)"
+        checks.refuse(f"data file {path}", f"arrays {', '.join(arrays) or 'none'}", f"{', '.join(missing)} too", how)
+    parts = [(_values(path, part, arrays[part]), arrays.get(f"{part}_labels")) for part in PARTS]
+    for part, (x, labels) in zip(PARTS, parts):
+        if x.shape[1:] != parts[0][0].shape[1:]:
+            checks.refuse(f"{part} in {path}", f"event shape {x.shape[1:]}", f"that of train, {parts[0][0].shape[1:]}")
+        if labels is not None and (labels.shape != (len(x),) or labels.dtype.kind not in "iub"):
+            got = f"shape {labels.shape}, dtype {labels.dtype}"
+            checks.refuse(f"{part}_labels in {path}", got, f"{len(x)} whole numbers, one a row")
+    return parts
+
+
+def _values(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+    """The array as it is, if it can be data x (N, *event_shape)."""
+    if array.ndim < 2 or not array.size:
+        checks.refuse(f"{name} in {path}", f"shape {array.shape}", "rows of values, (N, *event_shape)")
+    if array.dtype != np.uint8 and array.dtype.kind not in "fb":
+        checks.refuse(f"{name} in {path}", f"dtype {array.dtype}", "uint8 pixels, floats or booleans")
+    return array
