@@ -3,6 +3,7 @@
 Knows the rooms sampling, evaluation and vae. Statistical tests fix their seed and say how far off chance may put them.
 """
 
+import copy
 import math
 from typing import Any
 
@@ -23,6 +24,7 @@ from ppl_vae.sampling import (
     bayesian_vae,
     ensemble,
     fitted,
+    mixture,
     nuts,
     point_vae,
     refined_log_likelihood,
@@ -114,10 +116,17 @@ class TestStochasticGradientHMC:
         config = VAEConfig((6,), 2, (4,))
         vae, x = build(config, seed=0), torch.rand(20, 6).round()
         before = {name: value.clone() for name, value in vae.state_dict().items()}
-        posterior = stochastic_gradient_hmc([vae, build(config, seed=1)], x, num_draws=2, where="output",
+        other = copy.deepcopy(vae)
+        torch.nn.init.normal_(other.model.decoder.network[2].weight)
+        posterior = stochastic_gradient_hmc([vae, other], x, num_draws=2, where="output",
                                             kernel=CyclicalSteps(cycle=10, draws_per_cycle=1))  # fmt: skip
         assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
         assert list(posterior.draws) == ["decoder.network.2.weight"] and posterior.shape == (2, 2)
+
+    def test_starts_that_differ_elsewhere_are_refused(self) -> None:
+        vaes, x = [build(VAEConfig((6,), 2, (4,)), seed=seed) for seed in (0, 1)], torch.rand(20, 6).round()
+        with pytest.raises(InputError, match="which is not sampled"):
+            stochastic_gradient_hmc(vaes, x, num_draws=2, where="output", kernel=ConstantSteps(burn_in=0, thin=1))
 
     def test_a_bayesian_start_brings_its_own_prior(self) -> None:
         vae = build(VAEConfig((6,), 2, (4,), weights="mean_field"), seed=0)
@@ -283,3 +292,19 @@ class TestWeightPosterior:
         with pytest.raises(InputError, match="all alike"):
             ensemble([members[0], build(VAEConfig((6,), 3, (4,)))])
         assert found.mean_vae().model.decoder.network is not members[0].model.decoder.network
+
+    def test_a_mixture_holds_the_whole_model_of_each_mode(self) -> None:
+        """log p(x | theta_s) of the mixture are those of its parts, which differ in encoder and biases too."""
+        members, x = [linear_gaussian()[0], build(linear_gaussian()[0].config, seed=5)], linear_gaussian()[1]
+        name, how = "decoder.network.0.weight", {"num_samples": 200, "num_steps": 100}
+        parts = [
+            WeightPosterior(vae, {name: vae.model.decoder.network[0].weight.detach().expand(1, n, -1, -1)}, True)
+            for vae, n in zip(members, (2, 4))
+        ]
+        found = mixture(parts)
+        assert found.shape == (2, 2) and not found.markov
+        for vae, values in zip(members, found.log_likelihoods(x, **how).unflatten(0, (2, 2))):
+            exact = WeightPosterior(vae, {name: vae.model.decoder.network[0].weight.detach()[None, None]}, False)
+            assert torch.allclose(values, exact.log_likelihoods(x, **how), atol=0.1)
+        with pytest.raises(InputError, match="mixture"):
+            mixture([*parts, fitted(build(VAEConfig((6,), 3, (4,), weights="mean_field")), 3)])

@@ -1,4 +1,4 @@
-"""Draws of theta that need no chain: from a fitted q(theta), or the members of an ensemble.
+"""Draws of theta that need no chain: from a fitted q(theta), the members of an ensemble, or a mixture of posteriors.
 
 Knows q(theta) and trained VAEs; knows nothing of training.
 """
@@ -12,7 +12,7 @@ from ppl_vae.evaluation.blocks import evaluation
 from ppl_vae.sampling.posterior import WeightPosterior, point_vae
 from ppl_vae.vae import VAE
 
-__all__ = ["ensemble", "fitted"]
+__all__ = ["ensemble", "fitted", "mixture"]
 
 
 def fitted(vae: VAE, num_draws: int = 20, seed: int | None = 0) -> WeightPosterior:
@@ -31,8 +31,35 @@ def ensemble(vaes: Sequence[VAE]) -> WeightPosterior:
 
     Source: Simple and scalable predictive uncertainty estimation using deep ensembles (2017), section 2.4.
     """
-    if len(vaes) < 1 or any(vae.config != vaes[0].config for vae in vaes):
-        checks.refuse("ensemble", f"{len(vaes)} VAEs of different configurations", "at least one VAE, all alike")
-    states = [{**point.model.state_dict(), **point.guide.state_dict()} for point in map(point_vae, vaes)]
+    _check_alike("ensemble", vaes)
+    states = [_tensors(vae) for vae in vaes]
     draws = {name: torch.stack([state[name] for state in states])[None] for name in states[0]}
     return WeightPosterior(point_vae(vaes[0]), draws, markov=False)
+
+
+def mixture(posteriors: Sequence[WeightPosterior]) -> WeightPosterior:
+    """Draws around several modes as one posterior: each mode a chain, with all tensors of its own VAE.
+
+    The encoder is among them. Modes count alike; each gives as many draws as the shortest has. From chains or SWAG that
+    started at several trained VAEs: Bayesian deep learning and a probabilistic perspective of generalization (2020),
+    section 3.2.
+    """
+    _check_alike("mixture", [posterior.vae for posterior in posteriors])
+    n = min(len(posterior) for posterior in posteriors)
+    modes = []
+    for posterior in posteriors:
+        own = {name: value.expand(n, *value.shape) for name, value in _tensors(posterior.vae).items()}
+        spaced = torch.linspace(0, len(posterior) - 1, n).long()
+        modes.append({**own, **{name: value.flatten(0, 1)[spaced] for name, value in posterior.draws.items()}})
+    draws = {name: torch.stack([mode[name] for mode in modes]) for name in modes[0]}
+    return WeightPosterior(posteriors[0].vae, draws, markov=False)
+
+
+def _check_alike(subject: str, vaes: Sequence[VAE]) -> None:
+    if len(vaes) < 1 or any(vae.config != vaes[0].config for vae in vaes):
+        checks.refuse(subject, f"{len(vaes)} VAEs of different configurations", "at least one VAE, all alike")
+
+
+def _tensors(vae: VAE) -> dict[str, torch.Tensor]:
+    point = point_vae(vae)
+    return {**point.model.state_dict(), **point.guide.state_dict()}

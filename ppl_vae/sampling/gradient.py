@@ -51,8 +51,9 @@ def stochastic_gradient_hmc(
     size, T the temperature. Correct for small e, up to the minibatch's own noise.
 
     Args:
-        start: a trained VAE, or one for each chain. Of Bayesian weights the posterior mean is the start, and their own
-            prior p(theta), learned scales as they are, stands in place of `prior`, `where` and `biases`.
+        start: a trained VAE, or one for each chain, alike in all of the model that is not sampled. Of Bayesian weights
+            the posterior mean is the start, and their own p(theta), learned scales as they are, stands in place of
+            `prior`, `where` and `biases`.
         data: x, (N, *event_shape). num_draws: of each of the `num_chains` chains.
         kernel: `ConstantSteps(...)` or `CyclicalSteps(...)`.
         prior, where, biases, prior_options: p(theta), as in `VAEConfig.weights_options`.
@@ -69,6 +70,7 @@ def stochastic_gradient_hmc(
     priors = [_prior_of(vae, prior, where, biases, prior_options) for vae in starts]
     chains = [_Chain(vae, density, data, batch_size, alongside, learning_rate, compile)
               for vae, density in zip(starts, priors)]  # fmt: skip
+    _check_rest(chains)
     kept = []
     for i, chain in enumerate(chains):
         with torch.random.fork_rng(), local_parameters():
@@ -76,6 +78,18 @@ def stochastic_gradient_hmc(
             kept.append(chain.run(kernel or ConstantSteps(), num_draws))
     draws = {name: torch.stack([values[name] for values in kept]) for name in kept[0]}
     return WeightPosterior(chains[0].vae.eval(), draws, markov=True)
+
+
+def _check_rest(chains: "Sequence[_Chain]") -> None:
+    """Draws of all chains are put into the first one's VAE, so the rest of the model has to be the same in each."""
+    first, *others = (chain.vae.model.state_dict() for chain in chains)
+    rest = first.keys() - set(chains[0].names)
+    for name in sorted(rest):
+        if any(not torch.equal(state[name], first[name]) for state in others):
+            got = f"VAEs that differ in {name}, which is not sampled"
+            checks.refuse(
+                "start", got, "VAEs that differ in theta alone", "sample from each, then join by mixture([...])"
+            )
 
 
 def _prior_of(vae: VAE, prior: str, where: str, biases: bool, options: Mapping[str, float]) -> WeightPrior:

@@ -166,5 +166,6 @@ def _matching(cells: Iterable[Cell], text: str) -> list[Cell]:
     if not equals:
         checks.refuse("--only", text, "axis=value[,value]")
     checks.choice("--only", axis, sorted(levels))
-    wanted = {checks.choice(f"--only {axis}", value, sorted(levels[axis])) for value in values.split(",")}
+    named = [values] if values in levels[axis] else values.split(",")  # one value may have a comma in it
+    wanted = {checks.choice(f"--only {axis}", value, sorted(levels[axis])) for value in named}
     return [cell for cell in cells if str({**cell.settings, "seed": cell.seed}.get(axis)) in wanted]

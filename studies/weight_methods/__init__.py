@@ -16,6 +16,7 @@ from ppl_vae.sampling import (
     bayesian_vae,
     ensemble,
     fitted,
+    mixture,
     stochastic_gradient_hmc,
     swag,
 )
@@ -35,19 +36,22 @@ METHODS = {
               for temperature, step_size in ((0.1, 0.02), (0.03, 0.005), (0.03, 0.0015), (0.3, 0.02), (1.0, 0.02))]
     + [{"sampler": "cyclical", "temperature": temperature} for temperature in (0.1, 1.0)],
     "SWAG": [{"sampler": "swag", "step_size": step_size} for step_size in (0.01, 0.003, 0.05)],
+    "SWAG, ensemble of 5": [{"sampler": "swags", "step_size": step_size} for step_size in (0.003, 0.01)],
+    "SGHMC, ensemble of 5": [{"sampler": "chains", "temperature": temperature, "step_size": step_size}
+                             for temperature, step_size in ((0.03, 0.005), (0.1, 0.02))],
     "matrix-normal": [{"weights": "matrix_normal"}],
     "mean-field": [MEAN_FIELD],
     "tempered": [{**MEAN_FIELD, "temperature": temperature} for temperature in (0.1, 0.3, 0.03)],
+    "dropout": [{"network_options": {"dropout": rate}, "early_stopping": True} for rate in (0.05, 0.15, 0.3)],
     "low rank": [{"weights": "low_rank"}],
     "scale mixture": [{**MEAN_FIELD, "weights_options": {"prior": "scale_mixture", "narrow_scale": 0.05}}],
-    "dropout": [{"network_options": {"dropout": rate}, "early_stopping": True} for rate in (0.05, 0.15, 0.3)],
     "mean-field N(0, I), all weights": [{**MEAN_FIELD, "weights_options": {**ALL_WEIGHTS, "estimator": estimator}}
                                         for estimator in ("naive", "local")],
     "mean-field N(0, I), decoder": [{**MEAN_FIELD, "weights_options": {"prior": "normal"}}],
     "mean-field N(0, I) from MAP": [{"sampler": "from_map"}],
     "KL alone": [{"sampler": "kl_alone"}],
 }  # fmt: skip
-DRAWS, FITTED = list(METHODS)[:5], list(METHODS)[5:]
+DRAWS, FITTED = list(METHODS)[:7], list(METHODS)[7:]
 UNIT_NORMAL = [name for name in METHODS if "N(0, I)" in name]
 CHECK = [*POINTS, *UNIT_NORMAL, "KL alone"]
 # where a run is thinned, candidates are at most two, but five decays for the baseline and one ensemble (of five runs)
@@ -65,7 +69,7 @@ def candidates(method, scale):
 
 
 def candidate(x, validation, seed, scale, steps, settings):
-    """(posterior, measured) of one candidate after `steps` updates (5 times as many for an ensemble).
+    """(posterior, measured) of one candidate after `steps` updates (5 times as many for an ensemble of any kind).
 
     measured: `kl_weights`, KL(theta) / N in nats; `objective`, the training bound with it; `ms`, processor time a step.
     """
@@ -137,6 +141,16 @@ def _cyclical(x, validation, seed, scale, steps, settings):
     return stochastic_gradient_hmc(vae, x, kernel=kernel, seed=seed, compile=_tier(scale)), row
 
 
+def _several(sample):
+    """The same from the starts of five seeds, joined: draws around five modes, eight around each."""
+
+    def joined(x, validation, seed, scale, steps, settings):
+        parts = [sample(x, validation, 100 * seed + i, scale, steps, dict(settings)) for i in range(5)]
+        return mixture([posterior.thinned(8) for posterior, _ in parts]), parts[0][1]
+
+    return joined
+
+
 def _kl_alone(x, validation, seed, scale, steps, settings):
     """The published code of report 004: the likelihood at frozen weights, q(theta) moved by its KL alone."""
     vae, row = _map(x, seed, scale, steps, settings)
@@ -153,4 +167,5 @@ def _kl_alone(x, validation, seed, scale, steps, settings):
 
 
 SAMPLERS = {"fit": _point_or_q, "ensemble": _ensemble, "from_map": _from_map, "swag": _swag, "sghmc": _sghmc,
-            "cyclical": _cyclical, "kl_alone": _kl_alone}  # fmt: skip
+            "cyclical": _cyclical, "swags": _several(_swag), "chains": _several(_sghmc),
+            "kl_alone": _kl_alone}  # fmt: skip
