@@ -236,6 +236,7 @@ class TestCells:
     def test_only_keeps_the_cells_that_match_every_filter(self) -> None:
         grid = {"a": [1, 2, 3], "b": ["x", "y"]}
         assert self.settings(grid, seeds=2, only=["a=3,1", "b=y", "seed=1"]) == [(1, "y", 1), (3, "y", 1)]
+        assert self.settings({"a": ["p, q", "q"]}, only=["a=p, q"]) == [("p, q", 0)]
 
     @pytest.mark.parametrize(
         ("grid", "message"),
