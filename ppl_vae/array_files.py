@@ -54,7 +54,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     """What the file holds, by name; the one array of a .npy file is called "array"."""
     try:
         with path.open("rb") as file:  # np.load by itself leaves a damaged archive open
-            content = np.load(file, allow_pickle=False)
+            content = np.load(file)
             return {"array": content} if isinstance(content, np.ndarray) else dict(content)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         got = f"{type(error).__name__}: {error}"

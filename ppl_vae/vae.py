@@ -18,10 +18,10 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppl_vae import checks
-from ppl_vae.guides import POSTERIORS, DataProgram, build_posterior, latent_sites, opens_data_plate
+from ppl_vae.guides import POSTERIORS, DataProgram, build_posterior, latent_sites, own_posterior, owner
 from ppl_vae.guides.encoding import check_encoded, encoding_site
 from ppl_vae.guides.moments import mean
-from ppl_vae.guides.program import named
+from ppl_vae.guides.program import evaluating, named
 from ppl_vae.handlers import call
 from ppl_vae.handlers.corruption import evidence
 from ppl_vae.likelihoods import LIKELIHOODS, build_likelihood
@@ -132,18 +132,6 @@ def pixels(x: Tensor, like: Tensor) -> Tensor:
     return moved / 255 if x.dtype == torch.uint8 else moved
 
 
-@contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the whole tree inside the block, and each module's own mode again after it."""
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, mode in modes:
-            m.training = mode
-
-
 class VAE(nn.Module):
     """The pair of programs, `model` and `guide`, and what is asked of them: encode, decode, sample, reconstruct."""
 
@@ -246,6 +234,7 @@ def _build(config: VAEConfig, prior: Any, posterior: Any, num_data: int | None) 
         guide = build_posterior(c.posterior, c.posterior_options, sites=[site], prior=None, **offers)
         borrowed = {"encode": guide.encode}
     program = build_prior(source, c.prior_options, latent_size=c.latent_size, event_shape=c.event_shape, **borrowed)
+    program = owner(program, c.latent_size)
     sites = latent_sites(program, c.latent_size)
     if guide is not None:
         check_encoded(c.prior, sites)
@@ -255,7 +244,7 @@ def _build(config: VAEConfig, prior: Any, posterior: Any, num_data: int | None) 
     checks.options("posterior_options of your own posterior", c.posterior_options, ())
     own: Any = _given(posterior, c.posterior, "posterior")
     own = own() if inspect.isclass(own) else own
-    opens_plate = opens_data_plate(own, sites, c.event_shape)
+    own, opens_plate = own_posterior(own, sites, c.event_shape)
     return _with_weights(VAE(c, Model(program, decoder, num_data), Guide(own, num_data, opens_plate)))
 
 

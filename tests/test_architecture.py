@@ -17,6 +17,7 @@ ROOMS = (
     "checks",
     "files",
     "data_files",
+    "array_files",
     "datasets",
     "networks",
     "likelihoods",

@@ -83,6 +83,46 @@ def index_in_the_plates_place() -> Tensor:
     return pyro.sample("z", dist.Normal(torch.zeros(2), scales[..., None]).to_event(1))
 
 
+def no_return() -> None:
+    pyro.sample("z", normal.to_event(1))
+
+
+def returns_another_value() -> Tensor:
+    return 2 * pyro.sample("z", normal.to_event(1))
+
+
+def factor() -> Tensor:
+    z = pyro.sample("z", normal.to_event(1))
+    pyro.factor("penalty", -z.abs().sum(-1))
+    return z
+
+
+def negative_scale() -> Tensor:
+    return pyro.sample("z", dist.Normal(torch.zeros(2), -1.0).to_event(1))
+
+
+def misspelt() -> Tensor:
+    return pyro.sample("z", dist.Normal(torch.zeros(latent_siz), 1.0).to_event(1))  # type: ignore[name-defined]  # noqa: F821
+
+
+def a_scale_without_a_dimension() -> Tensor:
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    return pyro.sample("z", dist.Normal(torch.zeros(2), scale).to_event(1))
+
+
+network = nn.Linear(1, 2)
+
+
+def anothers_network() -> Tensor:
+    pyro.module("network", network)
+    return pyro.sample("z", dist.Normal(network(torch.ones(1)), 1.0).to_event(1))
+
+
+class Unmade(nn.Module):
+    def __init__(self) -> None:
+        self.loc = nn.Parameter(torch.zeros(2))
+
+
 def raises() -> Tensor:
     raise ZeroDivisionError("half a prior")
 
@@ -94,7 +134,15 @@ def needs(sharpness: float) -> Tensor:
 BAD: dict[Callable[..., Any], tuple[str, ...]] = {
     no_z: ("got sites code", "a latent site named 'z'", "pyro.sample('z', ...)"),
     no_site: ("got sites none", "a latent site named 'z'"),
-    wrong_event_shape: ("site 'z': got event shape (5,)", "(2,), the latent_size"),
+    wrong_event_shape: ("site 'z': got event shape (5,)", "(2,), the latent_size", "make z of 2 numbers"),
+    no_return: ("got no return value", "end it with 'return z'"),
+    returns_another_value: ("a return value that is not that of its site 'z'",),
+    factor: ("the observed site 'penalty'", "leave out pyro.factor"),
+    negative_scale: ("satisfy the constraint", "(test_prior_errors.py, line "),
+    misspelt: ("NameError: name 'latent_siz' is not defined (test_prior_errors.py, line ",),
+    a_scale_without_a_dimension: (".unsqueeze(-1)",),
+    anothers_network: ("pyro.module('network', ...) of a module that is not its own", "make it an nn.Module"),
+    Unmade: ("prior Unmade: got AttributeError: cannot assign parameters", "a class that can be made"),
     scalar: ("site 'z': got event shape ()", ".to_event(1)"),
     not_an_event: ("plate", "site z", ".to_event(1)"),
     outside_the_batch: ("site 'scale': got batch shape (4, 3)", "one value a datum"),
@@ -112,6 +160,14 @@ BAD: dict[Callable[..., Any], tuple[str, ...]] = {
 def test_a_bad_program_is_met_by_one_line(prior: Callable[..., Any]) -> None:
     text = message(prior)
     assert [words for words in BAD[prior] if words not in text] == [], text
+
+
+def test_a_distribution_is_no_program() -> None:
+    assert "got Independent, expected a callable" in message(normal.to_event(1))
+
+
+def test_hints_about_shapes_are_for_errors_of_shape_alone() -> None:
+    assert all("to_event" not in message(prior) for prior in (negative_scale, misspelt, raises, factor))
 
 
 def test_a_prior_that_is_no_program() -> None:

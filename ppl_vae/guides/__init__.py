@@ -17,13 +17,13 @@ from ppl_vae.guides.iaf import IAFGuide
 from ppl_vae.guides.implicit import ImplicitGuide
 from ppl_vae.guides.ladder import LadderGuide
 from ppl_vae.guides.mixture import MixtureGuide
-from ppl_vae.guides.own import opens_data_plate
+from ppl_vae.guides.own import own_posterior
 from ppl_vae.guides.point import PointGuide
 from ppl_vae.guides.program import DataProgram
 from ppl_vae.guides.residual import ResidualGuide
-from ppl_vae.guides.sites import LatentSite, latent_sites
+from ppl_vae.guides.sites import LatentSite, latent_sites, owner
 
-__all__ = ["POSTERIORS", "DataProgram", "LatentSite", "build_posterior", "latent_sites", "opens_data_plate"]
+__all__ = ["POSTERIORS", "DataProgram", "LatentSite", "build_posterior", "latent_sites", "own_posterior", "owner"]
 
 POSTERIORS: dict[str, type[nn.Module]] = {
     "diagonal_normal": DiagonalGuide,

@@ -10,22 +10,28 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
 from ppl_vae import checks
-from ppl_vae.guides.sites import LatentSite
+from ppl_vae.guides.program import evaluating
+from ppl_vae.guides.sites import LatentSite, fault
 from ppl_vae.handlers.kl_weight import DATA_PLATE
+from ppl_vae.handlers.own_parameters import with_own_parameters
 
-__all__ = ["opens_data_plate"]
+__all__ = ["own_posterior"]
 
 
-def opens_data_plate(posterior: Any, sites: Sequence[LatentSite], event_shape: tuple[int, ...]) -> bool:
-    """Whether the program opens the plate "data" itself; `InputError` unless it samples each of `sites` given x."""
+def own_posterior(posterior: Any, sites: Sequence[LatentSite], event_shape: tuple[int, ...]) -> tuple[Any, bool]:
+    """The program as owner of its parameters, and whether it opens the plate "data" itself.
+
+    `InputError` unless it samples each of `sites` given x.
+    """
     if not callable(posterior):
         checks.refuse("posterior", type(posterior).__name__, "a callable, a PyroModule or a name")
     x = torch.zeros(3, *event_shape)
-    opens = DATA_PLATE in _nodes(posterior, x, contextlib.nullcontext())
-    nodes = _nodes(posterior, x, contextlib.nullcontext() if opens else pyro.plate(DATA_PLATE, len(x)))
+    opens = DATA_PLATE in _trace(posterior, x, contextlib.nullcontext()).nodes
+    trace = _trace(posterior, x, contextlib.nullcontext() if opens else pyro.plate(DATA_PLATE, len(x)))
+    nodes: Any = trace.nodes
     missing = [site.name for site in sites if site.name not in nodes]
     if missing:
         checks.refuse(
@@ -33,7 +39,7 @@ def opens_data_plate(posterior: Any, sites: Sequence[LatentSite], event_shape: t
         )
     for site in sites:
         _check_shapes(site, nodes[site.name]["fn"], len(x))
-    return opens
+    return with_own_parameters(posterior, trace, "posterior"), opens
 
 
 def _check_shapes(site: LatentSite, q: Any, num_rows: int) -> None:
@@ -43,16 +49,16 @@ def _check_shapes(site: LatentSite, q: Any, num_rows: int) -> None:
         checks.refuse(f"posterior's site '{site.name}'", f"batch and event shape {got}", f"{expected}", hint)
 
 
-def _nodes(program: Callable[[Tensor], Any], x: Tensor, plate: Any) -> Any:
-    """The sites of one run, which leaves the generator, buffers and Pyro's parameter store as they were."""
-    modes = {m: m.training for m in program.modules()} if isinstance(program, nn.Module) else {}
+def _trace(program: Callable[[Tensor], Any], x: Tensor, plate: Any) -> poutine.Trace:
+    """One run, which leaves the generator, buffers and Pyro's parameter store as they were."""
     try:
-        for module in modes:
-            module.training = False
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.get_param_store().scope(), plate:
-            return poutine.trace(program).get_trace(x).nodes
+        with (
+            torch.random.fork_rng(devices=[]),
+            torch.no_grad(),
+            pyro.get_param_store().scope(),
+            evaluating(program),
+            plate,
+        ):
+            return poutine.trace(program).get_trace(x)
     except Exception as error:
-        checks.refuse("posterior", f"{type(error).__name__}: {error}", f"a program for x of shape {tuple(x.shape)}")
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+        checks.refuse("posterior", fault(error), f"a program for x of shape {tuple(x.shape)}")

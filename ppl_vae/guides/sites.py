@@ -4,8 +4,11 @@ Knows Pyro traces; knows nothing of networks or of how a guide will use a site.
 """
 
 import copy
+import os
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyro
@@ -17,9 +20,15 @@ from torch.distributions import Transform, biject_to, transform_to
 from torch.distributions.constraints import Constraint, MixtureSameFamilyConstraint
 
 from ppl_vae import checks
+from ppl_vae.guides.program import evaluating
 from ppl_vae.handlers.kl_weight import DATA_PLATE
+from ppl_vae.handlers.own_parameters import with_own_parameters
 
-__all__ = ["LatentSite", "base_distribution", "latent_sites", "real_site"]
+__all__ = ["LatentSite", "base_distribution", "fault", "latent_sites", "owner", "real_site"]
+
+LIBRARIES = (f"{os.sep}lib{os.sep}python", f"{os.sep}ppl_vae{os.sep}")
+SHAPE_WORDS = ("shape", "size", "dim", "broadcast", "expand")
+NEWLINE = "\n"
 
 
 @transform_to.register(MixtureSameFamilyConstraint)
@@ -55,23 +64,26 @@ def base_distribution(fn: Any) -> Any:
     return fn
 
 
+def owner(prior: Callable[[], Any], latent_size: int) -> Callable[[], Any]:
+    """The prior as owner of its parameters, those of its `pyro.param` statements included. Raises `InputError`."""
+    return with_own_parameters(prior, _trace(prior, latent_size + 1), "prior")
+
+
 def latent_sites(prior: Callable[[], Any], latent_size: int) -> list[LatentSite]:
     """The latent sites of `prior` in program order, "z" among them with event shape `(latent_size,)`.
 
     Sites marked `infer={"enumerate": "parallel"}` are left out: the model sums them out, so no guide samples them.
-    Raises `InputError` when the prior raises, has no site "z", or a site has the wrong shape, clashes or is discrete.
+    Raises `InputError` when the prior raises, has no site "z" or returns something else, observes anything, or a site
+    has the wrong shape, clashes or is discrete.
     """
     size = latent_size + 1  # no event size equals it, so a missing `.to_event(1)` cannot pass for a batch
-    sites = _sites(_trace(prior, size))
-    if "x" in sites:
-        checks.refuse("prior", "a site named 'x'", "any name but the data's own", "rename the site")
+    with evaluating(prior):  # what is added to the objective in training only is no part of p(z)
+        trace = _trace(prior, size)
+    sites = _sites(trace)
+    _check_program(trace, sites)
     latents = {name: site for name, site in sites.items() if not site["is_observed"]}
-    if "z" not in latents:
-        checks.refuse(
-            "prior", f"sites {', '.join(latents) or 'none'}", "a latent site named 'z'", "pyro.sample('z', ...)"
-        )
     for name, site in latents.items():
-        _check(name, site, size, latent_size)
+        _check(name, site, size)
     indices = {name for name, site in latents.items() if _is_index(name, site)}
     if indices:
         _trace(
@@ -85,6 +97,23 @@ def latent_sites(prior: Callable[[], Any], latent_size: int) -> list[LatentSite]
         LatentSite(n, d.event_shape, _of_one_datum(n, d.support, d.event_dim), type(base_distribution(d)))
         for n, d in distributions.items()
     ]
+
+
+def _check_program(trace: poutine.Trace, sites: dict[str, Any]) -> None:
+    if "x" in sites:
+        checks.refuse("prior", "a site named 'x'", "any name but the data's own", "rename the site")
+    seen = [n for n, site in sites.items() if site["is_observed"] and not site["infer"].get("_deterministic")]
+    if seen:
+        checks.refuse("prior", f"the observed site '{seen[0]}'", "latent sites alone, so that p(z) is a density",
+                      "leave out pyro.factor and obs=, or have them in training mode alone")  # fmt: skip
+    if "z" not in sites or sites["z"]["is_observed"]:
+        names = ", ".join(n for n, site in sites.items() if not site["is_observed"]) or "none"
+        checks.refuse("prior", f"sites {names}", "a latent site named 'z'", "pyro.sample('z', ...)")
+    returned, z = trace.nodes["_RETURN"]["value"], sites["z"]["value"]
+    if returned is not z and not (torch.is_tensor(returned) and torch.equal(returned, z)):
+        got = "no return value" if returned is None else "a return value that is not that of its site 'z'"
+        hint = "end it with 'return z'; a transformed value is a site of a TransformedDistribution"
+        checks.refuse("prior", got, "a program that returns the value of 'z'", hint)
 
 
 def _of_one_datum(name: str, support: Any, event_dim: int) -> Any:
@@ -116,10 +145,7 @@ def _is_index(name: str, site: Any) -> bool:
 
 
 def _trace(
-    prior: Callable[[], Any],
-    size: int,
-    expected: str = "a program that runs inside a plate of data",
-    hint: str = "give each site its event dimension with .to_event(1)",
+    prior: Callable[[], Any], size: int, expected: str = "a program that runs inside a plate of data", hint: str = ""
 ) -> poutine.Trace:
     def program() -> Any:
         with pyro.plate(DATA_PLATE, size):
@@ -131,13 +157,32 @@ def _trace(
     except checks.InputError:
         raise
     except Exception as error:
-        checks.refuse("prior", f"{type(error).__name__}: {error}", expected, hint)
+        checks.refuse("prior", fault(error), expected, hint or _hint(error))
 
 
-def _check(name: str, site: Any, size: int, latent_size: int) -> None:
-    fn, hint = site["fn"], "declare event dimensions with .to_event(1)"
+def fault(error: Exception) -> str:
+    """What went wrong in a user's program: the error's first line, and the user's last line on the way to it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not any(part in frame.filename for part in LIBRARIES)]
+    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {str(error).partition(NEWLINE)[0]}{place}"
+
+
+def _hint(error: Exception) -> str:
+    text = str(error)
+    shapes = isinstance(error, ValueError | RuntimeError) and any(word in text for word in SHAPE_WORDS)
+    if not shapes or "satisfy the constraint" in text:  # a parameter's value is wrong, not its shape
+        return ""
+    return ("declare event dimensions with .to_event(1), and give what is one number a datum a last dimension "
+            "with .unsqueeze(-1)")  # fmt: skip
+
+
+def _check(name: str, site: Any, size: int) -> None:
+    fn, hint, latent_size = site["fn"], "declare event dimensions with .to_event(1)", size - 1
     if name == "z" and tuple(fn.event_shape) != (latent_size,):
-        checks.refuse("site 'z'", f"event shape {tuple(fn.event_shape)}", f"({latent_size},), the latent_size", hint)
+        declared = f"make z of {latent_size} numbers: a prior that names an argument latent_size is given it"
+        checks.refuse("site 'z'", f"event shape {tuple(fn.event_shape)}", f"({latent_size},), the latent_size",
+                      declared if fn.event_dim == 1 else hint)  # fmt: skip
     if tuple(fn.batch_shape) != (size,):
         expected = "the data plate's batch shape alone, one value a datum"
         checks.refuse(f"site '{name}'", f"batch shape {tuple(fn.batch_shape)} in a plate of {size}", expected, hint)

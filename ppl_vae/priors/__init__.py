@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
+from torch.distributions import Distribution
 
 from ppl_vae import checks
 from ppl_vae.priors.binary_mixture import BinaryMixture
@@ -59,9 +60,12 @@ def build_prior(prior: str | Callable[..., Any], options: Mapping[str, Any], **o
     prior = find_prior(prior)
     if isinstance(prior, nn.Module):
         return _without_options(prior, options)
-    if not callable(prior):
+    if not callable(prior) or isinstance(prior, Distribution):  # a distribution can be called, but is no program
         checks.refuse(
-            "prior", type(prior).__name__, "a callable, a PyroModule or a name", f"known: {', '.join(PRIORS)}"
+            "prior",
+            type(prior).__name__,
+            "a callable, a PyroModule or a name",
+            f"such as lambda: pyro.sample('z', distribution); known: {', '.join(PRIORS)}",
         )
     return _given(prior, options, offers)
 
@@ -94,5 +98,10 @@ def _given(prior: Callable[..., Any], options: Mapping[str, Any], offers: Mappin
         checks.refuse(f"prior {name}", f"no value for {', '.join(required)}", "every argument without a default",
                       f"give it as --prior.{required[0]} or prior_options")  # fmt: skip
     if inspect.isclass(prior):
-        return prior(**arguments)  # type: ignore[return-value]
+        try:
+            return prior(**arguments)  # type: ignore[return-value]
+        except checks.InputError:
+            raise
+        except Exception as error:
+            checks.refuse(f"prior {name}", f"{type(error).__name__}: {error}", "a class that can be made")
     return functools.partial(prior, **arguments) if arguments else prior

@@ -4,11 +4,16 @@ from typing import Any
 
 import pyro
 import pyro.distributions as dist
-import zuko
-from pyro.contrib.zuko import ZukoToPyro
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from ppl_vae import checks
+
+_checked = Distribution._validate_args
+import zuko  # noqa: E402  this switches off the checks of every distribution in the process
+from pyro.contrib.zuko import ZukoToPyro  # noqa: E402
+
+Distribution.set_default_validate_args(_checked)
 
 __all__ = ["Flow"]
 
