@@ -3,6 +3,7 @@
 Knows two file formats; knows nothing of named data sets. Nothing in a file is executed: pickled objects are refused.
 """
 
+import hashlib
 import os
 import zipfile
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ppl_vae import checks
 
-__all__ = ["FILE_SPLITS", "map_data", "read_arrays"]
+__all__ = ["FILE_SPLITS", "check_file", "map_data", "read_arrays"]
 
 # The splits of each kind of file; the first is its default.
 FILE_SPLITS = {".npy": ("shuffled", "ordered"), ".npz": ("given",)}
@@ -35,6 +36,19 @@ def map_data(path: str | os.PathLike[str]) -> Tensor:
     if array.dtype not in (np.uint8, np.float32, np.float64):  # in this machine's byte order
         checks.refuse(f"data file {path}", f"dtype {array.dtype.str}", "uint8 pixels, float32 or float64")
     return torch.from_numpy(array)
+
+
+def check_file(path: Path, checksum: str) -> str:
+    """The file's checksum; `InputError` if it is another than `checksum`, where one is given, or there is no file."""
+    try:
+        with path.open("rb") as file:
+            found = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError as error:
+        checks.refuse(f"data file {path}", str(error.strerror), "a file written by numpy.save or numpy.savez")
+    if checksum and found != checksum:
+        hint = "the file has changed since: put the old one back, or start a new run"
+        checks.refuse(f"data file {path}", found, checksum, hint)
+    return found
 
 
 def read_arrays(path: Path, split: str) -> list[tuple[np.ndarray, np.ndarray | None]]:
@@ -80,5 +94,10 @@ def _values(path: Path, name: str, array: np.ndarray) -> np.ndarray:
     if array.ndim < 2 or not array.size:
         checks.refuse(f"{name} in {path}", f"shape {array.shape}", "rows of values, (N, *event_shape)")
     if array.dtype != np.uint8 and array.dtype.kind not in "fb":
-        checks.refuse(f"{name} in {path}", f"dtype {array.dtype}", "uint8 pixels, floats or booleans")
+        hint = "save array.astype('uint8') for pixels from 0 to 255, else array.astype('float32')"
+        checks.refuse(f"{name} in {path}", f"dtype {array.dtype}", "uint8 pixels, floats or booleans", hint)
+    if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
+        first = int(np.flatnonzero(~finite.reshape(len(array), -1).all(1))[0])
+        got = f"{int((~finite).sum())} NaN or infinite values, the first in row {first}"
+        checks.refuse(f"{name} in {path}", got, "finite numbers", "drop or impute them")
     return array

@@ -113,7 +113,9 @@ def options(subject: str, value: object, known: Iterable[str] | None) -> None:
 def data(subject: str, x: object, event_shape: tuple[int, ...], minimum_rows: int = 1) -> torch.Tensor:
     """`x` as data: a finite float tensor (N, *event_shape) with N >= `minimum_rows`."""
     if not isinstance(x, torch.Tensor):
-        refuse(subject, type(x).__name__, "a torch.Tensor", "wrap it with torch.as_tensor(..., dtype=torch.float32)")
+        parts = isinstance(getattr(x, "train", None), torch.Tensor)  # a data set
+        hint = "give one of its tensors, such as data.train" if parts else "torch.as_tensor(..., dtype=torch.float32)"
+        refuse(subject, type(x).__name__, "a torch.Tensor", hint)
     shape = f"(N, {', '.join(map(str, event_shape))})"
     if tuple(x.shape[1:]) != event_shape or x.dim() != len(event_shape) + 1:
         hint = " or x[None] for a single datum" if tuple(x.shape) == event_shape else ""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import checks
-from ppl_vae.array_files import FILE_SPLITS, map_data, read_arrays
+from ppl_vae.array_files import FILE_SPLITS, check_file, map_data, read_arrays
 from ppl_vae.data_files import SOURCES, fetch, find
 
 __all__ = ["BINARIZATIONS", "SPLITS", "Dataset", "load_data", "map_data"]
@@ -41,7 +41,7 @@ class Dataset:
     `train`, `validation`, `test` are float32 tensors (N, *event_shape) in [0, 1] (floats of a user's file are as they
     are there); the matching labels are int64 tensors (N,), or None where the data have none. `split` and `binarization`
     name how the tensors were made. Under "dynamic", `train` holds the grey values, read as probabilities from which
-    `fit` draws anew each epoch.
+    `fit` draws anew each epoch. `checksum` is that of a user's own file; named data are checked against the library's.
     """
 
     name: str
@@ -54,6 +54,13 @@ class Dataset:
     train_labels: Tensor | None = None
     validation_labels: Tensor | None = None
     test_labels: Tensor | None = None
+    checksum: str = ""
+
+    def __repr__(self) -> str:
+        """One line: name, split and sizes."""
+        rows = " / ".join(str(len(part)) for part in (self.train, self.validation, self.test))
+        made = f"split={self.split!r}, binarization={self.binarization!r}"
+        return f"Dataset({self.name!r}, {made}, event_shape={self.event_shape}, train / validation / test: {rows})"
 
 
 def load_data(
@@ -63,6 +70,7 @@ def load_data(
     binarization: str = "none",
     seed: int = 0,
     num_data: int | None = None,
+    checksum: str = "",
 ) -> Dataset:
     """The data set called `name`, or in the file of that name, as a frozen `Dataset` of tensors (N, *event_shape).
 
@@ -87,7 +95,7 @@ def load_data(
     `binarization`: "none" keeps grey values; "static" draws every pixel b ~ Bernoulli(x) once, from `seed`; "dynamic"
     draws validation and test so, and leaves `train` grey for `fit` to draw anew each epoch. `binarized_mnist` is
     always "static". `seed` also draws the `uniform_square`; `num_data` is that set's alone. Of a user's file, uint8
-    values are divided by 255, floats and booleans are taken as they are.
+    values are divided by 255, floats and booleans are taken as they are; with `checksum`, it has to be the very file.
 
     Raises `InputError`, in one line, for an unknown name, split or binarisation, for `num_data` where it has no
     meaning, and for a file that is missing, damaged or not what its name says.
@@ -105,13 +113,15 @@ def load_data(
     _check_meaning(name, checks.choice("binarization", binarization, BINARIZATIONS), num_data)
     if suffix in FILE_SPLITS:
         name = str(Path(name).expanduser().resolve())
+        checksum = check_file(Path(name), checksum)
         parts = _own_parts(Path(name), split, binarization)
     else:
         parts = _uniform_square(seed, num_data or 10_000) if name == "uniform_square" else _READERS[name](split)
     tensors = _binarize([_unit_interval(part.x, part.maximum) for part in parts], binarization, seed)
     labels = [None if part.labels is None else torch.from_numpy(part.labels.astype(np.int64)) for part in parts]
     made = "static" if name == "binarized_mnist" else binarization
-    return Dataset(name, split, made, tuple(tensors[0].shape[1:]), *tensors, *labels)
+    arrays: list[Any] = [*tensors, *labels, checksum]
+    return Dataset(name, split, made, tuple(tensors[0].shape[1:]), *arrays)
 
 
 def _check_meaning(name: str, binarization: str, num_data: int | None) -> None:

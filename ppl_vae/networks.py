@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ppl_vae import checks
 
-__all__ = ["ACTIVATIONS", "INITIALIZATIONS", "NETWORKS", "decoder_network", "encoder_network", "initialize"]
+__all__ = ["ACTIVATIONS", "INITIALIZATIONS", "NETWORKS", "NETWORK_OPTIONS", "decoder_network", "encoder_network",
+           "initialize"]  # fmt: skip
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,

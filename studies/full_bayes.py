@@ -7,7 +7,7 @@ chosen on 200 validation images; the first 250 test images are looked at once. l
 importance sampling with a proposal refined for each image, so an overfitted encoder costs nothing there but does in
 `bound`; `_mean`: at the posterior mean of theta. Figure: gains in log_p, above 0 is better; last, over network sizes:
 do the bound with KL(theta)/N and held-out log p pick the same? `laptop` is thinned: N = 300 (1000 too for digits with
-N(0, I)), no Frey faces, four fitted q on MNIST, 50 hidden units, 3000 updates, at most 3 candidates but five decays.
+N(0, I)), no Frey faces, 10 of the methods on MNIST, 50 hidden units, 3000 updates, at most 3 candidates but five decays.
 """
 
 import torch
@@ -27,7 +27,7 @@ WIDTHS = {"data": ["digits"], "num_train": [300], "method": ["matrix-normal", PO
 MAIN = {"data": list(MODELS), "num_train": [100, 300, 1000, 5000, None], "method": list(METHODS), "hidden": [None]}
 DIGITS, MNIST = ({**MAIN, "data": [name], "num_train": [300]} for name in ("digits", "binarized_mnist"))
 GRID = {"smoke": [DIGITS, {**WIDTHS, "hidden": [4, 8]}], "paper": [MAIN, WIDTHS], "laptop": [
-    *({**part, "method": DRAWS} for part in (DIGITS, MNIST)), {**DIGITS, "num_train": [1000], "method": CHECK},
+    {**DIGITS, "method": DRAWS}, {**MNIST, "method": DRAWS[:-1]}, {**DIGITS, "num_train": [1000], "method": CHECK},
     {**DIGITS, "method": FITTED}, WIDTHS, {**MNIST, "method": FITTED[:4]}]}  # fmt: skip
 TABLE = {"by": ["data", "num_train", "method", "hidden"],
          "value": ["log_p", "log_p_mean", "bound", "bound_mean", "kl_weights", "objective", "ms"]}  # fmt: skip

@@ -16,16 +16,18 @@ from typing import Any
 from ppl_vae import checks
 from ppl_vae.guides import POSTERIORS
 from ppl_vae.likelihoods import LIKELIHOODS
-from ppl_vae.networks import ACTIVATIONS, INITIALIZATIONS, NETWORKS
+from ppl_vae.networks import ACTIVATIONS, INITIALIZATIONS, NETWORK_OPTIONS, NETWORKS
 from ppl_vae.priors import PRIORS
 from ppl_vae.training import fit
 from ppl_vae.vae import VAEConfig
-from ppl_vae.weights import FAMILIES
+from ppl_vae.weights import FAMILIES, SHARED_OPTIONS
 
 __all__ = ["Option", "add_option", "config_options", "fit_options", "split_dotted"]
 
 # Arguments of `fit` that the command line gives in another way: as --data, --binarization, --out and --resume.
 GIVEN_BY_THE_RUN = ("vae", "data", "binarization", "checkpoint", "resume")
+# What `build` hands to a prior or posterior that names it: no options of a user's.
+OFFERED = ("latent_size", "event_shape", "encode", "encoder", "feature_size", "sites", "prior", "init", "activation")
 NUMBER = "a number or linear:start:end:epochs"
 # What the fields of `VAEConfig` mean, and those arguments of `fit` whose docstring is about Python rather than text.
 MEANINGS = {
@@ -86,8 +88,19 @@ def _default_in_words(field: dataclasses.Field) -> str:
 def _meaning(name: str) -> str:
     if name.endswith("_options"):
         kind = name.removesuffix("_options")
-        return f"an option of the {kind}, such as --{kind}.name 3; may be repeated"
+        known = "; ".join(f"{choice}: {', '.join(own)}" for choice, own in _own_options(kind).items() if own)
+        return f"an option of the {kind}, once for each; {known}"
     return MEANINGS.get(name, name.replace("_", " "))
+
+
+def _own_options(kind: str) -> Mapping[str, Sequence[str]]:
+    """The options of each choice of a prior, network, likelihood, posterior or q(theta)."""
+    if kind in ("prior", "posterior"):
+        classes: Mapping[str, Any] = PRIORS if kind == "prior" else POSTERIORS
+        return {name: [p for p in inspect.signature(c).parameters if p not in OFFERED] for name, c in classes.items()}
+    if kind == "weights":
+        return {"all": SHARED_OPTIONS, **{name: own for name, (_, own) in FAMILIES.items()}}
+    return NETWORK_OPTIONS if kind == "network" else {name: own for name, (_, own) in LIKELIHOODS.items()}
 
 
 def fit_options() -> list[Option]:

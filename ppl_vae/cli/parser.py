@@ -20,7 +20,17 @@ class _Parser(argparse.ArgumentParser):
     """Reports a bad option as every other bad value is reported."""
 
     def error(self, message: str) -> NoReturn:
-        raise checks.InputError(f"{message}; see {self.prog} --help")
+        flag = next((word for word in message.split() if word.startswith("--")), "").partition("=")[0]
+        known = [text for action in self._actions for text in action.option_strings]
+        near = checks.nearest(flag, known) if "unrecognized" in message else ""
+        raise checks.InputError(f"{message}; {near or f'see {self.prog} --help'}")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """The same, but a subcommand's own parser reports what it does not know, which knows what is near."""
+        given, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return given, unknown
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

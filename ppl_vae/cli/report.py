@@ -20,7 +20,7 @@ __all__ = ["check_table", "evaluation_lines", "evaluation_report", "verdict"]
 
 HIGH_K = 0.7  # above it the mean of importance weights cannot be estimated reliably from any number of draws
 
-GREY = "grey pixels under a Bernoulli are no draws of it: compare these numbers with none of binarised data"
+GREY = "grey pixels are no draws of a Bernoulli, so this is no log density: compare it with none of binarised data"
 
 
 def evaluation_report(

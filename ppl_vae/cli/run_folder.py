@@ -134,7 +134,7 @@ class RunFolder:
             )
         except (ValueError, KeyError, TypeError):
             checks.refuse(f"{file}", "not what this library writes", "a JSON object with config, data and fit")
-        checks.options(f"data in {file}", data, ("name", "split", "binarization"))
+        checks.options(f"data in {file}", data, ("name", "split", "binarization", "checksum"))
         checks.options(f"fit in {file}", arguments, fit_defaults())
         return Record(config_from_json(config), data, fit_defaults() | arguments)
 

@@ -18,7 +18,8 @@ __all__ = ["calibration_figure", "examination_figures", "pareto_k_figure", "pred
            "signal_to_noise_figure"]  # fmt: skip
 
 DATA, DRAWS, LIMIT = "#222222", "#332288", "#cc6677"
-NAMED = 5  # curves with an entry in the legend
+NAMED_COLOURS = ("#cc6677", "#44aa99", "#ddcc77", "#882255", "#88ccee")
+LABELS = {"mean": "mean of all values", "between_data": "variance between data", "within_data": "deviation in a datum"}
 
 
 def calibration_figure(calibration: Calibration, *, axes: Axes | None = None) -> Figure:
@@ -34,11 +35,13 @@ def calibration_figure(calibration: Calibration, *, axes: Axes | None = None) ->
     steps = (np.arange(len(u)) + 0.5)[:, None] / len(u)
     axes.axhspan(-band, band, facecolor="0.9", edgecolor="0.6", label="an exact q, 99 %")
     outside = (calibration.deviation > band).numpy()
-    named = np.flatnonzero(outside)[:NAMED]
+    named = np.flatnonzero(outside)[: len(NAMED_COLOURS)]
     for j, rank in enumerate(u.T):
         label = calibration.names[j] if j in named else None
-        look = {} if label else {"color": LIMIT if outside[j] else DRAWS, "alpha": max(0.2, 1 / u.shape[1])}
-        axes.plot(rank, steps[:, 0] - rank, linewidth=1.2 if outside[j] else 0.8, label=label, **look)
+        colour = NAMED_COLOURS[list(named).index(j)] if label else LIMIT if outside[j] else DRAWS
+        alpha = 1.0 if label else max(0.2, 1 / u.shape[1])
+        ends = np.concatenate([[0.0], rank, [1.0]]), np.concatenate([[0.0], steps[:, 0] - rank, [0.0]])
+        axes.plot(*ends, linewidth=1.2 if outside[j] else 0.8, color=colour, alpha=alpha, label=label)
     axes.set(xlabel="rank among draws of q", ylabel="share of simulations below, minus rank", xlim=(0, 1))
     axes.legend(loc="best")
     return axes.get_figure(root=True)  # type: ignore[return-value]
@@ -51,7 +54,9 @@ def predictive_figure(checks: Mapping[str, PredictiveCheck]) -> Figure:
     for panel, (name, check) in zip(panels, checks.items()):
         panel.hist(check.replicated.numpy(), bins=20, color=DRAWS, alpha=0.7, label="replicated")
         panel.axvline(check.observed, color=DATA, label="data")
-        panel.set(xlabel=name.replace("_", " "), yticks=[], title=f"p = {check.p_value:.2g}")
+        smallest = check.p_value <= 2 / (len(check.replicated) + 1)
+        title = f"p {'<' if smallest else '='} {check.p_value:.2g}"
+        panel.set(xlabel=LABELS.get(name, name.replace("_", " ")), yticks=[], title=title)
     panels[0].legend(frameon=False)
     return figure
 

@@ -3,6 +3,7 @@
 Knows the methods by name; how each draws and weighs is its own file's affair.
 """
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,7 +93,8 @@ def log_likelihood(
     function, default, known = METHODS[checks.choice("method", method, METHODS)]
     size = default if num_samples is None else checks.integer("num_samples", num_samples)
     checks.choice("compile", compile, TIERS)
-    checks.options(f"option of method '{method}'", options, known)
+    shared = [name for name in inspect.signature(log_likelihood).parameters if name not in ("vae", "x", "options")]
+    checks.options(f"option of method '{method}'", options, [*known, *shared])
     for name in options.keys() - {"prior_share"}:
         checks.integer(name, options[name])
     with evaluation(vae, seed):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ppl_vae import __version__
+from ppl_vae import __version__, checks
 from ppl_vae.study.cache import write
 from ppl_vae.study.cells import Script
 from ppl_vae.study.statistics import table
@@ -65,6 +65,8 @@ def figure_png(figure: Any) -> bytes:
     """The figure as a PNG file's content."""
     from matplotlib import pyplot
 
+    if not hasattr(figure, "savefig"):
+        checks.refuse("draw", type(figure).__name__, "a matplotlib Figure", "return the figure")
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=120, bbox_inches="tight")
     pyplot.close(figure)

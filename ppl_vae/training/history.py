@@ -28,6 +28,11 @@ class History:
     best_epoch: int | None = None
     stopped: str = ""
 
+    def __repr__(self) -> str:
+        """One line: how far the run went, and its last row's numbers."""
+        last = ", ".join(f"{k}={v:.4g}" for k, v in (self.rows[-1] if self.rows else {}).items() if k != "epoch")
+        return f"History({len(self.rows)} epochs, tier={self.tier!r}, kl_kinds={self.kl_kinds}; last: {last or 'none'})"
+
     def write(self, path: Path) -> None:
         """Write the rows as CSV, atomically; columns in the order in which they first appeared."""
         columns = list(dict.fromkeys(key for row in self.rows for key in row))

@@ -142,6 +142,8 @@ def train_epoch(run: Run, bar: tqdm, interrupted: Sequence[bool] = ()) -> None:
         batches_of_call = (run.batch(index) for index in call)
         reports = run.step(batches_of_call, run.scheduled(positions), run.learning_rates(positions))
         run.add(reports, [len(index) for index in call])
+        if getattr(bar, "desc", ""):  # that the step was being compiled, which its first call did
+            bar.set_description("")
         if state.batch // shown > (state.batch - len(call)) // shown:
             bar.set_postfix(run.shown(), refresh=False)
         bar.update(len(call))

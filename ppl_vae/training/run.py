@@ -220,7 +220,9 @@ class Run:
         """The progress bar, in steps."""
         done = self.state.epoch * self.num_batches + self.state.batch
         total = self.settings.epochs * self.num_batches
+        compiles = self.step.tier == "inductor"
         return tqdm(
+            desc="compiling the step, up to a minute" if compiles else None,
             total=total,
             initial=done,
             disable=not (progress and self.ranks.first),

@@ -14,8 +14,8 @@ from ppl_vae.weights.guides import ESTIMATORS, FAMILIES, WeightGuide
 from ppl_vae.weights.priors import WEIGHT_PRIORS, WeightPrior
 from ppl_vae.weights.selection import Weight, is_weight, release, select
 
-__all__ = ["ESTIMATORS", "FAMILIES", "WEIGHT_PRIORS", "WHERE", "LowRankNormal", "MatrixNormal", "Weight",
-           "WeightGuide", "WeightPrior", "bayesian", "bayesian_pair", "check_options", "chosen_weights",
+__all__ = ["ESTIMATORS", "FAMILIES", "SHARED_OPTIONS", "WEIGHT_PRIORS", "WHERE", "LowRankNormal", "MatrixNormal",
+           "Weight", "WeightGuide", "WeightPrior", "bayesian", "bayesian_pair", "check_options", "chosen_weights",
            "is_weight", "release", "select"]  # fmt: skip
 
 WHERE = ("decoder", "output", "all")
