@@ -59,7 +59,8 @@ def test_an_archive_names_its_parts_and_labels(tmp_path: Path) -> None:
     [
         (PIXELS[:9], "9 rows, expected 10 or more"),
         (PIXELS[:, 0, 0], "shape (50,), expected rows of values"),
-        (PIXELS.astype(int), "dtype int64"),
+        (PIXELS.astype(int), "save array.astype('uint8') for pixels"),
+        (np.where(np.arange(600).reshape(50, 4, 3) == 40, np.nan, 0.5), "1 NaN or infinite values, the first in row 3"),
         (np.array([["a"]] * 20), "dtype <U1"),
         (np.array([[{}]] * 20), "ValueError: Object arrays cannot be loaded"),
         (PIXELS.astype(float), "values from 0 to 255"),
@@ -104,6 +105,10 @@ def test_the_command_line_trains_on_a_file_and_evaluates_it_from_another_folder(
     assert main(["train", "--data", "mine.npy", "--binarization", "dynamic", *small]) == 0
     run = tmp_path / "runs" / "mine"
     assert json.loads((run / "config.json").read_text())["data"]["name"] == str(tmp_path / "mine.npy")
+    assert main(["train", "--resume", str(run), "--epochs", "2", "--no-progress"]) == 0
     monkeypatch.chdir("/")
     assert main(["evaluate", str(run), "--num-samples", "10", "--no-progress"]) == 0
     assert "5 test data" in capsys.readouterr().out
+    saved(tmp_path / "mine.npy", PIXELS[::-1].copy())
+    assert main(["evaluate", str(run), "--num-samples", "10", "--no-progress"]) == 2
+    assert "the file has changed since" in capsys.readouterr().err
