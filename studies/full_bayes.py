@@ -7,7 +7,7 @@ chosen on 200 validation images; the first 250 test images are looked at once. l
 importance sampling with a proposal refined for each image, so an overfitted encoder costs nothing there but does in
 `bound`; `_mean`: at the posterior mean of theta. Figure: gains in log_p, above 0 is better; last, over network sizes:
 do the bound with KL(theta)/N and held-out log p pick the same? `laptop` is thinned: N = 300 (1000 too for digits with
-N(0, I)), no Frey faces, 10 of the methods on MNIST, 50 hidden units, 3000 updates, at most 3 candidates but five decays.
+N(0, I)), no Frey faces, ten methods on MNIST, 50 hidden units, 3000 updates, at most 3 candidates but five decays.
 """
 
 import torch

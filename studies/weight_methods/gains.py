@@ -92,7 +92,8 @@ def gains_panel(axes, rows, data):
         largest = max(largest, *(abs(mean) for mean in means if math.isfinite(mean)))
     axes.axvline(0.0, color="grey", lw=0.5)
     axes.set(title=data, xlabel="gain on the early-stopped point (nats)", ylim=(len(methods), -1))
-    if largest > 5:
+    axes.locator_params(axis="x", nbins=5)
+    if largest > 50:
         axes.set_xscale("symlog", linthresh=1.0)
     axes.set_yticks(range(len(methods)), methods)
     axes.legend(frameon=False)
