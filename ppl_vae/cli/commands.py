@@ -51,7 +51,7 @@ def _start(values: dict[str, Any], ranks: Ranks) -> tuple[RunFolder, History]:
     data = shaped_data(data, config.event_shape)
     arguments = fit_defaults() | {name: values[name] for name in fit_defaults() if name in values}
     vae = build(config, num_data=len(data.train), seed=arguments["seed"])
-    source |= {field: getattr(data, field) for field in ("name", "split", "binarization", "checksum")}
+    source |= {f: getattr(data, f) for f in ("name", "split", "binarization", "checksum") if getattr(data, f)}
     run = RunFolder(ranks.agree(values.get("out") or fresh_folder(Path("runs") / Path(data.name).stem)))
     if ranks.first:
         run.start(Record(vae.config, source, arguments))
