@@ -5,8 +5,8 @@ Knows two file formats; knows nothing of named data sets. Nothing in a file is e
 
 import hashlib
 import os
-import zipfile
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ __all__ = ["FILE_SPLITS", "check_file", "map_data", "read_arrays"]
 # The splits of each kind of file; the first is its default.
 FILE_SPLITS = {".npy": ("shuffled", "ordered"), ".npz": ("given",)}
 PARTS = ("train", "validation", "test")
+EXPECTED = "an array written by numpy.save (.npy) or arrays written by numpy.savez (.npz)"
 SMALLEST = 10  # rows of which a tenth can be held out
 
 
@@ -31,8 +32,8 @@ def map_data(path: str | os.PathLike[str]) -> Tensor:
     try:
         # copy on write: what a caller does in place happens to memory of this process
         array = np.lib.format.open_memmap(path, "c")
-    except (OSError, ValueError) as error:
-        checks.refuse(f"data file {path}", f"{type(error).__name__}: {error}", "an array written by numpy.save")
+    except Exception as error:  # see _load
+        _refuse(Path(path), error)
     if array.dtype not in (np.uint8, np.float32, np.float64):  # in this machine's byte order
         checks.refuse(f"data file {path}", f"dtype {array.dtype.str}", "uint8 pixels, float32 or float64")
     return torch.from_numpy(array)
@@ -44,7 +45,7 @@ def check_file(path: Path, checksum: str) -> str:
         with path.open("rb") as file:
             found = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
     except OSError as error:
-        checks.refuse(f"data file {path}", str(error.strerror), "a file written by numpy.save or numpy.savez")
+        checks.refuse(f"data file {path}", str(error.strerror), EXPECTED)
     if checksum and found != checksum:
         hint = "the file has changed since: put the old one back, or start a new run"
         checks.refuse(f"data file {path}", found, checksum, hint)
@@ -54,9 +55,15 @@ def check_file(path: Path, checksum: str) -> str:
 def read_arrays(path: Path, split: str) -> list[tuple[np.ndarray, np.ndarray | None]]:
     """(x, labels) of train, validation and test data: `path`.npz names them, `path`.npy is cut at 80 % and 90 %."""
     arrays = _load(path)
-    if path.suffix == ".npz":
-        return _named_parts(path, arrays)
-    x = _values(path, "array", arrays["array"])
+    parts = _named_parts(path, arrays) if path.suffix == ".npz" else _cut(path, arrays["array"], split)
+    if all(x.dtype == np.uint8 and x.max() <= 1 for x, _ in parts):
+        checks.refuse(f"data file {path}", "uint8 values of 0 and 1 alone, which as pixels are all but black",
+                      "pixels from 0 to 255", "save array.astype(bool) for binary data")  # fmt: skip
+    return parts
+
+
+def _cut(path: Path, array: np.ndarray, split: str) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    x = _values(path, "array", array)
     if len(x) < SMALLEST:
         checks.refuse(f"data file {path}", f"{len(x)} rows", f"{SMALLEST} or more, a tenth of which can be held out")
     if split == "shuffled":  # a file's order often says something, and held-out data are to be like the others
@@ -69,10 +76,17 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:  # np.load by itself leaves a damaged archive open
             content = np.load(file)
-            return {"array": content} if isinstance(content, np.ndarray) else dict(content)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        got = f"{type(error).__name__}: {error}"
-        checks.refuse(f"data file {path}", got, "arrays written by numpy.save or numpy.savez")
+            arrays = {"array": content} if isinstance(content, np.ndarray) else dict(content)
+    except Exception as error:  # numpy's readers raise a dozen kinds of errors on damaged files
+        _refuse(path, error)
+    odd = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
+    if odd or isinstance(content, np.ndarray) == (path.suffix == ".npz"):
+        checks.refuse(f"data file {path}", odd[0] if odd else "the content of another kind of file", EXPECTED)
+    return arrays
+
+
+def _refuse(path: Path, error: Exception) -> NoReturn:
+    checks.refuse(f"data file {path}", f"{type(error).__name__}: {error}", EXPECTED)
 
 
 def _named_parts(path: Path, arrays: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray | None]]:
@@ -80,9 +94,12 @@ def _named_parts(path: Path, arrays: dict[str, np.ndarray]) -> list[tuple[np.nda
         how = "write it by numpy.savez(path, train=..., validation=..., test=...)"
         checks.refuse(f"data file {path}", f"arrays {', '.join(arrays) or 'none'}", f"{', '.join(missing)} too", how)
     parts = [(_values(path, part, arrays[part]), arrays.get(f"{part}_labels")) for part in PARTS]
+    first = parts[0][0]
     for part, (x, labels) in zip(PARTS, parts):
-        if x.shape[1:] != parts[0][0].shape[1:]:
-            checks.refuse(f"{part} in {path}", f"event shape {x.shape[1:]}", f"that of train, {parts[0][0].shape[1:]}")
+        if x.shape[1:] != first.shape[1:]:
+            checks.refuse(f"{part} in {path}", f"event shape {x.shape[1:]}", f"that of train, {first.shape[1:]}")
+        if (x.dtype == np.uint8) != (first.dtype == np.uint8):
+            checks.refuse(f"{part} in {path}", f"dtype {x.dtype}", f"that of train, {first.dtype}: one scale for all")
         if labels is not None and (labels.shape != (len(x),) or labels.dtype.kind not in "iub"):
             got = f"shape {labels.shape}, dtype {labels.dtype}"
             checks.refuse(f"{part}_labels in {path}", got, f"{len(x)} whole numbers, one a row")
@@ -96,8 +113,8 @@ def _values(path: Path, name: str, array: np.ndarray) -> np.ndarray:
     if array.dtype != np.uint8 and array.dtype.kind not in "fb":
         hint = "save array.astype('uint8') for pixels from 0 to 255, else array.astype('float32')"
         checks.refuse(f"{name} in {path}", f"dtype {array.dtype}", "uint8 pixels, floats or booleans", hint)
-    if array.dtype.kind == "f" and not (finite := np.isfinite(array)).all():
+    if array.dtype.kind == "f" and not (finite := np.abs(array) < checks.LARGEST).all():  # NaN is not below, either
         first = int(np.flatnonzero(~finite.reshape(len(array), -1).all(1))[0])
-        got = f"{int((~finite).sum())} NaN or infinite values, the first in row {first}"
+        got = f"{int((~finite).sum())} NaN, infinite or huge values, the first in row {first}"
         checks.refuse(f"{name} in {path}", got, "finite numbers", "drop or impute them")
     return array

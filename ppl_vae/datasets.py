@@ -5,6 +5,7 @@ tensors of a `Dataset`. No byte of a named data set is parsed before `data_files
 """
 
 import gzip
+import os
 import pickle
 import zlib
 from collections.abc import Callable, Mapping
@@ -111,8 +112,10 @@ def load_data(
     split = checks.choice(f"split of {name}", known[0] if split is None else split, known)
     checks.seed(seed)
     _check_meaning(name, checks.choice("binarization", binarization, BINARIZATIONS), num_data)
+    if checksum and suffix not in FILE_SPLITS:
+        checks.refuse(f"checksum of {name}", checksum, "none: the library knows that of a named data set")
     if suffix in FILE_SPLITS:
-        name = str(Path(name).expanduser().resolve())
+        name = str(Path(os.path.expanduser(name)).resolve())
         checksum = check_file(Path(name), checksum)
         parts = _own_parts(Path(name), split, binarization)
     else:

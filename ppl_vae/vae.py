@@ -6,7 +6,6 @@ files or plots. `vae.model(x)` and `vae.guide(x)` are ordinary Pyro programs for
 
 import contextlib
 import dataclasses
-import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -243,8 +242,10 @@ def _build(config: VAEConfig, prior: Any, posterior: Any, num_data: int | None) 
         return _with_weights(VAE(c, Model(program, decoder, num_data), Guide(guide, num_data)))
     checks.options("posterior_options of your own posterior", c.posterior_options, ())
     own: Any = _given(posterior, c.posterior, "posterior")
-    own = own() if inspect.isclass(own) else own
     own, opens_plate = own_posterior(own, sites, c.event_shape)
+    if shared := getattr(program, "transforms", {}).keys() & getattr(own, "transforms", {}).keys():
+        checks.refuse("posterior", f"pyro.param '{min(shared)}', which the prior has too", "names of its own",
+                      "a parameter of both is that of a module that both hold")  # fmt: skip
     return _with_weights(VAE(c, Model(program, decoder, num_data), Guide(own, num_data, opens_plate)))
 
 

@@ -60,7 +60,12 @@ def test_an_archive_names_its_parts_and_labels(tmp_path: Path) -> None:
         (PIXELS[:9], "9 rows, expected 10 or more"),
         (PIXELS[:, 0, 0], "shape (50,), expected rows of values"),
         (PIXELS.astype(int), "save array.astype('uint8') for pixels"),
-        (np.where(np.arange(600).reshape(50, 4, 3) == 40, np.nan, 0.5), "1 NaN or infinite values, the first in row 3"),
+        (
+            np.where(np.arange(600).reshape(50, 4, 3) == 40, np.nan, 0.5),
+            "1 NaN, infinite or huge values, the first in row 3",
+        ),
+        (np.full((20, 2), 1e300), "40 NaN, infinite or huge values, the first in row 0"),
+        (PIXELS % 2, "save array.astype(bool)"),
         (np.array([["a"]] * 20), "dtype <U1"),
         (np.array([[{}]] * 20), "ValueError: Object arrays cannot be loaded"),
         (PIXELS.astype(float), "values from 0 to 255"),
@@ -76,6 +81,10 @@ def test_what_cannot_be_data_is_refused_in_one_line(array: np.ndarray, words: st
     "arrays, words",
     [
         ({"train": PIXELS}, "expected validation, test too"),
+        (
+            {"train": PIXELS, "validation": PIXELS.astype(float), "test": PIXELS},
+            "dtype float64, expected that of train",
+        ),
         ({"train": PIXELS, "validation": PIXELS, "test": PIXELS[:, :2]}, "test in"),
         ({"train": PIXELS, "validation": PIXELS, "test": PIXELS, "test_labels": np.zeros(3, int)}, "50 whole numbers"),
     ],
@@ -94,6 +103,26 @@ def test_a_missing_or_damaged_file_is_refused(content: bytes | None, suffix: str
         path.write_bytes(content)
     with pytest.raises(InputError, match="data file"):
         load_data(str(path))
+
+
+def test_files_of_the_wrong_kind_and_damaged_archives_are_refused(tmp_path: Path) -> None:
+    """Any one byte of a compressed archive turned over gives the data, or one line, and nothing else."""
+    np.savez_compressed(tmp_path / "x.npz", train=PIXELS, validation=PIXELS, test=PIXELS)
+    whole = (tmp_path / "x.npz").read_bytes()
+    (tmp_path / "x.npy").write_bytes(whole)
+    with pytest.raises(InputError, match="another kind of file"):
+        load_data(str(tmp_path / "x.npy"))
+    for position in range(0, len(whole), 37):
+        (tmp_path / "x.npz").write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
+        try:
+            load_data(str(tmp_path / "x.npz"))
+        except InputError as error:
+            assert str(tmp_path) in str(error)
+
+
+def test_a_named_data_set_takes_no_checksum() -> None:
+    with pytest.raises(InputError, match="checksum of digits"):
+        load_data("digits", checksum="sha256:0")
 
 
 def test_the_command_line_trains_on_a_file_and_evaluates_it_from_another_folder(

@@ -1,6 +1,10 @@
 """`pyro.param` in a user's prior or posterior: it trains, under its constraint, and is saved with the rest."""
 
+import copy
+import dataclasses
+import math
 from pathlib import Path
+from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -10,7 +14,7 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ppl_vae import VAEConfig, build, fit, load, lower_bound, save
+from ppl_vae import InputError, VAEConfig, build, fit, load, lower_bound, save
 
 CONFIG = VAEConfig((1,), 1, (), likelihood="normal_shared", likelihood_options={"initial_scale": 1.0})
 
@@ -43,7 +47,7 @@ def test_the_program_is_what_it_was() -> None:
     q: dist.Independent = prior.nodes["z"]["fn"]
     assert q.mean.item() == 0.5 and q.stddev.item() == pytest.approx(2.0)
     names = {name for name, _ in vae.named_parameters() if "prior" in name}
-    assert names == {"model.prior.unconstrained.z/loc", "model.prior.unconstrained.z/scale"}
+    assert names == {"model.prior.z/loc_unconstrained", "model.prior.z/scale_unconstrained"}
     assert not any("z.loc" in name for name in pyro.get_param_store())
 
 
@@ -59,8 +63,8 @@ def test_it_trains_to_the_maximum_of_the_bound(compile: str) -> None:
     bound = lower_bound(vae, x, num_particles=20, seed=0).mean()
     fit(vae, x, epochs=40, learning_rate=0.05, compile=compile, progress=False)
     moved = {name for name, value in vae.state_dict().items() if not torch.equal(value, before[name])}
-    assert {"model.prior.unconstrained.z/loc", "model.prior.unconstrained.z/scale"} <= moved
-    assert {"guide.posterior.unconstrained.q_scale", "guide.posterior.program.network.weight"} <= moved
+    assert {"model.prior.z/loc_unconstrained", "model.prior.z/scale_unconstrained"} <= moved
+    assert {"guide.posterior.q_scale_unconstrained", "guide.posterior.program.network.weight"} <= moved
     assert lower_bound(vae, x, num_particles=20, seed=0).mean() > bound + 1
 
 
@@ -68,11 +72,11 @@ def test_it_is_saved_and_stock_svi_trains_it_too(tmp_path: Path) -> None:
     vae = build(CONFIG, prior=located, seed=0)
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
     svi.step(torch.randn(10, 1))
-    loc = vae.state_dict()["model.prior.unconstrained.z/loc"]
+    loc = vae.state_dict()["model.prior.z/loc_unconstrained"]
     assert loc.item() != 0.5
     save(vae, tmp_path / "it.safetensors")
     again = load(tmp_path / "it.safetensors", prior=located)
-    assert torch.equal(again.state_dict()["model.prior.unconstrained.z/loc"], loc)
+    assert torch.equal(again.state_dict()["model.prior.z/loc_unconstrained"], loc)
 
 
 def test_whatever_else_the_program_has_is_still_there() -> None:
@@ -80,6 +84,116 @@ def test_whatever_else_the_program_has_is_still_there() -> None:
     assert vae.guide.posterior.mean_field is True
     with pytest.raises(AttributeError):
         _ = vae.guide.posterior.nothing_of_the_kind
+
+
+def read_twice() -> Tensor:
+    pyro.param("scale", torch.full((1,), 0.3), constraint=constraints.positive)
+    return pyro.sample("z", dist.Normal(torch.zeros(1), pyro.param("scale")).to_event(1))
+
+
+def test_a_second_statement_without_its_constraint_is_the_first_ones_parameter() -> None:
+    vae = build(CONFIG, prior=read_twice, seed=0)
+    vae.get_parameter("model.prior.scale_unconstrained").data.fill_(-3.0)
+    q: dist.Independent = pyro.poutine.trace(vae.model.prior).get_trace().nodes["z"]["fn"]
+    assert q.stddev.item() == pytest.approx(math.exp(-3.0))
+
+
+def awkward() -> Tensor:
+    names = ("values", "keys", "training", "type", "a.b", "a/b")
+    total = sum(pyro.param(name, lambda: torch.randn(1)) for name in names)
+    return pyro.sample("z", dist.Normal(total, 1.0).to_event(1))
+
+
+class Drawn(Owner):
+    def forward(self, x: Tensor) -> None:
+        shift = pyro.param("shift", lambda: torch.randn(1))
+        pyro.sample("z", dist.Normal(self.network(x) + shift, 1.0).to_event(1))
+
+
+def test_any_name_will_do_and_each_is_drawn_by_itself() -> None:
+    vae = build(CONFIG, prior=awkward, posterior=Drawn(), seed=0)
+    values = {name: p.item() for name, p in vae.model.prior.named_parameters()}
+    assert len(values) == len(set(values.values())) == 6
+    assert vae.get_parameter("guide.posterior.shift_unconstrained").item() not in values.values()
+    again = build(CONFIG, prior=awkward, seed=0).model.prior.named_parameters()
+    assert values == {name: p.item() for name, p in again}
+
+
+class Moody(Owner):
+    """States another parameter in each mode, and normalises batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1)
+
+    def forward(self, x: Tensor) -> None:
+        shift = pyro.param("in_training" if self.training else "in_evaluation", torch.zeros(1))
+        pyro.sample("z", dist.Normal(self.network(self.norm(x)) + shift, 1.0).to_event(1))
+
+
+def test_what_either_mode_states_is_found_and_buffers_stay() -> None:
+    vae = build(CONFIG, posterior=Moody, seed=0)
+    names = {name for name, _ in vae.guide.posterior.named_parameters(recurse=False)}
+    assert names == {"in_training_unconstrained", "in_evaluation_unconstrained"}
+    assert vae.guide.posterior.program.norm.num_batches_tracked == 0
+
+
+class Matrix(Owner):
+    """Its own parameter has two dimensions, as a layer's weight has."""
+
+    def forward(self, x: Tensor) -> None:
+        scale = pyro.param("q_scales", torch.ones(1, 1), constraint=constraints.positive)
+        pyro.sample("z", dist.Normal(self.network(x), scale[0]).to_event(1))
+
+
+def test_no_weight_prior_is_put_on_it() -> None:
+    config = dataclasses.replace(CONFIG, weights="mean_field", weights_options={"where": "all"})
+    vae = build(config, prior=located, posterior=Matrix(), seed=0)
+    fit(vae, torch.randn(50, 1), epochs=1, progress=False)
+    assert "guide.posterior.q_scales_unconstrained" in vae.state_dict()
+    assert set(vae.guide.mean_weights()) == {"decoder.network.0.weight", "posterior.program.network.weight"}
+
+
+def test_a_run_resumes_to_the_bit_and_copies_are_independent(tmp_path: Path) -> None:
+    x = torch.randn(60, 1, generator=torch.Generator().manual_seed(0))
+    how: dict[str, Any] = {"batch_size": 20, "progress": False, "compile": "record"}
+    whole, halves = build(CONFIG, prior=located, seed=0), build(CONFIG, prior=located, seed=0)
+    twin = copy.deepcopy(whole)
+    before = twin.get_parameter("model.prior.z/loc_unconstrained").clone()
+    fit(whole, x, epochs=4, **how)
+    fit(halves, x, epochs=2, checkpoint=tmp_path / "run", **how)
+    fit(halves, x, epochs=4, checkpoint=tmp_path / "run", resume=True, **how)
+    assert all(torch.equal(value, halves.state_dict()[name]) for name, value in whole.state_dict().items())
+    assert torch.equal(twin.get_parameter("model.prior.z/loc_unconstrained"), before)
+
+
+def indexed() -> Tensor:
+    k = pyro.sample("k", dist.Categorical(torch.ones(2)), infer={"enumerate": "parallel"})
+    locations = pyro.param("locations", torch.tensor([[-1.0], [1.0]]))
+    return pyro.sample("z", dist.Normal(locations[k], 1.0).to_event(1))
+
+
+def test_a_table_that_an_index_looks_up_trains() -> None:
+    vae = build(CONFIG, prior=indexed, seed=0)
+    fit(vae, torch.randn(50, 1), epochs=2, progress=False)
+    assert not torch.equal(vae.get_parameter("model.prior.locations_unconstrained"), torch.tensor([[-1.0], [1.0]]))
+
+
+def test_a_name_in_both_programs_and_a_posterior_that_cannot_be_made_are_refused() -> None:
+    class Same(Owner):
+        def forward(self, x: Tensor) -> None:
+            pyro.sample("z", dist.Normal(self.network(x), pyro.param("z.scale", torch.ones(1))).to_event(1))
+
+    class Unmade(nn.Module):
+        def __init__(self) -> None:
+            self.location = nn.Parameter(torch.zeros(1))
+
+    with pytest.raises(InputError, match=r"pyro.param 'z.scale', which the prior has too"):
+        build(CONFIG, prior=located, posterior=Same())
+    with pytest.raises(InputError, match=r"posterior Unmade: got AttributeError.*a class that can be made"):
+        build(CONFIG, posterior=Unmade)
+    with pytest.raises(InputError, match="posterior: got Independent, expected a callable"):
+        build(CONFIG, posterior=dist.Normal(torch.zeros(1), 1.0).to_event(1))
 
 
 def test_importing_leaves_torch_s_checks_on() -> None:

@@ -11,6 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from ppl_vae import VAEConfig, build
@@ -118,6 +119,18 @@ def anothers_network() -> Tensor:
     return pyro.sample("z", dist.Normal(network(torch.ones(1)), 1.0).to_event(1))
 
 
+pyro_network = PyroModule[nn.Linear](1, 2)
+
+
+def anothers_pyro_module() -> Tensor:
+    return pyro.sample("z", dist.Normal(pyro_network(torch.ones(1)), 1.0).to_event(1))
+
+
+def on_the_edge() -> Tensor:
+    share = pyro.param("share", torch.tensor([1.0, 0.0]), constraint=dist.constraints.simplex)
+    return pyro.sample("z", dist.Normal(share, 1.0).to_event(1))
+
+
 class Unmade(nn.Module):
     def __init__(self) -> None:
         self.loc = nn.Parameter(torch.zeros(2))
@@ -141,7 +154,9 @@ BAD: dict[Callable[..., Any], tuple[str, ...]] = {
     negative_scale: ("satisfy the constraint", "(test_prior_errors.py, line "),
     misspelt: ("NameError: name 'latent_siz' is not defined (test_prior_errors.py, line ",),
     a_scale_without_a_dimension: (".unsqueeze(-1)",),
-    anothers_network: ("pyro.module('network', ...) of a module that is not its own", "make it an nn.Module"),
+    anothers_network: ("'network$$$weight' of a module that is not its own", "make it an nn.Module"),
+    anothers_pyro_module: ("the parameter 'weight' of a module that is not its own",),
+    on_the_edge: ("pyro.param 'share': got a value on the edge of its constraint",),
     Unmade: ("prior Unmade: got AttributeError: cannot assign parameters", "a class that can be made"),
     scalar: ("site 'z': got event shape ()", ".to_event(1)"),
     not_an_event: ("plate", "site z", ".to_event(1)"),

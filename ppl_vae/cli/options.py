@@ -20,7 +20,7 @@ from ppl_vae.networks import ACTIVATIONS, INITIALIZATIONS, NETWORK_OPTIONS, NETW
 from ppl_vae.priors import PRIORS
 from ppl_vae.training import fit
 from ppl_vae.vae import VAEConfig
-from ppl_vae.weights import FAMILIES, SHARED_OPTIONS
+from ppl_vae.weights import FAMILIES, SHARED_OPTIONS, WEIGHT_PRIORS
 
 __all__ = ["Option", "add_option", "config_options", "fit_options", "split_dotted"]
 
@@ -99,7 +99,8 @@ def _own_options(kind: str) -> Mapping[str, Sequence[str]]:
         classes: Mapping[str, Any] = PRIORS if kind == "prior" else POSTERIORS
         return {name: [p for p in inspect.signature(c).parameters if p not in OFFERED] for name, c in classes.items()}
     if kind == "weights":
-        return {"all": SHARED_OPTIONS, **{name: own for name, (_, own) in FAMILIES.items()}}
+        families = {name: own for name, (_, own) in FAMILIES.items()}
+        return {"any": SHARED_OPTIONS, **families, **{f"prior {n}": own for n, (_, own) in WEIGHT_PRIORS.items()}}
     return NETWORK_OPTIONS if kind == "network" else {name: own for name, (_, own) in LIKELIHOODS.items()}
 
 

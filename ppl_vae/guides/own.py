@@ -4,6 +4,7 @@ Knows Pyro traces and latent sites; knows nothing of networks or of the model.
 """
 
 import contextlib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import Distribution
 
 from ppl_vae import checks
 from ppl_vae.guides.program import evaluating
@@ -26,12 +28,14 @@ def own_posterior(posterior: Any, sites: Sequence[LatentSite], event_shape: tupl
 
     `InputError` unless it samples each of `sites` given x.
     """
-    if not callable(posterior):
+    if not callable(posterior) or isinstance(posterior, Distribution):  # a distribution can be called, too
         checks.refuse("posterior", type(posterior).__name__, "a callable, a PyroModule or a name")
+    if inspect.isclass(posterior):
+        posterior = _made(posterior)
     x = torch.zeros(3, *event_shape)
-    opens = DATA_PLATE in _trace(posterior, x, contextlib.nullcontext()).nodes
-    trace = _trace(posterior, x, contextlib.nullcontext() if opens else pyro.plate(DATA_PLATE, len(x)))
-    nodes: Any = trace.nodes
+    with evaluating(posterior):
+        opens = DATA_PLATE in _trace(posterior, x, False).nodes
+        nodes: Any = _trace(posterior, x, not opens).nodes
     missing = [site.name for site in sites if site.name not in nodes]
     if missing:
         checks.refuse(
@@ -39,7 +43,16 @@ def own_posterior(posterior: Any, sites: Sequence[LatentSite], event_shape: tupl
         )
     for site in sites:
         _check_shapes(site, nodes[site.name]["fn"], len(x))
-    return with_own_parameters(posterior, trace, "posterior"), opens
+    return with_own_parameters(posterior, lambda: _trace(posterior, x, not opens), "posterior"), opens
+
+
+def _made(posterior: type) -> Any:
+    try:
+        return posterior()
+    except checks.InputError:
+        raise
+    except Exception as error:
+        checks.refuse(f"posterior {posterior.__name__}", fault(error), "a class that can be made without arguments")
 
 
 def _check_shapes(site: LatentSite, q: Any, num_rows: int) -> None:
@@ -49,16 +62,11 @@ def _check_shapes(site: LatentSite, q: Any, num_rows: int) -> None:
         checks.refuse(f"posterior's site '{site.name}'", f"batch and event shape {got}", f"{expected}", hint)
 
 
-def _trace(program: Callable[[Tensor], Any], x: Tensor, plate: Any) -> poutine.Trace:
-    """One run, which leaves the generator, buffers and Pyro's parameter store as they were."""
+def _trace(program: Callable[[Tensor], Any], x: Tensor, in_plate: bool) -> poutine.Trace:
+    """One run, which leaves the generator and Pyro's parameter store as they were."""
+    plate = pyro.plate(DATA_PLATE, len(x)) if in_plate else contextlib.nullcontext()
     try:
-        with (
-            torch.random.fork_rng(devices=[]),
-            torch.no_grad(),
-            pyro.get_param_store().scope(),
-            evaluating(program),
-            plate,
-        ):
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.get_param_store().scope(), plate:
             return poutine.trace(program).get_trace(x)
     except Exception as error:
         checks.refuse("posterior", fault(error), f"a program for x of shape {tuple(x.shape)}")

@@ -26,7 +26,7 @@ from ppl_vae.handlers.own_parameters import with_own_parameters
 
 __all__ = ["LatentSite", "base_distribution", "fault", "latent_sites", "owner", "real_site"]
 
-LIBRARIES = (f"{os.sep}lib{os.sep}python", f"{os.sep}ppl_vae{os.sep}")
+LIBRARIES = (f"{os.sep}lib{os.sep}python", f"{Path(__file__).parents[1]}{os.sep}")
 SHAPE_WORDS = ("shape", "size", "dim", "broadcast", "expand")
 NEWLINE = "\n"
 
@@ -66,7 +66,7 @@ def base_distribution(fn: Any) -> Any:
 
 def owner(prior: Callable[[], Any], latent_size: int) -> Callable[[], Any]:
     """The prior as owner of its parameters, those of its `pyro.param` statements included. Raises `InputError`."""
-    return with_own_parameters(prior, _trace(prior, latent_size + 1), "prior")
+    return with_own_parameters(prior, lambda: _trace(prior, latent_size + 1), "prior")
 
 
 def latent_sites(prior: Callable[[], Any], latent_size: int) -> list[LatentSite]:

@@ -3,12 +3,12 @@
 Knows Pyro's messages; knows nothing of priors or guides.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from pyro.nn import PyroModule
-from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import transform_to
@@ -18,38 +18,52 @@ from ppl_vae import checks
 __all__ = ["OwnParameters", "with_own_parameters"]
 
 
-def with_own_parameters(program: Callable[..., Any], trace: Trace, subject: str) -> Callable[..., Any]:
-    """The program, with what `pyro.param` names in a `trace` of it made its own.
+def with_own_parameters(program: Callable[..., Any], run: Callable[[], Any], subject: str) -> Callable[..., Any]:
+    """The program, with what its `pyro.param` statements name made its own; `run` runs it once and leaves no trace.
 
-    `InputError` for a module announced by `pyro.module` that is no part of the program: nothing would train it.
+    It is run in training and in evaluation mode. `InputError` for parameters of a module that is no part of the
+    program: nothing would train them.
     """
-    found: dict[str, Any] = {n: site for n, site in trace.nodes.items() if site["type"] == "param"}
+    with _Statements() as found:
+        for training in (True, False):
+            with _mode(program, training):
+                run()
     parts = list(program.modules()) if isinstance(program, nn.Module) else []
-    attributes = {m._pyro_get_fullname(n) for m in parts if isinstance(m, PyroModule)
-                  for n in (*m._parameters, *m._pyro_params)}  # fmt: skip
-    statements = {n: s for n, s in found.items() if n not in attributes and "$$$" not in n}  # as pyro.module names them
     own = {id(p) for m in parts for p in m._parameters.values()}
-    for name in found:
-        if "$$$" in name and id(found[name]["args"][1]) not in own:
-            got = f"pyro.module('{name.partition('$$$')[0]}', ...) of a module that is not its own"
-            checks.refuse(
-                subject, got, "a program that owns its networks", "make it an nn.Module with the network inside"
-            )
+    attributes = {m._pyro_get_fullname(n) for m in parts if isinstance(m, PyroModule) for n in m._pyro_params}
+    statements = {}
+    for name, (value, constraint, start) in found.first.items():
+        if name in attributes or id(start) in own:
+            continue
+        if start is None or isinstance(start, nn.Parameter):  # as `pyro.module` and a PyroModule state theirs
+            got, hint = f"the parameter '{name}' of a module that is not its own", "make it an nn.Module that has it"
+            checks.refuse(subject, got, "a program that owns its networks", hint)
+        statements[name] = value, constraint
     if not statements:
         return program
-    return OwnParameters(program, {n: (s["value"], s["kwargs"]["constraint"]) for n, s in statements.items()})
+    # initial values were drawn from a fork of the generator: nothing is to draw the same numbers again
+    torch.manual_seed(int(torch.randint(2**62, ())))
+    return OwnParameters(program, statements, subject)
 
 
 class OwnParameters(nn.Module):
-    """A program and its parameters theta = t(u), u unconstrained, one for each `pyro.param` statement by its name."""
+    """A program and its parameters theta = t(u), u unconstrained, one for each `pyro.param` statement.
 
-    def __init__(self, program: Callable[..., Any], found: Mapping[str, tuple[Tensor, Any]]) -> None:
+    That of `pyro.param("a.b", ...)` is called "a/b_unconstrained".
+    """
+
+    def __init__(
+        self, program: Callable[..., Any], statements: Mapping[str, tuple[Tensor, Any]], subject: str = "program"
+    ) -> None:
         super().__init__()
         self.program = program
-        self.transforms = {name: transform_to(constraint) for name, (_, constraint) in found.items()}
-        with torch.no_grad():
-            start = {name: self.transforms[name].inv(value).clone() for name, (value, _) in found.items()}
-        self.unconstrained = nn.ParameterDict({_key(name): nn.Parameter(value) for name, value in start.items()})
+        self.transforms = {name: transform_to(constraint) for name, (_, constraint) in statements.items()}
+        for name, (value, constraint) in statements.items():
+            u = self.transforms[name].inv(value.detach()).clone()
+            if not torch.isfinite(u).all():
+                checks.refuse(f"{subject}'s pyro.param '{name}'", "a value on the edge of its constraint",
+                              f"one inside: {constraint}")  # fmt: skip
+            self.register_parameter(_key(name), nn.Parameter(u))
 
     def __getattr__(self, name: str) -> Any:
         """Whatever else the program has is its face, as `start_from` of a prior."""
@@ -62,9 +76,20 @@ class OwnParameters(nn.Module):
 
     def forward(self, *args: Any) -> Any:
         """Run the program."""
-        values = {name: t(self.unconstrained[_key(name)]) for name, t in self.transforms.items()}
-        with _Values(values):
+        with _Values({name: t(getattr(self, _key(name))) for name, t in self.transforms.items()}):
             return self.program(*args)
+
+
+class _Statements(Messenger):
+    """The first statement of each parameter: name -> (value, constraint, initial value or None)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: dict[str, tuple[Tensor, Any, Any]] = {}
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        start = msg["args"][1] if len(msg["args"]) > 1 else None
+        self.first.setdefault(msg["name"], (msg["value"], msg["kwargs"]["constraint"], start))
 
 
 class _Values(Messenger):
@@ -79,5 +104,23 @@ class _Values(Messenger):
             msg["value"], msg["done"], msg["stop"] = self.values[msg["name"]], True, True
 
 
+@contextlib.contextmanager
+def _mode(program: Any, training: bool) -> Iterator[None]:
+    """That mode inside the block; after it each part's own, and buffers, such as a batch norm's means, as they were."""
+    parts = list(program.modules()) if isinstance(program, nn.Module) else []
+    modes, buffers = [(m, m.training) for m in parts], [(b, b.clone()) for m in parts for b in m._buffers.values()
+                                                        if b is not None]  # fmt: skip
+    for m in parts:
+        m.training = training
+    try:
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+        with torch.no_grad():
+            for b, value in buffers:
+                b.copy_(value)
+
+
 def _key(name: str) -> str:
-    return name.replace(".", "/")  # a module's parameters have no dots in their names
+    return f"{name.replace('/', '//').replace('.', '/')}_unconstrained"  # a parameter's name has no dots

@@ -1,7 +1,7 @@
 """Priors p(z): Pyro programs, one short class each.
 
 A prior is any callable that runs inside the ambient data plate, samples the site "z" with event shape
-`(latent_size,)` and returns it. It may sample further latent sites before it and own `nn.Parameter`s; an index before
+`(latent_size,)` and returns it. It may sample further latent sites before it and own parameters; an index before
 "z" marked `infer={"enumerate": "parallel"}` is summed out. If it has a method `start_from(data)`, training calls that
 before the first step. It knows nothing of likelihoods or guides, and needs no registration: "my_prior.py:Ring" names
 one in a user's file.

@@ -82,6 +82,8 @@ def stochastic_gradient_hmc(
 
 def _check_rest(chains: "Sequence[_Chain]") -> None:
     """Draws of all chains are put into the first one's VAE, so the rest of the model has to be the same in each."""
+    if any(chain.vae.config != chains[0].vae.config for chain in chains):
+        checks.refuse("start", "VAEs of different configurations", "VAEs all alike")
     first, *others = (chain.vae.model.state_dict() for chain in chains)
     rest = first.keys() - set(chains[0].names)
     for name in sorted(rest):

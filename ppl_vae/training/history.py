@@ -30,7 +30,8 @@ class History:
 
     def __repr__(self) -> str:
         """One line: how far the run went, and its last row's numbers."""
-        last = ", ".join(f"{k}={v:.4g}" for k, v in (self.rows[-1] if self.rows else {}).items() if k != "epoch")
+        row = self.rows[-1] if self.rows else {}
+        last = ", ".join(f"{name}={value:.4g}" for name, value in row.items() if isinstance(value, float))
         return f"History({len(self.rows)} epochs, tier={self.tier!r}, kl_kinds={self.kl_kinds}; last: {last or 'none'})"
 
     def write(self, path: Path) -> None:

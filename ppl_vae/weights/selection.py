@@ -29,8 +29,11 @@ class Weight:
 
 
 def is_weight(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter multiplies its layer's input: a matrix or a kernel, not a bias, scale or shift."""
-    return parameter.dim() >= 2
+    """Whether a parameter multiplies its layer's input: a matrix or a kernel, not a bias, scale or shift.
+
+    Nor is it what `PyroParam` and `pyro.param` leave in a module: a program's own parameter, under no layer.
+    """
+    return parameter.dim() >= 2 and not name.endswith("_unconstrained")
 
 
 def select(module: nn.Module, where: Predicate = is_weight, prefix: str = "") -> list[Weight]:
