@@ -54,7 +54,7 @@ METHODS = {
 DRAWS, FITTED = list(METHODS)[:7], list(METHODS)[7:]
 UNIT_NORMAL = [name for name in METHODS if "N(0, I)" in name]
 CHECK = [*POINTS, *UNIT_NORMAL, "KL alone"]
-# where a run is thinned, candidates are at most two, but for the baseline five decays, for one chain three, and for the plain ensemble one
+# where a run is thinned: two candidates at most, but five decays, three settings of one chain, one plain ensemble
 MOST = {
     "smoke": ({}, 1),
     "laptop": ({"point, weight decay": 5, "ensemble of 5": 1, "SGHMC": 3}, 2),
