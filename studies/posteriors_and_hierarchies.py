@@ -55,18 +55,17 @@ def run(seed, system, scale):
 
 
 def draw(rows):
-    left, right = (figure := Figure(figsize=(11, 4.6), layout="constrained")).subplots(1, 2)
+    left, right = Figure(figsize=(11, 4.6), layout="constrained").subplots(1, 2)
     systems = list(dict.fromkeys(row["system"] for row in rows))
     for name, fill in (("log_p", "#332288"), ("annealed", "none")):
         means, errors = zip(*(study.mean_at(rows, name, system=system) for system in systems))
         left.errorbar(means, range(len(systems)), xerr=errors, fmt="o", c="#332288", markerfacecolor=fill, label=name)
-    left.set(xlabel="log p(x) (nats an image)", ylim=(len(systems), -1), xlim=min(r["log_p"] for r in rows) - 10)
-    left.set_yticks(range(len(systems)), systems)
-    left.legend(frameon=False)
+    left.set(xlabel="log p(x) (nats an image)", ylim=(len(systems), -1), xlim=min(r["log_p"] for r in rows) - 10,
+             yticks=range(len(systems)), yticklabels=systems)  # fmt: skip
     for row in rows:
         right.plot(row["layers"], [systems.index(row["system"])] * len(row["layers"]), "|", ms=12, c="#cc6677")
     right.set(xlabel="KL of a layer (nats)", xscale="symlog", yticks=[], ylim=left.get_ylim())
-    return figure
+    return left.legend(frameon=False).figure
 
 
 def answer(rows):
