@@ -154,7 +154,10 @@ class TestDiagnose:
         assert (state in coverage.meaning) == (state != "exact")
 
     def test_sees_collapsed_latents(self) -> None:
-        """A decoder that ignores z and q = p: every other check passes, for the posterior is the prior."""
+        """A decoder that ignores z and q = p: every other check passes, for the posterior is the prior.
+
+        With other seeds one of the three predictive p-values is below 0.01 in one of thirty data sets."""
+        torch.manual_seed(0)
         truth = linear_gaussian("exact")
         with torch.no_grad():
             truth.vae.model.decoder.network[0].weight.zero_()
