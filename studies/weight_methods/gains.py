@@ -109,4 +109,4 @@ def widths_panel(axes, rows):
         means, errors = zip(*found) if found else ((), ())
         axes.errorbar(sizes, means, yerr=errors, marker="o", label=f"{columns[column]}, {method}")
     axes.set(xscale="log", xlabel="hidden units", ylabel="nats an image", title="Choosing a size")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12))
