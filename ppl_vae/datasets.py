@@ -106,15 +106,15 @@ def load_data(
     split: van den Berg et al., Sylvester normalizing flows for variational inference, 2018, section 5.
     """
     suffix = Path(str(name)).suffix
-    if suffix not in FILE_SPLITS:
+    own = suffix in FILE_SPLITS
+    if not own:
         checks.choice("data set (a name, or a .npy or .npz file)", name, SPLITS)
-    known = FILE_SPLITS.get(suffix) or SPLITS[name]
+    known = FILE_SPLITS[suffix] if own else SPLITS[name]
     split = checks.choice(f"split of {name}", known[0] if split is None else split, known)
     checks.seed(seed)
-    _check_meaning(name, checks.choice("binarization", binarization, BINARIZATIONS), num_data)
-    if checksum and suffix not in FILE_SPLITS:
-        checks.refuse(f"checksum of {name}", checksum, "none: the library knows that of a named data set")
-    if suffix in FILE_SPLITS:
+    checks.choice("binarization", binarization, BINARIZATIONS)
+    _check_meaning(name, binarization, num_data, "" if own else checksum)
+    if own:
         name = str(Path(os.path.expanduser(name)).resolve())
         checksum = check_file(Path(name), checksum)
         parts = _own_parts(Path(name), split, binarization)
@@ -127,8 +127,10 @@ def load_data(
     return Dataset(name, split, made, tuple(tensors[0].shape[1:]), *arrays)
 
 
-def _check_meaning(name: str, binarization: str, num_data: int | None) -> None:
+def _check_meaning(name: str, binarization: str, num_data: int | None, checksum: str) -> None:
     """Refuse the arguments that the data set called `name` cannot honour."""
+    if checksum:
+        checks.refuse(f"checksum of {name}", checksum, "none: the library knows that of a named data set")
     if num_data is not None and name != "uniform_square":
         refuse_to = "leave it out, or take rows of the tensors: data.train[:1000]"
         checks.refuse(f"num_data of {name}", num_data, "nothing: only uniform_square has a free size", refuse_to)
@@ -228,10 +230,8 @@ def _own_parts(path: Path, split: str, binarization: str) -> list[_Part]:
     arrays = read_arrays(path, split)
     for x, _ in arrays:
         if binarization != "none" and x.dtype.kind == "f" and not ((x >= 0) & (x <= 1)).all():
-            refused = f"values from {x.min():.4g} to {x.max():.4g}"
-            checks.refuse(
-                f"binarization of {path}", refused, "values in [0, 1]", "use 'none' for data that are no pixels"
-            )
+            refused, hint = f"values from {x.min():.4g} to {x.max():.4g}", "use 'none' for data that are no pixels"
+            checks.refuse(f"binarization of {path}", refused, "values in [0, 1]", hint)
     return [_Part(x, 255 if x.dtype == np.uint8 else 1, labels) for x, labels in arrays]
 
 

@@ -20,9 +20,10 @@ from ppl_vae import checks
 from ppl_vae.guides import POSTERIORS, DataProgram, build_posterior, latent_sites, own_posterior, owner
 from ppl_vae.guides.encoding import check_encoded, encoding_site
 from ppl_vae.guides.moments import mean
-from ppl_vae.guides.program import evaluating, named
+from ppl_vae.guides.program import named
 from ppl_vae.handlers import call
 from ppl_vae.handlers.corruption import evidence
+from ppl_vae.handlers.modes import evaluating
 from ppl_vae.likelihoods import LIKELIHOODS, build_likelihood
 from ppl_vae.networks import ACTIVATIONS, INITIALIZATIONS, NETWORKS, decoder_network, encoder_network
 from ppl_vae.priors import PRIORS, build_prior, find_prior, is_reference, resolve, wants

@@ -12,13 +12,13 @@ import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import Distribution
 
 from ppl_vae import checks
-from ppl_vae.guides.program import evaluating
-from ppl_vae.guides.sites import LatentSite, fault
+from ppl_vae.guides.sites import LatentSite
 from ppl_vae.handlers.kl_weight import DATA_PLATE
+from ppl_vae.handlers.modes import evaluating
 from ppl_vae.handlers.own_parameters import with_own_parameters
+from ppl_vae.priors.user_code import fault, is_program, made
 
 __all__ = ["own_posterior"]
 
@@ -28,10 +28,10 @@ def own_posterior(posterior: Any, sites: Sequence[LatentSite], event_shape: tupl
 
     `InputError` unless it samples each of `sites` given x.
     """
-    if not callable(posterior) or isinstance(posterior, Distribution):  # a distribution can be called, too
+    if not is_program(posterior):
         checks.refuse("posterior", type(posterior).__name__, "a callable, a PyroModule or a name")
     if inspect.isclass(posterior):
-        posterior = _made(posterior)
+        posterior = made("posterior", posterior)
     x = torch.zeros(3, *event_shape)
     with evaluating(posterior):
         opens = DATA_PLATE in _trace(posterior, x, False).nodes
@@ -44,15 +44,6 @@ def own_posterior(posterior: Any, sites: Sequence[LatentSite], event_shape: tupl
     for site in sites:
         _check_shapes(site, nodes[site.name]["fn"], len(x))
     return with_own_parameters(posterior, lambda: _trace(posterior, x, not opens), "posterior"), opens
-
-
-def _made(posterior: type) -> Any:
-    try:
-        return posterior()
-    except checks.InputError:
-        raise
-    except Exception as error:
-        checks.refuse(f"posterior {posterior.__name__}", fault(error), "a class that can be made without arguments")
 
 
 def _check_shapes(site: LatentSite, q: Any, num_rows: int) -> None:

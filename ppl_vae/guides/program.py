@@ -3,9 +3,8 @@
 Knows the plate and the parameter store; knows nothing of latents or networks.
 """
 
-import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -14,22 +13,9 @@ from torch import Tensor, nn
 
 from ppl_vae.handlers.kl_weight import DATA_PLATE
 
-__all__ = ["DataProgram", "evaluating", "named"]
+__all__ = ["DataProgram", "named"]
 
 _counter = itertools.count()
-
-
-@contextlib.contextmanager
-def evaluating(program: Any) -> Iterator[None]:
-    """Evaluation mode for a module's whole tree inside the block, each part's own after it; a function has no modes."""
-    modes = [(m, m.training) for m in program.modules()] if isinstance(program, nn.Module) else []
-    for m, _ in modes:
-        m.training = False
-    try:
-        yield
-    finally:
-        for m, mode in modes:
-            m.training = mode
 
 
 def named(theta: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -4,11 +4,8 @@ Knows Pyro traces; knows nothing of networks or of how a guide will use a site.
 """
 
 import copy
-import os
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyro
@@ -20,15 +17,14 @@ from torch.distributions import Transform, biject_to, transform_to
 from torch.distributions.constraints import Constraint, MixtureSameFamilyConstraint
 
 from ppl_vae import checks
-from ppl_vae.guides.program import evaluating
 from ppl_vae.handlers.kl_weight import DATA_PLATE
+from ppl_vae.handlers.modes import evaluating
 from ppl_vae.handlers.own_parameters import with_own_parameters
+from ppl_vae.priors.user_code import fault
 
-__all__ = ["LatentSite", "base_distribution", "fault", "latent_sites", "owner", "real_site"]
+__all__ = ["LatentSite", "base_distribution", "latent_sites", "owner", "real_site"]
 
-LIBRARIES = (f"{os.sep}lib{os.sep}python", f"{Path(__file__).parents[1]}{os.sep}")
 SHAPE_WORDS = ("shape", "size", "dim", "broadcast", "expand")
-NEWLINE = "\n"
 
 
 @transform_to.register(MixtureSameFamilyConstraint)
@@ -158,14 +154,6 @@ def _trace(
         raise
     except Exception as error:
         checks.refuse("prior", fault(error), expected, hint or _hint(error))
-
-
-def fault(error: Exception) -> str:
-    """What went wrong in a user's program: the error's first line, and the user's last line on the way to it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not any(part in frame.filename for part in LIBRARIES)]
-    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {str(error).partition(NEWLINE)[0]}{place}"
 
 
 def _hint(error: Exception) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from ppl_vae import checks
+from ppl_vae.handlers.modes import in_mode
 
 __all__ = ["OwnParameters", "with_own_parameters"]
 
@@ -24,9 +25,9 @@ def with_own_parameters(program: Callable[..., Any], run: Callable[[], Any], sub
     It is run in training and in evaluation mode. `InputError` for parameters of a module that is no part of the
     program: nothing would train them.
     """
-    with _Statements() as found:
+    with _Statements() as found, _buffers_kept(program):
         for training in (True, False):
-            with _mode(program, training):
+            with in_mode(program, training):
                 run()
     parts = list(program.modules()) if isinstance(program, nn.Module) else []
     own = {id(p) for m in parts for p in m._parameters.values()}
@@ -105,21 +106,14 @@ class _Values(Messenger):
 
 
 @contextlib.contextmanager
-def _mode(program: Any, training: bool) -> Iterator[None]:
-    """That mode inside the block; after it each part's own, and buffers, such as a batch norm's means, as they were."""
-    parts = list(program.modules()) if isinstance(program, nn.Module) else []
-    modes, buffers = [(m, m.training) for m in parts], [(b, b.clone()) for m in parts for b in m._buffers.values()
-                                                        if b is not None]  # fmt: skip
-    for m in parts:
-        m.training = training
+def _buffers_kept(program: Any) -> Iterator[None]:
+    """Buffers, such as a batch norm's means, are after the block what they were before it."""
+    buffers = [(b, b.clone()) for b in program.buffers()] if isinstance(program, nn.Module) else []
     try:
         yield
     finally:
-        for m, mode in modes:
-            m.training = mode
-        with torch.no_grad():
-            for b, value in buffers:
-                b.copy_(value)
+        for b, value in buffers:
+            b.detach().copy_(value)
 
 
 def _key(name: str) -> str:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
-from torch.distributions import Distribution
 
 from ppl_vae import checks
 from ppl_vae.priors.binary_mixture import BinaryMixture
@@ -28,7 +27,7 @@ from ppl_vae.priors.sparse_beta import SparseBeta
 from ppl_vae.priors.standard_normal import StandardNormal
 from ppl_vae.priors.student_t import StudentT
 from ppl_vae.priors.two_level import TwoLevel
-from ppl_vae.priors.user_code import is_reference, resolve
+from ppl_vae.priors.user_code import is_program, is_reference, made, resolve
 from ppl_vae.priors.vamp import Vamp
 
 __all__ = ["PRIORS", "build_prior", "find_prior", "is_reference", "resolve", "wants"]
@@ -60,7 +59,7 @@ def build_prior(prior: str | Callable[..., Any], options: Mapping[str, Any], **o
     prior = find_prior(prior)
     if isinstance(prior, nn.Module):
         return _without_options(prior, options)
-    if not callable(prior) or isinstance(prior, Distribution):  # a distribution can be called, but is no program
+    if not is_program(prior):
         checks.refuse(
             "prior",
             type(prior).__name__,
@@ -98,10 +97,5 @@ def _given(prior: Callable[..., Any], options: Mapping[str, Any], offers: Mappin
         checks.refuse(f"prior {name}", f"no value for {', '.join(required)}", "every argument without a default",
                       f"give it as --prior.{required[0]} or prior_options")  # fmt: skip
     if inspect.isclass(prior):
-        try:
-            return prior(**arguments)  # type: ignore[return-value]
-        except checks.InputError:
-            raise
-        except Exception as error:
-            checks.refuse(f"prior {name}", f"{type(error).__name__}: {error}", "a class that can be made")
+        return made("prior", prior, **arguments)
     return functools.partial(prior, **arguments) if arguments else prior

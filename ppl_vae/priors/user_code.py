@@ -1,4 +1,4 @@
-"""Names of a user's own code: "file.py:Name" and "package.module:Name" -> the object.
+"""Names of a user's own code: "file.py:Name" and "package.module:Name" -> the object; and what goes wrong in it.
 
 The one place that runs code named by text. It knows nothing of priors; whoever calls it with a name read from a
 checkpoint has made sure first that the user trusts that file (`checkpoint.py`).
@@ -7,14 +7,21 @@ checkpoint has made sure first that the user trusts that file (`checkpoint.py`).
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
+
+from torch.distributions import Distribution
 
 from ppl_vae import checks
 
-__all__ = ["absolute_reference", "is_reference", "reference_file", "resolve"]
+__all__ = ["absolute_reference", "fault", "is_program", "is_reference", "made", "reference_file", "resolve"]
+
+LIBRARIES = (f"{os.sep}lib{os.sep}python", f"{Path(__file__).parents[1]}{os.sep}")
 
 
 def is_reference(name: str) -> bool:
@@ -75,3 +82,27 @@ def _from_package(location: str) -> ModuleType:
     except ImportError as error:
         checks.refuse(f"module '{location}'", f"{type(error).__name__}: {error}", "an importable module",
                       "use 'file.py:Name' for a file")  # fmt: skip
+
+
+def is_program(value: Any) -> TypeGuard[Callable[..., Any]]:
+    """Whether it can be run as a program: a distribution can be called, too, but that samples no site."""
+    return callable(value) and not isinstance(value, Distribution)
+
+
+def made(subject: str, kind: type, /, **arguments: Any) -> Any:
+    """An object of a user's class; `InputError` if making it raises."""
+    try:
+        return kind(**arguments)
+    except checks.InputError:
+        raise
+    except Exception as error:
+        checks.refuse(f"{subject} {kind.__name__}", fault(error), "a class that can be made")
+
+
+def fault(error: Exception) -> str:
+    """What went wrong in a user's program: the error's first line, and the user's last line on the way to it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not any(part in frame.filename for part in LIBRARIES)]
+    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    first, _, _ = str(error).partition("\n")
+    return f"{type(error).__name__}: {first}{place}"

@@ -9,7 +9,7 @@ import torch
 
 from ppl_vae import checks
 from ppl_vae.evaluation.blocks import evaluation
-from ppl_vae.sampling.posterior import WeightPosterior, point_vae
+from ppl_vae.sampling.posterior import WeightPosterior, check_alike, point_vae
 from ppl_vae.vae import VAE
 
 __all__ = ["ensemble", "fitted", "mixture"]
@@ -31,7 +31,7 @@ def ensemble(vaes: Sequence[VAE]) -> WeightPosterior:
 
     Source: Simple and scalable predictive uncertainty estimation using deep ensembles (2017), section 2.4.
     """
-    _check_alike("ensemble", vaes)
+    check_alike("ensemble", vaes)
     states = [_tensors(vae) for vae in vaes]
     draws = {name: torch.stack([state[name] for state in states])[None] for name in states[0]}
     return WeightPosterior(point_vae(vaes[0]), draws, markov=False)
@@ -44,7 +44,7 @@ def mixture(posteriors: Sequence[WeightPosterior]) -> WeightPosterior:
     started at several trained VAEs: Bayesian deep learning and a probabilistic perspective of generalization (2020),
     section 3.2.
     """
-    _check_alike("mixture", [posterior.vae for posterior in posteriors])
+    check_alike("mixture", [posterior.vae for posterior in posteriors])
     n = min(len(posterior) for posterior in posteriors)
     modes = []
     for posterior in posteriors:
@@ -53,11 +53,6 @@ def mixture(posteriors: Sequence[WeightPosterior]) -> WeightPosterior:
         modes.append({**own, **{name: value.flatten(0, 1)[spaced] for name, value in posterior.draws.items()}})
     draws = {name: torch.stack([mode[name] for mode in modes]) for name in modes[0]}
     return WeightPosterior(posteriors[0].vae, draws, markov=False)
-
-
-def _check_alike(subject: str, vaes: Sequence[VAE]) -> None:
-    if len(vaes) < 1 or any(vae.config != vaes[0].config for vae in vaes):
-        checks.refuse(subject, f"{len(vaes)} VAEs of different configurations", "at least one VAE, all alike")
 
 
 def _tensors(vae: VAE) -> dict[str, torch.Tensor]:

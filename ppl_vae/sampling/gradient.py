@@ -15,7 +15,7 @@ from ppl_vae import checks
 from ppl_vae.evaluation.blocks import as_float, checked
 from ppl_vae.objectives import Objective
 from ppl_vae.sampling.kernels import ConstantSteps, Kernel
-from ppl_vae.sampling.posterior import WeightPosterior, point_vae, program_of
+from ppl_vae.sampling.posterior import WeightPosterior, check_alike, point_vae, program_of
 from ppl_vae.training.optimizers import Update
 from ppl_vae.training.recorded import record
 from ppl_vae.training.step import EagerStep, ObjectiveModule, RecordedStep, local_parameters
@@ -82,8 +82,7 @@ def stochastic_gradient_hmc(
 
 def _check_rest(chains: "Sequence[_Chain]") -> None:
     """Draws of all chains are put into the first one's VAE, so the rest of the model has to be the same in each."""
-    if any(chain.vae.config != chains[0].vae.config for chain in chains):
-        checks.refuse("start", "VAEs of different configurations", "VAEs all alike")
+    check_alike("start", [chain.vae for chain in chains])
     first, *others = (chain.vae.model.state_dict() for chain in chains)
     rest = first.keys() - set(chains[0].names)
     for name in sorted(rest):

@@ -6,7 +6,7 @@ Knows a VAE whose weights are points, and importance sampling; knows nothing of 
 import copy
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from ppl_vae.sampling.refined import Proposal, RefinedImportance
 from ppl_vae.vae import VAE
 from ppl_vae.weights import bayesian_pair
 
-__all__ = ["WeightPosterior", "bayesian_vae", "point_vae", "program_of"]
+__all__ = ["WeightPosterior", "bayesian_vae", "check_alike", "point_vae", "program_of"]
 
 ENCODER = "posterior."
 
@@ -26,6 +26,12 @@ ENCODER = "posterior."
 def program_of(vae: VAE, name: str) -> nn.Module:
     """The program that a weight belongs to: "posterior..." to the guide, "decoder..." and "prior..." to the model."""
     return vae.guide if name.startswith(ENCODER) else vae.model
+
+
+def check_alike(subject: str, vaes: Sequence[VAE]) -> None:
+    """Refuse VAEs whose tensors cannot stand in for each other."""
+    if len(vaes) < 1 or any(vae.config != vaes[0].config for vae in vaes):
+        checks.refuse(subject, f"{len(vaes)} VAEs of different configurations", "at least one VAE, all alike")
 
 
 def point_vae(vae: VAE) -> VAE:
