@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ppl_vae import checks
 
 __all__ = ["ACTIVATIONS", "INITIALIZATIONS", "NETWORKS", "NETWORK_OPTIONS", "decoder_network", "encoder_network",
-           "initialize"]  # fmt: skip
+           "initialize", "zeroed"]  # fmt: skip
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -208,6 +208,13 @@ def initialize(module: nn.Module, init: str, activation: str) -> nn.Module:
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
     return module
+
+
+def zeroed(layer: nn.Linear) -> nn.Linear:
+    """The layer with zero weights and biases: a correction that starts at none."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 def _fan_in(layer: nn.Module) -> int:

@@ -7,7 +7,7 @@ scale s in gradient, so it matches its samples but not its density; shared and o
 best bound, since it models constant background pixels, and the worst samples. How to read the figure: left, log p(x)
 of held-out images; middle, share of samples near the data (precision) against share of data near the samples (recall),
 by the k = 3 nearest neighbours in pixels of equally many images, up and right is better, held-out data in grey; right,
-samples, one row a decoder (first seed). `laptop`: 10 epochs of MNIST, 400 images, 300 draws.
+samples, one row a decoder (first seed). `laptop`: 5 epochs of MNIST, 400 images, 200 draws.
 """
 
 import torch
@@ -23,7 +23,7 @@ DECODERS = {
     "per pixel, floor 0.1": {**PIXELWISE, "likelihood_options": {"scale_floor": 0.1}},
 }  # fmt: skip
 COLOURS = dict(zip(DECODERS, ["#882255", "#cc6677", "#ddaa33", "#332288", "#88ccee", "#117733", "#44aa99"]))
-SIZES = {"smoke": (1, 50, 20), "laptop": (10, 400, 300), "paper": (200, 5000, 5000)}
+SIZES = {"smoke": (1, 50, 20), "laptop": (5, 400, 200), "paper": (200, 5000, 5000)}
 GRID = {"decoder": list(DECODERS)}
 SEEDS = {"laptop": 3}
 TABLE = {"by": ["decoder"], "value": ["bound", "log_p", "k_above_0.7", "scale", "precision", "recall", "seconds"]}

@@ -35,9 +35,10 @@ def _kl_to_diagonal(q: FullNormal, p: dist.Independent) -> Tensor:
 class FullNormalGuide(nn.Module):
     """q(u|x) = N(u; m(x), L(x) L(x)'), u (M, n) the coordinates of all sites, in their unconstrained space.
 
-    L = lower triangle of A(x) with exp(l(x) / 2) on its diagonal; A starts at 0, so training starts at the diagonal
-    guide. Site by site, in the prior's order: with L in blocks, u_s | u_<s ~ N(m_s + L_s,<s e_<s, L_ss L_ss'), e_<s
-    the standardised coordinates of the sites before. So KL(q || p) is closed for Normal sites. n (n + 1) / 2 + n heads.
+    L = diag(exp(l(x) / 2)) (I + A(x)), A strictly lower triangular: its noise in training is relative to each scale. A
+    starts at 0, so training starts at the diagonal guide. Site by site, in the prior's order: with L in blocks, u_s |
+    u_<s ~ N(m_s + L_s,<s e_<s, L_ss L_ss'), e_<s the standardised coordinates of the sites before. So KL(q || p) is
+    closed for Normal sites. n (n + 1) / 2 + n heads.
     """
 
     def __init__(
@@ -63,7 +64,8 @@ class FullNormalGuide(nn.Module):
         location, log_variance = self.heads(features).chunk(2, -1)
         entries = nn.functional.linear(features, self.couplings[:, 1:], self.couplings[:, 0])
         flat = entries.new_zeros(*entries.shape[:-1], self.size**2).index_copy(-1, self.below, entries)
-        return location, flat.unflatten(-1, (self.size, self.size)) + (0.5 * log_variance).exp().diag_embed()
+        scale = (0.5 * log_variance).exp()
+        return location, scale.unsqueeze(-1) * flat.unflatten(-1, (self.size, self.size)) + scale.diag_embed()
 
     def forward(self, x: Tensor) -> None:
         """Sample every latent site, in the prior's order."""

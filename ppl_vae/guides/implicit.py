@@ -14,7 +14,7 @@ from ppl_vae import checks
 from ppl_vae.guides.diagonal import site_distribution, split_heads
 from ppl_vae.guides.sites import LatentSite
 from ppl_vae.guides.vectors import to_vector, vector_size
-from ppl_vae.networks import ACTIVATIONS, initialize
+from ppl_vae.networks import ACTIVATIONS, initialize, zeroed
 
 __all__ = ["ImplicitGuide"]
 
@@ -26,8 +26,9 @@ class ImplicitGuide(nn.Module):
     model, enters as the factor "reverse": for every r,
     log p(x) >= E[log p(x, z) - log q(z | e, x) - (log N(e; 0, I) - log r(e | z, x))],
     short of E_q[log p(x, z) - log q(z|x)] by the mean of KL(q(e | z, x) || r(e | z, x)); K draws in estimator "iwae"
-    close that gap too. q_s is of the diagonal guide's family. A report's "kl.noise" and "kl.reverse" belong together:
-    their sum is E[log N(e; 0, I) - log r(e | z, x)].
+    close that gap too. q_s is of the diagonal guide's family; g is linear heads on h(x) plus a network of h(x) and e
+    that starts at 0, as r does at N(0, I), so training starts at the diagonal guide. A report's "kl.noise" and
+    "kl.reverse" belong together: their sum is E[log N(e; 0, I) - log r(e | z, x)].
     Sources: Hierarchical variational models (2016), equation 5; Semi-implicit variational inference (2018), section 2.
     """
 
@@ -43,6 +44,7 @@ class ImplicitGuide(nn.Module):
         hidden = checks.integer("posterior_options.noise_hidden_size", noise_hidden_size)
         self.zero: Tensor
         self.register_buffer("zero", torch.zeros(noise), persistent=False)
+        self.heads = initialize(nn.Linear(feature_size, 2 * size), init, "tanh")
         self.generator = _network(feature_size + noise, hidden, 2 * size, init, activation)
         self.reverse = _network(feature_size + size, hidden, 2 * noise, init, activation)
 
@@ -52,7 +54,7 @@ class ImplicitGuide(nn.Module):
         normal = dist.Normal(self.zero, 1.0, validate_args=False).to_event(1)
         noise = pyro.sample("noise", normal, infer={"is_auxiliary": True})
         values = []
-        for site, part in self._parts(self.generator(_joined(features, noise))):
+        for site, part in self._parts(self.heads(features) + self.generator(_joined(features, noise))):
             values.append(to_vector(site, pyro.sample(site.name, site_distribution(site, *part))))
         location, log_variance = self.reverse(_joined(features, *values)).chunk(2, -1)
         reverse = dist.Normal(location, (0.5 * log_variance).exp(), validate_args=False).to_event(1)
@@ -64,7 +66,9 @@ class ImplicitGuide(nn.Module):
 
 def _network(inputs: int, hidden: int, outputs: int, init: str, activation: str) -> nn.Module:
     layers = nn.Linear(inputs, hidden), ACTIVATIONS[activation](), nn.Linear(hidden, outputs)
-    return initialize(nn.Sequential(*layers), init, activation)
+    network = initialize(nn.Sequential(*layers), init, activation)
+    zeroed(layers[-1])
+    return network
 
 
 def _joined(features: Tensor, *vectors: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ Knows latent sites and an encoder network. It knows nothing of the model it will
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from ppl_vae import checks
 from ppl_vae.guides.sites import LatentSite
 from ppl_vae.guides.vectors import from_vector, to_vector, vector_size
-from ppl_vae.networks import initialize
+from ppl_vae.networks import initialize, zeroed
 
 __all__ = ["MixtureGuide", "NormalMixture"]
 
@@ -147,17 +146,19 @@ class MixtureGuide(nn.Module):
         self.num_components = checks.integer("posterior_options.num_components", num_components)
         self.sizes = [vector_size(site) for site in sites]
         self.heads = initialize(nn.Linear(feature_size, 2 * num_components * sum(self.sizes)), init, "tanh")
-        self._start_apart()
-        self.weight_head = nn.Linear(feature_size, num_components)
-        nn.init.zeros_(self.weight_head.weight)
-        nn.init.zeros_(self.weight_head.bias)
+        self._start_alike_but_apart()
+        self.weight_head = zeroed(nn.Linear(feature_size, num_components))
 
     @torch.no_grad()
-    def _start_apart(self) -> None:
-        """Means in opposite pairs, about a unit of length away: components that start together end in one mode."""
-        bias: Any = self.heads.bias
-        means = bias.view(2, self.num_components, -1)[0]
-        half = torch.randn_like(means[: (self.num_components + 1) // 2]) / math.sqrt(means.shape[-1])
+    def _start_alike_but_apart(self) -> None:
+        """Heads of one component, which a decoder can follow, and means in opposite pairs a unit of length away.
+
+        Components that start together end in one mode; a decoder learns slowly from as many codes as components.
+        """
+        weight, bias = (t.data.view(2, self.num_components, -1) for t in self.heads.parameters())
+        weight.copy_(weight[:, :1])
+        means = bias[0]
+        half = nn.functional.normalize(torch.randn_like(means[: (self.num_components + 1) // 2]), dim=-1)
         means.copy_(torch.cat([half, -half])[: self.num_components])
 
     def encode(self, x: Tensor) -> dist.TorchDistribution:
