@@ -67,11 +67,11 @@ def draw(rows):
 
 
 def answer(rows):
-    size = max(row["latent_size"] for row in rows)
-    gains = {p: gain(rows, p, size) for p in dict.fromkeys(row["prior"] for row in rows) if p != "standard_normal"}
+    cells = dict.fromkeys((row["latent_size"], row["prior"]) for row in rows if row["prior"] != "standard_normal")
+    gains = {(size, prior): gain(rows, prior, size) for size, prior in cells}
     lines = [f"- {prior} above the standard normal, {size} latents: {study.plus_minus(mean, error)} nats "
              f"(**{'better' if mean > 2 * error else 'worse' if mean < -2 * error else 'no difference seen'}**)"
-             for prior, (mean, error) in sorted(gains.items(), key=lambda item: -item[1][0])]  # fmt: skip
+             for (size, prior), (mean, error) in sorted(gains.items(), key=lambda e: (-e[0][0], -e[1][0]))]  # fmt: skip
     return "\n".join([*lines, "- published, full training, 40 latents: Vamp 2.02 nats above the standard normal"])
 
 
