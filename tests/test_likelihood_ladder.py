@@ -187,6 +187,44 @@ class TestBidirectionalGap:
         assert gaps[0] > 10 > gaps[1]
 
 
+def chain_prior() -> torch.Tensor:
+    """top ~ N(0, I), z ~ N(5 top, 0.01^2), 8 of each: in z's own units one scale is five hundred times the other."""
+    top = pyro.sample("top", dist.Normal(torch.zeros(8), 1.0).to_event(1))
+    return pyro.sample("z", dist.Normal(5 * top, 0.01).to_event(1))
+
+
+class TestCoordinates:
+    """Latents are moved in units of their conditional scales, so that layers of unequal width cost nothing."""
+
+    def test_a_narrow_layer_is_annealed_as_well_as_a_wide_one(self) -> None:
+        vae = build(VAEConfig((8,), 8, (), likelihood="normal_unit"), prior=chain_prior, seed=0)
+        with torch.no_grad():
+            vae.model.decoder.network[0].weight.copy_(torch.eye(8))
+        x = 5 * torch.randn(3, 8)
+        exact = dist.Normal(0.0, math.sqrt(26 + 1e-4)).log_prob(x).sum(-1)
+        found = log_likelihood(vae, x, 64, "annealed", 0, num_temperatures=100)
+        assert (found.values - exact).abs().max() < 2  # in z's own units up to a hundred nats off
+
+    def test_there_and_back_and_the_density_counts_the_maps(self) -> None:
+        def prior() -> torch.Tensor:
+            rate = pyro.sample("rate", dist.Gamma(torch.full((2,), 2.0), 1.0).to_event(1))
+            shift = pyro.sample("shift", dist.Laplace(0.0, 1 / rate).to_event(1))
+            return pyro.sample("z", dist.StudentT(5.0, shift, 0.1 * rate).to_event(1))
+
+        vae = build(VAEConfig(event_shape=(3,), latent_size=2, hidden_sizes=()), prior=prior, seed=0)
+        density = LogDensity(vae, "here")
+        u = density.prior_draws(4, 3)
+        values = density.values(u)
+        assert torch.allclose(density.coordinates(values), u, atol=1e-4)
+        rate, shift = values["rate"], values["shift"]
+        assert torch.allclose(u[..., :2].exp(), rate) and torch.allclose(u[..., 2:4], shift * rate, atol=1e-5)
+        assert torch.allclose(values["z"], shift + 0.1 * rate * u[..., 4:], atol=1e-5)
+        parts = (dist.Gamma(2.0, 1.0).log_prob(rate) + rate.log(), dist.Laplace(0.0, 1.0).log_prob(u[..., 2:4]),
+                 dist.StudentT(5.0).log_prob(u[..., 4:]))  # fmt: skip
+        log_prior, _ = density(u, torch.zeros(3, 3))
+        assert torch.allclose(log_prior, sum(part.sum(-1) for part in parts), atol=1e-4)
+
+
 class TestChains:
     def test_keep_the_posterior(self) -> None:
         """From prior to exact posterior: 64 chains, 5 data, 60 transitions; moments within 6 standard errors."""

@@ -27,7 +27,10 @@ __all__ = ["NutsReference", "nuts_reference"]
 
 @dataclass(frozen=True)
 class NutsReference:
-    """Draws of p(u|x) and of q(u|x) for N data, u all latents mapped to the reals, U of them; and what they say of q.
+    """Draws of p(u|x) and of q(u|x) for N data, u the U coordinates of `LogDensity`; and what they say of q.
+
+    u is (z - location) / scale where the prior gives z a location and a scale (z itself under N(0, I)), and z mapped to
+    the reals elsewhere.
 
     draws: (C, S, N, U) by NUTS. r_hat, effective_sample_size: (N, U), of those draws: the chains are Markov chains, so
     here they mean something. mean_error: (E_q[u] - E_p[u]) / sd_p, (N, U). scale_error: ln(sd_q / sd_p), (N, U), below
@@ -69,7 +72,7 @@ def _guide_draws(vae: VAE, density: LogDensity, x: Tensor, num_samples: int) -> 
     """u ~ q(u|x), (S, N, U)."""
     with pyro.plate("draws", num_samples, dim=-2):
         nodes: Any = poutine.trace(vae.guide).get_trace(x).nodes
-    return density.unconstrained({site.name: nodes[site.name]["value"] for site in density.latents})
+    return density.coordinates({site.name: nodes[site.name]["value"] for site in density.latents})
 
 
 class _Potential(torch.autograd.Function):

@@ -121,7 +121,7 @@ def bidirectional_gap(vae: VAE, num_data: int = 20, num_samples: int = 16, seed:
     with evaluation(vae, seed):
         density = LogDensity(vae, "annealed")
         u = density.prior_draws(1, num_data)
-        x = vae.decode(density.values(u)[0]["z"][0]).sample()
+        x = vae.decode(density.values(u)["z"][0]).sample()
         path = AnnealedPath(density, x, num_samples, num_temperatures, num_leapfrog, "record")
         lower, upper = RunningWeights(num_samples), RunningWeights(num_samples)
         lower.update(path.forward())

@@ -1,32 +1,41 @@
 """The joint density of a datum and its latents as a function: what samplers and quadrature work on.
 
-Knows the model's latent sites and the maps onto their supports; knows nothing of the guide.
+Knows the model's latent sites and the maps between them and coordinates; knows nothing of the guide.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.distributions import biject_to
+from torch.distributions import Transform, biject_to
+from torch.distributions.transforms import AffineTransform
 
 from ppl_vae import checks
 from ppl_vae.evaluation.weights import sites
-from ppl_vae.guides import latent_sites
+from ppl_vae.guides import LatentSite, latent_sites
+from ppl_vae.guides.sites import base_distribution
 from ppl_vae.handlers.enumeration import replayed_trace
 from ppl_vae.vae import VAE
 
 __all__ = ["LogDensity"]
 
+LOCATION_AND_SCALE = (dist.Normal, dist.Laplace, dist.StudentT, dist.Cauchy)
+
 
 class LogDensity(nn.Module):
-    """(log p(u), log p(x|u)) of unconstrained latents u (C, M, U) and data x (M, *event_shape), each (C, M) nats.
+    """(log p(u), log p(x|u)) of coordinates u (C, M, U) of the latents and data x (M, *event_shape), each (C, M) nats.
 
-    u holds every latent site of the prior, each mapped from its support to the reals; log p(u) counts the maps'
-    Jacobians. Index sites are summed out. Raises `InputError` for Bayesian weights, over which it does not average.
+    u holds every latent site of the prior: (value - location) / scale, given the sites before it, where its family has
+    a location and a scale, else the value mapped from its support to the reals; log p(u) counts the maps' Jacobians. So
+    the layers of a hierarchy have one scale and no dependence in the prior, which is where samplers come from. Index
+    sites are summed out, and what comes after one is mapped from its support. Raises `InputError` for Bayesian weights,
+    over which it does not average. Source: A general framework for the parametrization of hierarchical models (2007).
     """
 
     def __init__(self, vae: VAE, method: str) -> None:
@@ -39,33 +48,76 @@ class LogDensity(nn.Module):
         self.latents = latent_sites(vae.model.prior, vae.config.latent_size)
         self.sizes = [math.prod(site.unconstrained_shape) for site in self.latents]
 
-    def values(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Each site's value, (C, M, *event), and the log Jacobian of u -> values, (C, M)."""
-        values, log_jacobian = {}, u.new_zeros(u.shape[:-1])
-        for site, part in zip(self.latents, u.split(self.sizes, -1)):
-            part, transform = part.reshape(*u.shape[:-1], *site.unconstrained_shape), biject_to(site.support)
-            values[site.name] = transform(part)
-            determinant = transform.log_abs_det_jacobian(part, values[site.name])
-            log_jacobian = log_jacobian + determinant.reshape(*u.shape[:-1], -1).sum(-1)
-        return values, log_jacobian
-
     def forward(self, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Run the model with its latents fixed; u may be (C, 1, U), the same for all data."""
-        values, log_prior = self.values(u)
+        at = _At(self.latents, u.split(self.sizes, -1))
         with pyro.plate("draws", len(u), dim=-2):
-            trace = replayed_trace(poutine.condition(self.model, values), poutine.Trace(), x)
+            trace = replayed_trace(at(self.model), poutine.Trace(), x)
         found = {name: site["fn"].log_prob(site["value"]) for name, site in sites(trace).items()}
         log_likelihood = found.pop("x")
-        return log_prior + sum(found.values()), log_likelihood
+        return at.log_jacobian + sum(found.values()), log_likelihood
 
     @torch.no_grad()
     def prior_draws(self, num_draws: int, num_data: int) -> Tensor:
         """u ~ p(u), (C, M, U)."""
-        with pyro.plate("draws", num_draws, dim=-2), pyro.plate("data", num_data, dim=-1):
-            nodes: Any = poutine.trace(self.model.prior).get_trace().nodes
-        return self.unconstrained({site.name: nodes[site.name]["value"] for site in self.latents})
+        return self._coordinates(self._prior_nodes(self.model.prior, num_draws, num_data))
 
-    def unconstrained(self, values: Mapping[str, Tensor]) -> Tensor:
+    def coordinates(self, values: dict[str, Tensor]) -> Tensor:
         """u (C, M, U) of each site's value (C, M, *event)."""
-        parts = [biject_to(site.support).inv(values[site.name]) for site in self.latents]
-        return torch.cat([part.reshape(*part.shape[:2], -1) for part in parts], -1)
+        shape = values[self.latents[0].name].shape[:2]
+        return self._coordinates(self._prior_nodes(poutine.condition(self.model.prior, values), *shape))
+
+    def values(self, u: Tensor) -> dict[str, Tensor]:
+        """Each site's value (C, M, *event), by name: the inverse of `coordinates`."""
+        nodes = self._prior_nodes(_At(self.latents, u.split(self.sizes, -1))(self.model.prior), *u.shape[:2])
+        return {site.name: nodes[site.name]["value"] for site in self.latents}
+
+    def _prior_nodes(self, prior: Any, num_draws: int, num_data: int) -> Any:
+        with pyro.plate("draws", num_draws, dim=-2), pyro.plate("data", num_data, dim=-1):
+            return poutine.trace(prior).get_trace().nodes
+
+    def _coordinates(self, nodes: Any) -> Tensor:
+        indexed = any(_is_index(node) for node in nodes.values())
+        parts = []
+        for site in self.latents:
+            node = nodes[site.name]
+            part = _map(site, node["fn"], indexed).inv(node["value"])
+            parts.append(part.reshape(*part.shape[:2], -1))
+        return torch.cat(parts, -1)
+
+
+class _At(Messenger):
+    """Fix each latent site at its part of u, (C, M, size), and add up the log Jacobian of u -> values, (C, M)."""
+
+    def __init__(self, latents: Sequence[LatentSite], parts: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.parts = {site.name: (site, part) for site, part in zip(latents, parts, strict=True)}
+
+    def __enter__(self) -> Any:
+        self.log_jacobian: Any = 0.0
+        self.indexed = False
+        return super().__enter__()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        self.indexed = self.indexed or _is_index(msg)
+        if msg["name"] not in self.parts:
+            return
+        site, part = self.parts[msg["name"]]
+        part, transform = part.unflatten(-1, site.unconstrained_shape or (1,)), _map(site, msg["fn"], self.indexed)
+        part = part if site.unconstrained_shape else part.squeeze(-1)
+        msg["value"], msg["is_observed"] = transform(part), True
+        determinant = transform.log_abs_det_jacobian(part, msg["value"])
+        leading = part.shape[: part.dim() - len(site.unconstrained_shape)]
+        self.log_jacobian = self.log_jacobian + determinant.reshape(*leading, -1).sum(-1)
+
+
+def _map(site: LatentSite, fn: Any, indexed: bool) -> Transform:
+    """From a site's coordinates to its value, given the distribution it has after the sites before it."""
+    base = base_distribution(fn)
+    if indexed or not isinstance(base, LOCATION_AND_SCALE):
+        return biject_to(site.support)
+    return AffineTransform(base.loc, base.scale, len(site.event_shape))
+
+
+def _is_index(node: Any) -> bool:
+    return node["type"] == "sample" and node["infer"].get("enumerate") == "parallel"

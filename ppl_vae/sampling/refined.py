@@ -1,6 +1,6 @@
 """log p(x) at given weights, by importance sampling from a proposal fitted to each datum alone.
 
-Knows the model's density over unconstrained latents; takes the guide as a place to start from. An encoder that has
+Knows the model's density over coordinates of its latents; takes the guide as a place to start from. An encoder that has
 overfitted its training data then costs nothing: what is judged is the decoder.
 """
 
@@ -20,7 +20,7 @@ from ppl_vae.vae import VAE
 
 __all__ = ["Proposal", "RefinedImportance", "refined_log_likelihood"]
 
-Proposal = tuple[Tensor, Tensor]  # mean and log standard deviation of each datum's latents, unconstrained, (N, U)
+Proposal = tuple[Tensor, Tensor]  # mean and log standard deviation of each datum's coordinates, (N, U)
 NARROWEST, WIDENED = 0.03, 1.2
 PARTICLES = 2
 
@@ -93,7 +93,7 @@ class RefinedImportance:
                 nodes: Any = poutine.trace(self.vae.guide).get_trace(rows).nodes
             sites = {site.name: nodes[site.name] for site in self.density.latents}
             shapes = {name: (32, len(rows), *site["fn"].event_shape) for name, site in sites.items()}
-            u = self.density.unconstrained({name: site["value"].expand(shapes[name]) for name, site in sites.items()})
+            u = self.density.coordinates({name: site["value"].expand(shapes[name]) for name, site in sites.items()})
             moments.append((u.mean(0), u.std(0).clamp(min=NARROWEST).log()))
         means, scales = zip(*moments)
         return torch.cat(means), torch.cat(scales)
@@ -113,8 +113,8 @@ def refined_log_likelihood(vae: VAE, x: Tensor, num_samples: int = 100, num_step
                            **options: Any) -> tuple[Tensor, Proposal]:  # fmt: skip
     """log p(x), (N,) nats, and the proposals it was estimated with.
 
-    log p(x) = log E_q[p(x, u) / q(u)], K = `num_samples` draws, q a Normal over all latents mapped to the reals, one
-    for each datum: the guide's moments, improved by `num_steps` of Adam on that datum's bound, then widened by 1.2 so
+    log p(x) = log E_q[p(x, u) / q(u)], K = `num_samples` draws, q a Normal over `LogDensity`'s coordinates, one for
+    each datum: the guide's moments, improved by `num_steps` of Adam on that datum's bound, then widened by 1.2 so
     that its tails cover the posterior's. A lower bound in expectation; tight where the posterior has one mode. The
     weights must be points. Raises `InputError`.
     """
