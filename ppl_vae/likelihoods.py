@@ -78,7 +78,11 @@ class NormalUnit(nn.Module):
 
 
 class NormalShared(NormalUnit):
-    """log p(x|z) = log N(x; m, s^2 I) with one learned scale s = exp(log_scale), a parameter of the model."""
+    """log p(x|z) = log N(x; m, s^2 I) with one learned scale s = exp(log_scale), a parameter of the model.
+
+    An optimiser such as Adam moves log s by no more than its learning rate a step: of short runs, `initial_scale` is
+    best the data's own standard deviation.
+    """
 
     def __init__(self, event_shape: tuple[int, ...], mean: str = "identity", initial_scale: float = 1.0) -> None:
         super().__init__(event_shape, mean)
