@@ -23,7 +23,7 @@ from torch.distributions import kl_divergence
 
 from ppl_vae import checks
 from ppl_vae.handlers import KLWeight
-from ppl_vae.handlers.corruption import CORRUPTIONS, Corruption
+from ppl_vae.handlers.corruption import CORRUPTIONS, Corruption, SameEvidence
 from ppl_vae.handlers.double_reparameterization import DoubleReparameterization
 from ppl_vae.handlers.enumeration import SummedOut, replayed_trace
 from ppl_vae.handlers.kl_weight import in_data_plate
@@ -161,11 +161,12 @@ def _traces(model: Program, guide: Program, x: Tensor, num_particles: int,
     weights = getattr(guide, "weights", None)
     noise = contextlib.ExitStack() if weights is None else weights.noise_handler()
     strata = contextlib.nullcontext() if num_particles == 1 or double else Strata()
-    with noise, strata, plate:
-        guide_trace = poutine.trace(guide).get_trace(x)
-    if double is not None:
-        with plate:
-            guide_trace = double.trace(model, guide, x, guide_trace)
+    with SameEvidence():
+        with noise, strata, plate:
+            guide_trace = poutine.trace(guide).get_trace(x)
+        if double is not None:
+            with plate:
+                guide_trace = double.trace(model, guide, x, guide_trace)
     with noise, plate:
         model_trace = replayed_trace(model, guide_trace, x)
     return model_trace, guide_trace
@@ -191,7 +192,8 @@ def _kl(name: str, q: Any, p: Any, estimator: str) -> KL:
         return KL(q["value"].new_zeros(q["fn"].batch_shape), 0.0, "point")
     if p is None:
         return _auxiliary(name, q, weight)
-    _check_site(name, q, p)
+    _check_reparameterized(name, q)
+    _check_scales(name, q, p)
     if estimator == "B":
         with contextlib.suppress(NotImplementedError):
             value = kl_divergence(q["fn"], p["fn"])
@@ -205,13 +207,18 @@ def _auxiliary(name: str, q: Any, weight: float | Tensor) -> KL:
     if not q["infer"].get("is_auxiliary"):
         checks.refuse("guide", f"a site '{name}' that the model lacks", "the model's latent sites",
                       "remove it, or mark it with infer={'is_auxiliary': True}")  # fmt: skip
-    return KL(_log_prob(q), weight, "sampled")
+    if not q["is_observed"]:
+        _check_reparameterized(name, q)
+    return KL(_log_prob(q), weight, "auxiliary")
 
 
-def _check_site(name: str, q: Any, p: Any) -> None:
+def _check_reparameterized(name: str, q: Any) -> None:
     if not q["fn"].has_rsample:
         checks.refuse(f"guide site '{name}'", f"{type(q['fn']).__name__} without reparameterised draws",
                       "a reparameterised distribution", "use a relaxed one")  # fmt: skip
+
+
+def _check_scales(name: str, q: Any, p: Any) -> None:
     weights = [site.get("kl_weight", 1.0) for site in (q, p)]
     if not (_same(*weights) and _same(_scale(q), _scale(p))):
         checks.refuse(f"site '{name}'", "different scales in model and guide", "one scale for both",
@@ -237,7 +244,7 @@ def kl_report(model: Program, guide: Program, x: Tensor, estimator: str) -> dict
     """For each site of the guide, how the estimator gets its KL term.
 
     "analytic": closed form. "sampled": log q - log p at the draws. "enumerated": so too, but with the prior's index
-    sites summed out of p exactly. "point": left out, since q is a point.
+    sites summed out of p exactly. "auxiliary": log q alone, of a site that p lacks. "point": left out, as q is a point.
     """
     modules = nn.ModuleList(program for program in (model, guide) if isinstance(program, nn.Module))
     local = pyro.settings.context(module_local_params=True)
@@ -252,6 +259,10 @@ def _balanced(terms: Terms, kl_weight: Tensor) -> Terms:
     During warm-up a layer that says little is then pulled to its prior less than one that says much, so that none
     collapses before it is of use. Source: NVAE: a deep hierarchical variational autoencoder (2020), appendix A.
     """
+    parts = [name for name, kl in terms.kl.items() if kl.kind == "auxiliary"]
+    if parts:
+        checks.refuse("kl_balance", f"the guide's own sites {', '.join(parts)}, each but a part of one KL",
+                      "a guide of the prior's sites", "leave it out, or use another posterior")  # fmt: skip
     means = torch.stack([kl.value.mean().detach().clamp(min=1e-2) for kl in terms.kl.values()])
     shares = torch.where(torch.as_tensor(kl_weight) < 1, means / means.mean(), torch.ones_like(means))
     weights = {name: share * terms.kl[name].weight for name, share in zip(terms.kl, shares.unbind())}
@@ -277,6 +288,8 @@ class Objective:
         renyi_order(self.estimator)
         checks.integer("num_particles", self.num_particles)
         checks.choice("corruption", self.corruption, ("none", *CORRUPTIONS))
+        if self.kl_balance and self.estimator == "dreg":
+            checks.refuse("estimator", "'dreg' with kl_balance", "one KL weight for all sites", "use estimator 'iwae'")
 
     def __call__(self, model: Program, guide: Program, x: Tensor, kl_weight: Tensor, weight_kl_weight: Tensor,
                  inverse_num_data: Tensor, corruption_level: float | Tensor = 0.0

@@ -29,7 +29,7 @@ SYSTEMS = {
     "implicit, iwae, 5 draws": {**MLP, "posterior": "implicit", "estimator": "dreg"} | FIVE,
     "two layers": TWO, "one layer, wide": {**LADDER, "prior": "standard_normal"}, "ladder, diagonal guide": LADDER,
     "ladder": {**LADDER, "posterior": "ladder"}, "iwae, 50 draws": {**MLP, "estimator": "dreg"} | FIFTY, "nvae": NVAE,
-    "two layers, iwae, 50 draws": {**TWO, "estimator": "dreg"} | FIFTY,
+    "two layers, iwae, 50 draws": {**TWO, "estimator": "iwae"} | FIFTY,
 }  # fmt: skip
 SIZES = {"smoke": (1, 12, 20, 3, "off"), "laptop": (10, 240, 1000, 150, "auto"),
          "paper": (2000, 10_000, 5000, 5000, "auto")}  # fmt: skip

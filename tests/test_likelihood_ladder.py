@@ -205,6 +205,19 @@ class TestCoordinates:
         found = log_likelihood(vae, x, 64, "annealed", 0, num_temperatures=100)
         assert (found.values - exact).abs().max() < 2  # in z's own units up to a hundred nats off
 
+    def test_there_and_back_where_an_index_comes_between(self) -> None:
+        def prior() -> torch.Tensor:
+            s = pyro.sample("s", dist.Normal(torch.full((1,), 2.0), 3.0).to_event(1))
+            k = pyro.sample("k", dist.Categorical(torch.ones(2) / 2), infer={"enumerate": "parallel"})
+            return pyro.sample("z", dist.Normal(torch.tensor([[-2.0], [2.0]])[k] + s, 0.5).to_event(1))
+
+        vae = build(VAEConfig((1,), 1, (), likelihood="normal_unit"), prior=prior, seed=0)
+        density = LogDensity(vae, "here")
+        u = density.prior_draws(3, 2)
+        values = density.values(u)
+        assert torch.allclose(values["s"], 2 + 3 * u[..., :1]) and torch.allclose(values["z"], u[..., 1:])
+        assert torch.allclose(density.coordinates(values), u)
+
     def test_there_and_back_and_the_density_counts_the_maps(self) -> None:
         def prior() -> torch.Tensor:
             rate = pyro.sample("rate", dist.Gamma(torch.full((2,), 2.0), 1.0).to_event(1))

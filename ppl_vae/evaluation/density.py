@@ -77,10 +77,11 @@ class LogDensity(nn.Module):
             return poutine.trace(prior).get_trace().nodes
 
     def _coordinates(self, nodes: Any) -> Tensor:
-        indexed = any(_is_index(node) for node in nodes.values())
+        order = list(nodes)
+        first_index = min((i for i, name in enumerate(order) if _is_index(nodes[name])), default=len(order))
         parts = []
         for site in self.latents:
-            node = nodes[site.name]
+            node, indexed = nodes[site.name], order.index(site.name) > first_index
             part = _map(site, node["fn"], indexed).inv(node["value"])
             parts.append(part.reshape(*part.shape[:2], -1))
         return torch.cat(parts, -1)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ppl_vae import checks
 
-__all__ = ["CORRUPTIONS", "HIGHEST_LEVEL", "Corruption", "evidence"]
+__all__ = ["CORRUPTIONS", "HIGHEST_LEVEL", "Corruption", "SameEvidence", "evidence"]
 
 
 @effectful(type="evidence")
@@ -63,3 +63,18 @@ class Corruption(Messenger):
 
     def _pyro_evidence(self, msg: Any) -> None:
         msg["value"], msg["done"] = self._corrupt(msg["args"][0], self.level), True
+
+
+class SameEvidence(Messenger):
+    """Give a guide at each further run what it conditioned on at the first: q(z|c) is one density, not one a run."""
+
+    def __enter__(self) -> Any:
+        self._first: Tensor | None = None
+        return super().__enter__()
+
+    def _pyro_evidence(self, msg: Any) -> None:
+        if self._first is not None:
+            msg["value"], msg["done"], msg["stop"] = self._first, True, True
+
+    def _pyro_post_evidence(self, msg: Any) -> None:
+        self._first = msg["value"]

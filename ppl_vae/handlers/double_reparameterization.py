@@ -3,7 +3,7 @@
 Knows traces and modules' parameters; knows nothing of what the bound is made of.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from pyro import poutine
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ppl_vae import checks
+from ppl_vae.handlers.scored import Scored
 
 __all__ = ["DoubleReparameterization"]
 
@@ -18,11 +19,13 @@ __all__ = ["DoubleReparameterization"]
 class DoubleReparameterization:
     """Turn a guide's trace into one whose use in log(1/K sum_k w_k) has the doubly reparameterised gradient.
 
-    gradient of phi = sum_k v_k^2 (d log w_k / dz_k) (dz_k / dphi), v_k = w_k / sum_j w_j: the densities log q(z_k|x)
-    are those of a second run of the guide at the same draws whose parameters are constants, and the gradient that
-    reaches z_k is multiplied by v_k once more. Same value and, in expectation, same gradient as the plain bound, whose
-    signal-to-noise ratio falls with K while this one's rises; with K = 1 it is "sticking the landing".
-    Source: Doubly reparameterized gradient estimators for Monte Carlo objectives (2018), section 4.
+    gradient of phi = sum_k v_k (1 - b + b v_k) (d log w_k / dz_k) (dz_k / dphi), v_k = w_k / sum_j w_j, b the KL
+    weight: the densities log q(z_k|x) are those of a second run of the guide at the same draws whose parameters are
+    constants, and the gradient that reaches z_k, v_k d log w_k / dz_k, is multiplied by 1 - b + b v_k. A factor of the
+    guide is a part of the target, not of q: it keeps its parameters. Same value and, in expectation, same gradient as
+    the plain bound, whose signal-to-noise ratio falls with K while this one's rises; with K = 1 it is "sticking the
+    landing". Source: Doubly reparameterized gradient estimators for Monte Carlo objectives (2018), section 4; there
+    b = 1, and E[v_k dlog q/dphi] = E[v_k (1 - v_k) (dlog w_k/dz_k) (dz_k/dphi)] gives the rest.
     """
 
     def __init__(self) -> None:
@@ -33,16 +36,27 @@ class DoubleReparameterization:
         _check(model, guide)
         for site in _drawn(trace):
             site["value"] = site["value"].view_as(site["value"])
-            site["value"].register_hook(self._weigh)
-        return poutine.trace(poutine.replay(_frozen(model, guide), trace=trace)).get_trace(x)
+            site["value"].register_hook(self._weigh(0.0 if site["infer"].get("point") else site.get("kl_weight", 1.0)))
+        scored = _scored(model, guide, x, trace)
+        factors = [name for name, site in scored.nodes.items() if site["type"] == "sample" and site["is_observed"]]
+        if factors:
+            live = poutine.trace(poutine.replay(guide, trace=trace)).get_trace(x)
+            for name in factors:
+                scored.nodes[name].update(live.nodes[name])
+        return scored
 
     def weigh(self, log_weights: Tensor) -> None:
         """Give the log importance weights, (K, M), once they are known: hooks need them only in the backward pass."""
         self._weights = log_weights.detach().softmax(0)
 
-    def _weigh(self, gradient: Tensor) -> Tensor:
-        weights = self._weights
-        return gradient if weights is None else weights.reshape(*weights.shape, *(1,) * (gradient.dim() - 2)) * gradient
+    def _weigh(self, kl_weight: float | Tensor) -> Any:
+        def hook(gradient: Tensor) -> Tensor:
+            if self._weights is None:
+                return gradient
+            factor = 1 - kl_weight + kl_weight * self._weights
+            return factor.reshape(*factor.shape, *(1,) * (gradient.dim() - 2)) * gradient
+
+        return hook
 
 
 def _drawn(trace: poutine.Trace) -> Iterator[Any]:
@@ -50,22 +64,25 @@ def _drawn(trace: poutine.Trace) -> Iterator[Any]:
     return (site for site in sites if getattr(site["value"], "requires_grad", False))
 
 
-class _GuideOf(nn.Module):
-    """The guide beside the model, so that parameters they share are constants too."""
+class _Scored(nn.Module):
+    """The guide's sites, scored at the values of a trace; beside the model, whose parameters it may share."""
 
     def __init__(self, model: nn.Module, guide: nn.Module) -> None:
         super().__init__()
         self.model, self.guide = model, guide
 
-    def forward(self, x: Tensor) -> Any:
-        return self.guide(x)
+    def forward(self, x: Tensor, trace: poutine.Trace) -> poutine.Trace:
+        scored = poutine.trace(poutine.replay(self.guide, trace=trace)).get_trace(x)
+        for site in _drawn(scored):  # here, where parameters are constants: a flow's networks run when it is scored
+            site["fn"] = Scored(site["fn"], site["fn"].log_prob(site["value"]))
+        return scored
 
 
-def _frozen(model: nn.Module, guide: nn.Module) -> Callable[[Tensor], Any]:
-    pair = _GuideOf(model, guide)
+def _scored(model: nn.Module, guide: nn.Module, x: Tensor, trace: poutine.Trace) -> poutine.Trace:
+    pair = _Scored(model, guide)
     constants = {name: parameter.detach() for name, parameter in pair.named_parameters()}
     constants |= {name: buffer.clone() for name, buffer in pair.named_buffers()}  # batch statistics are counted once
-    return lambda x: functional_call(pair, constants, (x,))
+    return functional_call(pair, constants, (x, trace))
 
 
 def _check(model: Any, guide: Any) -> None:
@@ -74,3 +91,8 @@ def _check(model: Any, guide: Any) -> None:
     if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p and m.training for m in guide.modules()):
         checks.refuse("estimator 'dreg'", "dropout in the guide, another q at its second run", "a guide without noise",
                       "use estimator 'iwae' or no dropout")  # fmt: skip
+    of_guide = set(guide.modules())
+    norms = (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m not in of_guide)
+    if any(m.training for m in norms):
+        checks.refuse("estimator 'dreg'", "batch normalisation in the model, by which a datum's draws move others' "
+                      "weights", "data that are independent", "use estimator 'iwae' or batch_norm=False")  # fmt: skip

@@ -7,28 +7,18 @@ left of every plate; what is left afterwards is a trace of the other sites, whos
 from collections.abc import Callable
 from typing import Any
 
-import pyro.distributions as dist
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
+
+from ppl_vae.handlers.scored import Scored
 
 __all__ = ["INDEX_DIM", "SummedOut", "replayed_trace"]
 
 INDEX_DIM = -3  # left of the plates of draws (-2) and of data (-1)
 
 
-class SummedOut(dist.TorchDistribution):
+class SummedOut(Scored):
     """p(value | sites before it) with an index summed out; its log density is known at the value of one run only."""
-
-    arg_constraints = {}  # noqa: RUF012
-
-    def __init__(self, fn: Any, log_prob: Tensor) -> None:
-        super().__init__(log_prob.shape, fn.event_shape, validate_args=False)
-        self._log_prob = log_prob
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """The log density at the run's own value, nats."""
-        return self._log_prob
 
 
 def replayed_trace(model: Callable[..., Any], guide_trace: poutine.Trace, *args: Any) -> poutine.Trace:

@@ -1,0 +1,25 @@
+"""A distribution of which only the log density of one run's value is left.
+
+Knows Pyro's distributions only.
+"""
+
+from typing import Any
+
+import pyro.distributions as dist
+from torch import Tensor
+
+__all__ = ["Scored"]
+
+
+class Scored(dist.TorchDistribution):
+    """The distribution `fn` of a site after its value was scored: event shape and log density of that value."""
+
+    arg_constraints = {}  # noqa: RUF012
+
+    def __init__(self, fn: Any, log_prob: Tensor) -> None:
+        super().__init__(log_prob.shape, fn.event_shape, validate_args=False)
+        self._log_prob, self.has_rsample = log_prob, fn.has_rsample
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log density at the run's own value, nats."""
+        return self._log_prob
