@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pyro
 import pyro.distributions as dist
 import pytest
+import scipy.stats
 import torch
 from pyro import poutine
 from torch.distributions import kl_divergence
@@ -19,6 +20,7 @@ from torch.distributions import kl_divergence
 from ppl_vae import fit
 from ppl_vae.guides import divergences
 from ppl_vae.objectives import evidence_terms, kl_report
+from ppl_vae.priors.sparse_beta import CensoredBeta
 from ppl_vae.training.step import local_parameters
 from tests.examples import pixels, tiny
 from tests.prior_battery import LIMIT, PriorBattery
@@ -246,3 +248,25 @@ def test_the_hyper_prior_of_relevance_counts_once_for_all_data_and_not_in_evalua
             shares[training] = evidence_terms(vae.model, vae.guide, x).lower_bound
     log_prior = dist.InverseGamma(1.0, 1e-4).log_prob(torch.tensor(1.0)) * 2
     torch.testing.assert_close(shares[True] - shares[False], (log_prior / 40).expand(10), rtol=1e-4, atol=1e-5)
+
+
+class TestCensoredBeta:
+    """A draw at an end of single precision stands for the tail beyond it."""
+
+    @pytest.mark.parametrize(("a", "b"), [(0.01, 0.01), (0.02, 0.3)])
+    def test_its_ends_have_the_mass_of_their_tails(self, a: float, b: float) -> None:
+        info = torch.finfo(torch.float32)
+        p = CensoredBeta(torch.tensor(a), torch.tensor(b))
+        below = p.log_prob(torch.tensor(info.tiny)) + math.log(info.tiny)
+        above = p.log_prob(torch.tensor(1 - info.eps)) + math.log(info.eps)
+        assert below.item() == pytest.approx(math.log(scipy.stats.beta.cdf(info.tiny, a, b)), abs=1e-3)
+        assert above.item() == pytest.approx(math.log(scipy.stats.beta.cdf(info.eps, b, a)), abs=1e-3)
+
+    def test_importance_weights_average_to_one(self) -> None:
+        """100000 draws, within 4.5 standard errors, 7 seeds of a million fail; with the density alone it is 0.65."""
+        p, q = (CensoredBeta(torch.tensor(a), torch.tensor(b)) for a, b in ((0.01, 0.01), (0.03, 0.02)))
+        z = q.sample((100_000,))
+        w = (p.log_prob(z) - q.log_prob(z)).exp().double()
+        assert abs(w.mean() - 1) < 4.5 * w.std() / math.sqrt(len(w))
+        stock = (dist.Beta(0.01, 0.01).log_prob(z) - dist.Beta(0.03, 0.02).log_prob(z)).exp()
+        assert stock.mean() < 0.8

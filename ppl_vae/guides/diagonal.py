@@ -16,6 +16,7 @@ from ppl_vae.guides.divergences import POSITIVE_FAMILIES
 from ppl_vae.guides.sites import LatentSite
 from ppl_vae.guides.vectors import is_real
 from ppl_vae.networks import initialize
+from ppl_vae.priors.sparse_beta import CensoredBeta
 
 __all__ = ["DiagonalGuide", "split_heads"]
 
@@ -42,6 +43,10 @@ def _beta(first: Tensor, second: Tensor) -> dist.TorchDistribution:
     return dist.Beta(_positive(first), _positive(second), validate_args=False)
 
 
+def _censored_beta(first: Tensor, second: Tensor) -> dist.TorchDistribution:
+    return CensoredBeta(_positive(first), _positive(second), validate_args=False)
+
+
 def _gamma(first: Tensor, second: Tensor) -> dist.TorchDistribution:
     return dist.Gamma(_positive(first), _positive(second), validate_args=False)
 
@@ -52,6 +57,7 @@ HEADS: dict[type, Head] = {
     dist.LogNormal: _log_normal,
     dist.Laplace: _laplace,
     dist.Beta: _beta,
+    CensoredBeta: _censored_beta,
     dist.Gamma: _gamma,
     **dict.fromkeys(POSITIVE_FAMILIES, _log_normal),
 }
