@@ -363,6 +363,14 @@ class TestRefusals:
             build(VAEConfig((8, 8), 15, (), network="conv", **fields))
         with pytest.raises(InputError, match=r"size of the encoder's features.*a multiple of the bottom layer's 4 x 4"):
             build(VAEConfig((8, 8), 16, (30,), network="conv", **fields))
+        for halvings in ([1, 3], [2, 1]):
+            options = {"prior_options": {"halvings": halvings}}
+            with pytest.raises(InputError, match=r"halvings: got .*expected each layer's the last one's, or one more"):
+                build(VAEConfig((8, 8), 16, (), network="conv", **{**fields, **options}))
+        options = {"network_options": {"channels": [50]}, "posterior_options": {"level_sizes": [3]}}
+        with pytest.raises(InputError, match=r"level_sizes.*none with image-shaped layers"):
+            build(VAEConfig((8, 8), 16, (), network="conv", **fields, **options))
+        build(VAEConfig((8, 8), 16, (), network="conv", network_options={"channels": [50]}, **fields))  # odd groups
         with pytest.raises(InputError, match=r"prior 'nvae'.*expected an image"):
             build(VAEConfig((8,), 16, (30,), **fields))
 

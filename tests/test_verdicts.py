@@ -118,6 +118,13 @@ class TestInferenceGaps:
         assert all(torch.equal(value, before[name]) for name, value in truth.vae.state_dict().items())
         assert all(p.grad is None for p in truth.vae.parameters())
 
+    @pytest.mark.parametrize(("field", "words"), [({"posterior": "point"}, "a guide that is a point"),
+                                                  ({"weights": "mean_field"}, "Bayesian weights")])  # fmt: skip
+    def test_refuses_what_has_no_bound_of_one_datum(self, field: dict, words: str) -> None:
+        vae = build(VAEConfig((4,), 2, (5,), **field), num_data=10)
+        with pytest.raises(InputError, match=f"inference_gaps: got {words}"):
+            inference_gaps(vae, torch.zeros(2, 4), "importance")
+
 
 class TestNutsReference:
     @pytest.mark.parametrize("state", STATES)

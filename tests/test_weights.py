@@ -371,6 +371,15 @@ class TestConfig:
         names = build(small(x=(8, 8), where="all", biases=True, network="conv")).guide.mean_weights()
         assert len(names) == 16 and all(f"{name.rpartition('.')[0]}.weight" in names for name in names)
 
+    @pytest.mark.parametrize("posterior", ["full_normal", "iaf", "mixture", "implicit"])
+    @pytest.mark.parametrize("estimator", ["local", "flipout", "naive"])
+    def test_everywhere_goes_with_every_posterior(self, posterior: str, estimator: str) -> None:
+        options = {"where": "all", "estimator": estimator}
+        vae = build(VAEConfig((8,), 2, (5,), posterior=posterior, weights="mean_field", weights_options=options))
+        for num_particles in (1, 3):
+            history = fit(vae, data(20), epochs=1, num_particles=num_particles, compile="off", progress=False)
+            assert math.isfinite(history.rows[-1]["lower_bound"])
+
     def test_sites_lie_outside_the_plate_and_have_the_weights_shape(self) -> None:
         vae = build(small(), num_data=100).train()
         for program in (vae.model, vae.guide):

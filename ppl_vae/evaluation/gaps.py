@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from ppl_vae import checks
 from ppl_vae.evaluation.blocks import as_float, checked, evaluation
 from ppl_vae.evaluation.likelihood import log_likelihood
-from ppl_vae.objectives import evidence_terms
+from ppl_vae.objectives import evidence_terms, kl_report
 from ppl_vae.vae import VAE, Guide
 
 __all__ = ["InferenceGaps", "inference_gaps"]
@@ -48,8 +48,10 @@ def inference_gaps(vae: VAE, x: Tensor, method: str = "annealed", num_steps: int
 
     L[q*]: a copy of the guide, all its parameters, maximises the bound of this one datum in `num_steps` of Adam from
     the amortised start; 2000 draws then estimate both bounds. log p(x) comes from `method` and its options.
+    Raises `InputError` for Bayesian weights, whose own KL a datum's bound lacks, and for a guide that is a point.
     Source: Inference suboptimality in variational autoencoders (2018), section 3.
     """
+    _check(vae, checked(vae, x))
     checks.integer("num_steps", num_steps)
     checks.integer("num_particles", num_particles)
     checks.number("learning_rate", learning_rate, 0.0, exclusive=True)
@@ -62,6 +64,14 @@ def inference_gaps(vae: VAE, x: Tensor, method: str = "annealed", num_steps: int
             bounds.append(torch.cat([_bound(vae, q, datum, FINAL_PARTICLES) for q in (best, vae.guide)]))
     refitted, amortised = torch.stack(bounds, 1).double().cpu()
     return InferenceGaps(likelihood.values, refitted, amortised)
+
+
+def _check(vae: VAE, x: Tensor) -> None:
+    if vae.guide.weights is not None:
+        checks.refuse("inference_gaps", "Bayesian weights", "weights that are points")
+    kinds = kl_report(vae.model, vae.guide, as_float(vae, x[:1]), "A")
+    if "point" in kinds.values():
+        checks.refuse("inference_gaps", "a guide that is a point", "a density of z, since a point has no bound")
 
 
 def _bound(vae: VAE, guide: Guide, x: Tensor, num_particles: int) -> Tensor:

@@ -17,7 +17,8 @@ def lower_bound(vae: VAE, x: Tensor, estimator: str = "B", num_particles: int = 
     """An unbiased estimate of the evidence lower bound of each datum, (N,) nats, signed: higher is better.
 
     L(x) = E_q[log p(x|z)] - sum over sites of KL(q(z|x) || p(z)) - KL(q(theta) || p(theta)) / N,
-    the last term only where weights are Bayesian; N is `vae.num_data`, or len(x) where that is not known.
+    the last term only where weights are Bayesian; N is `vae.num_data`, or len(x) where that is not known. A guide that
+    is a point has no KL: what is left, log p(x|z) at its z, bounds nothing.
 
     Args:
         x: (N, *event_shape). estimator: "A" (all terms sampled), "B" (closed-form KL where there is one), "iwae",

@@ -72,6 +72,9 @@ def bottom_up(encoder: nn.Module, feature_size: int, sites: Sequence[LatentSite]
     """The way up, and one head for each site, which takes `num_vectors` further vectors of the site's size."""
     maps = getattr(prior, "map_shapes", None)
     if maps is not None:
+        if level_sizes is not None:
+            checks.refuse("posterior_options.level_sizes", list(level_sizes), "none with image-shaped layers, whose "
+                          "features have the encoder's channels")  # fmt: skip
         return _image_levels(encoder, feature_size, [maps[site.name] for site in sites], num_vectors)
     sizes = _level_sizes(feature_size, level_sizes, len(sites))
     steps = [_dense(a, b, init, activation, batch_norm) for a, b in pairwise(sizes)]

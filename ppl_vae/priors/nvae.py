@@ -3,7 +3,9 @@
 Knows networks; knows nothing of data or guides. The guide for it is the posterior "residual" (or "ladder").
 """
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pyro
 import pyro.distributions as dist
@@ -26,7 +28,7 @@ class ResidualCell(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        groups = max(1, channels // GROUP)
+        groups = math.gcd(channels, max(1, channels // GROUP))
         convolutions = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)]
         nn.init.zeros_(convolutions[1].weight)
         layers = [part for layer in convolutions for part in (nn.GroupNorm(groups, channels), nn.SiLU(), layer)]
@@ -53,7 +55,10 @@ class NVAE(nn.Module):
     def __init__(self, latent_size: int, event_shape: Sequence[int], halvings: Sequence[int] = (2, 2, 3, 3),
                  channels: int = 32) -> None:  # fmt: skip
         super().__init__()
-        sizes = [_image_size(event_shape, n) for n in checks.sizes("prior_options.halvings", halvings)]
+        halvings = checks.sizes("prior_options.halvings", halvings)
+        if any(above - below not in (0, 1) for below, above in pairwise(halvings)):
+            checks.refuse("prior_options.halvings", list(halvings), "each layer's the last one's, or one more")
+        sizes = [_image_size(event_shape, n) for n in halvings]
         area = sizes[0][0] * sizes[0][1]
         if latent_size % area:
             checks.refuse(

@@ -19,6 +19,7 @@ __all__ = ["ESTIMATORS", "FAMILIES", "SHARED_OPTIONS", "WEIGHT_PRIORS", "WHERE",
            "is_weight", "release", "select"]  # fmt: skip
 
 WHERE = ("decoder", "output", "all")
+PLAIN = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)  # layers that hand their weight to their product as it is
 SHARED_OPTIONS = ("prior", "where", "biases", "initial_scale", "estimator")
 
 
@@ -66,20 +67,26 @@ def bayesian_pair(family: str, options: Mapping[str, Any], decoder: nn.Module, p
 
 
 def chosen_weights(where: str, biases: bool, decoder: nn.Module, posterior: nn.Module) -> list[Weight]:
-    """The weights that `where` ("decoder", "output" or "all") names, with their layers' biases if wanted."""
+    """The weights that `where` ("decoder", "output" or "all") names, with their layers' biases if wanted.
+
+    Of a guide those of plain layers alone: what it masks or slices before use (a flow's networks, the couplings of a
+    full covariance) stays a point.
+    """
     checks.choice("where", where, WHERE)
-    network = _with_biases(decoder.get_submodule("network"), "decoder.network.", biases)
+    network = _with_biases(decoder.get_submodule("network"), "decoder.network.", biases, lambda layer: True)
     if where == "output":
         last = [w for w in network if w.input_dim is not None][-1].name.rpartition(".")[0]
         return [w for w in network if w.name.startswith(f"{last}.")]
     if where == "all" and not isinstance(posterior, nn.Module):
         checks.refuse("weights_options.where", "'all' with a guide that is no module", "'decoder' or 'output'")
-    return network + (_with_biases(posterior, "posterior.", biases) if where == "all" else [])
+    plain = _with_biases(posterior, "posterior.", biases, lambda layer: type(layer) in PLAIN) if where == "all" else []
+    return network + plain
 
 
-def _with_biases(module: nn.Module, prefix: str, biases: bool) -> list[Weight]:
+def _with_biases(module: nn.Module, prefix: str, biases: bool, wanted: Callable[[nn.Module], bool]) -> list[Weight]:
     """The weights of a module and, if wanted, the biases of the same layers: not the shifts of a normalisation."""
-    matrices = {name for name, parameter in module.named_parameters() if is_weight(name, parameter)}
+    matrices = {name for name, parameter in module.named_parameters()
+                if is_weight(name, parameter) and wanted(module.get_submodule(name.rpartition(".")[0]))}  # fmt: skip
     if biases:
         matrices |= {name.removesuffix("weight") + "bias" for name in matrices if name.endswith("weight")}
     return select(module, lambda name, parameter: name in matrices, prefix)
