@@ -183,7 +183,8 @@ def check_trusted(config: VAEConfig, prior: Any = None, posterior: Any = None) -
 
 
 def _check_trusted(reference: str) -> None:
-    path, suggestion = reference_file(reference), "read the code, then load with trust_code=True (--trust-code)"
+    path = reference_file(reference)
+    suggestion = "read the code, then load with trust_code=True (--trust-code), or pass prior=..., posterior=..."
     if path is None:
         if reference not in TRUSTED_REFERENCES:
             checks.refuse("checkpoint", f"code in module '{reference}'", "a prior of this library", suggestion)

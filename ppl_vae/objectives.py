@@ -26,7 +26,7 @@ from ppl_vae.handlers import KLWeight
 from ppl_vae.handlers.corruption import CORRUPTIONS, Corruption, SameEvidence
 from ppl_vae.handlers.double_reparameterization import DoubleReparameterization
 from ppl_vae.handlers.enumeration import SummedOut, replayed_trace
-from ppl_vae.handlers.kl_weight import in_data_plate
+from ppl_vae.handlers.kl_weight import in_data_plate, unweighted_log_prob, unweighted_scale
 from ppl_vae.handlers.strata import Strata, stratum_weights
 from ppl_vae.vae import evaluating
 
@@ -126,7 +126,7 @@ def evidence_terms(model: Program, guide: Program, x: Tensor, estimator: str = "
         _check_order(model_trace, latent)
     local = {name: kl for name, kl in kls.items() if in_data_plate(latent[name])}
     drawn = (site for site in model_trace.nodes.values() if site["type"] == "sample" and not site_is_subsample(site))
-    log_likelihood = _total(_log_prob(site) for site in drawn if site["is_observed"])
+    log_likelihood = _total(unweighted_log_prob(site) for site in drawn if site["is_observed"])
     weights = {n: KL(kl.value.mean() if num_particles > 1 else kl.value.sum(), kl.weight, kl.kind)
                for n, kl in kls.items() if n not in local}  # fmt: skip
     if weights and order is not None:
@@ -172,20 +172,6 @@ def _traces(model: Program, guide: Program, x: Tensor, num_particles: int,
     return model_trace, guide_trace
 
 
-def _scale(site: Any) -> float | Tensor:
-    """A site's scale without the data plate's N/M and without a KL weight; almost always 1."""
-    scale = site.get("unweighted_scale", site["scale"])
-    for frame in site["cond_indep_stack"]:
-        if frame.full_size is not None and frame.full_size != frame.size:
-            scale = scale * frame.size / frame.full_size
-    return scale
-
-
-def _log_prob(site: Any, value: Tensor | None = None) -> Tensor:
-    value = site["value"] if value is None else value
-    return scale_and_mask(site["fn"].log_prob(value), scale=_scale(site), mask=site["mask"])
-
-
 def _kl(name: str, q: Any, p: Any, estimator: str) -> KL:
     weight = q.get("kl_weight", 1.0)
     if q["infer"].get("point"):
@@ -197,10 +183,10 @@ def _kl(name: str, q: Any, p: Any, estimator: str) -> KL:
     if estimator == "B":
         with contextlib.suppress(NotImplementedError):
             value = kl_divergence(q["fn"], p["fn"])
-            return KL(scale_and_mask(value, scale=_scale(q), mask=q["mask"]), weight, "analytic")
+            return KL(scale_and_mask(value, scale=unweighted_scale(q), mask=q["mask"]), weight, "analytic")
     kind = "enumerated" if isinstance(p["fn"], SummedOut) else "sampled"
     drawn = q["fn"].rsample() if q["infer"].get("undrawn") else None  # a noise handler left the draw to whom needs it
-    return KL(_log_prob(q, drawn) - _log_prob(p, drawn), weight, kind)
+    return KL(unweighted_log_prob(q, drawn) - unweighted_log_prob(p, drawn), weight, kind)
 
 
 def _auxiliary(name: str, q: Any, weight: float | Tensor) -> KL:
@@ -209,7 +195,7 @@ def _auxiliary(name: str, q: Any, weight: float | Tensor) -> KL:
                       "remove it, or mark it with infer={'is_auxiliary': True}")  # fmt: skip
     if not q["is_observed"]:
         _check_reparameterized(name, q)
-    return KL(_log_prob(q), weight, "auxiliary")
+    return KL(unweighted_log_prob(q), weight, "auxiliary")
 
 
 def _check_reparameterized(name: str, q: Any) -> None:
@@ -220,7 +206,7 @@ def _check_reparameterized(name: str, q: Any) -> None:
 
 def _check_scales(name: str, q: Any, p: Any) -> None:
     weights = [site.get("kl_weight", 1.0) for site in (q, p)]
-    if not (_same(*weights) and _same(_scale(q), _scale(p))):
+    if not (_same(*weights) and _same(unweighted_scale(q), unweighted_scale(p))):
         checks.refuse(f"site '{name}'", "different scales in model and guide", "one scale for both",
                       "enter KLWeight around the estimator, not poutine.scale inside one program")  # fmt: skip
 

@@ -45,6 +45,13 @@ def scale_then_z(latent_size: int) -> Tensor:
     return pyro.sample("z", dist.Normal(torch.zeros(latent_size), scale[..., None]).to_event(1))
 
 
+def own_weight(latent_size: int) -> Tensor:
+    """Two sites, the first a number drawn in the default precision, and a parameter of the program's own."""
+    first = pyro.sample("first", dist.Normal(0.0, 1.0))
+    weight = pyro.param("weight", lambda: torch.randn(1, latent_size))
+    return pyro.sample("z", dist.Normal(torch.tanh(first[..., None] @ weight), 0.5).to_event(1))
+
+
 def gamma_scale(latent_size: int) -> Tensor:
     """Two sites, the first of which needs random numbers whose law depends on a value of the program."""
     scale = pyro.sample("scale", dist.Gamma(3.0, 3.0))

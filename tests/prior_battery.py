@@ -7,6 +7,7 @@ Knows the public way of building, training, saving and loading a VAE; must not k
 statistical checks fix their seeds; with others each would fail about once in ten thousand runs.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -51,7 +52,8 @@ def unpacked(sites: list[LatentSite], vector: Tensor) -> dict[str, tuple[Tensor,
 
 def packed(sites: list[LatentSite], values: dict[str, Tensor]) -> Tensor:
     """The inverse: values of every site -> real vectors (n, d)."""
-    return torch.cat([biject_to(s.support).inv(values[s.name]).flatten(1) for s in sites], -1)
+    parts = [biject_to(site.support).inv(values[site.name]) for site in sites]
+    return torch.cat([part.reshape(len(part), -1) for part in parts], -1)
 
 
 class PriorBattery:
@@ -105,6 +107,14 @@ class PriorBattery:
             assert node["fn"].log_prob(node["value"]).shape == plates
         assert trace.nodes["_RETURN"]["value"] is trace.nodes["z"]["value"]
 
+    @pytest.fixture
+    def double_precision(self) -> Iterator[None]:
+        """A program's own literals in double precision too."""
+        torch.set_default_dtype(torch.float64)
+        yield
+        torch.set_default_dtype(torch.float32)
+
+    @pytest.mark.usefixtures("double_precision")
     def test_samples_agree_with_the_density_region_by_region(self) -> None:
         """Eight regions' masses by counting 10000 draws, and by integrating the density over 30000 of a broad proposal.
 
@@ -143,6 +153,7 @@ class PriorBattery:
             assert parameter.grad.isfinite().all(), name
             assert parameter.grad.abs().sum() > 0, name
 
+    @pytest.mark.usefixtures("double_precision")
     def test_estimators_agree_in_expectation(self) -> None:
         """At 20000 draws of one datum; where no closed form is known both estimators are one and agree to the bit."""
         vae = self.vae().double().eval()

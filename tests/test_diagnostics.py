@@ -63,6 +63,12 @@ class TestInferenceData:
             residual = torch.tensor(data.posterior_predictive["x"].values[0]) - truth.vae.decode(z).mean.detach()
             assert residual.std().item() == pytest.approx(truth.scale, rel=0.2)
 
+    def test_a_factor_of_the_guide_is_no_draw(self) -> None:
+        vae = build(VAEConfig((6,), 2, (5,), posterior="implicit"), seed=0)
+        idata = to_inference_data(vae, torch.zeros(3, 6), 20)
+        assert set(idata.posterior.data_vars) == {"noise", "z"}
+        assert az.plot_forest(idata) is not None
+
     def test_prior_draws_are_the_model_s_own(self) -> None:
         """Variance of 20000 prior predictive draws is |W_d|^2 + s^2 within 5 %, five standard errors."""
         truth = linear_gaussian("exact")

@@ -101,6 +101,13 @@ class TestImportanceSampling:
         assert (found.values - truth.log_likelihood(x)).mean() < -0.02
         assert "pareto_k > 0.7: 8" in repr(found)
 
+    def test_says_so_where_draws_are_too_few_for_pareto_k(self) -> None:
+        truth = linear_gaussian("overconfident")
+        for draws in (1, 5):
+            found = log_likelihood(truth.vae, truth.draw(4), draws, seed=0)
+            assert found.pareto_k.isinf().all() and "too few draws for pareto_k" in repr(found)
+            assert bool(found.monte_carlo_error.isnan().all()) == (draws == 1)
+
     @pytest.mark.parametrize("num_samples", [1, 7, 750, 1301])
     def test_any_number_of_draws_is_exactly_that_many(self, num_samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
         """At the exact posterior every weight is p(x): a draw too many or too few would shift log p by its share."""

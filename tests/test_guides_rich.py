@@ -357,6 +357,11 @@ class TestRefusals:
         with pytest.raises(InputError, match=message):
             build(VAEConfig((6,), 2, (5,), posterior=posterior, posterior_options=options))
 
+    def test_residual_starts_at_the_prior(self) -> None:
+        vae = build(VAEConfig((6,), 8, (5,), prior="ladder", posterior="residual"), seed=0).eval()
+        terms = evidence_terms(vae.model, vae.guide, torch.zeros(3, 6), "B")
+        assert all(kl.value.abs().max() < 1e-5 for kl in terms.kl.values())
+
     def test_nvae_wants_images_that_fit(self) -> None:
         fields: dict[str, Any] = {"prior": "nvae", "posterior": "residual", "prior_options": {"halvings": [1, 2]}}
         with pytest.raises(InputError, match="a multiple of 16"):

@@ -84,6 +84,10 @@ class TestRing(PriorBattery):
     options: ClassVar = {"radius": 4.0}
 
 
+class TestOwnWeight(PriorBattery):
+    prior = f"{Path(__file__).parent / 'examples.py'}:own_weight"
+
+
 class TestLadder(PriorBattery):
     prior = "ladder"
     options: ClassVar = {"upper_sizes": 2}

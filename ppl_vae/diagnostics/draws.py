@@ -69,7 +69,11 @@ def _block_values(traces: tuple[poutine.Trace, poutine.Trace], kept: int) -> dic
     point = any(site["infer"].get("point") for site in guide.values())  # a point mass has no density to weigh by
     weight = joint * math.nan if point else joint - sum(site["log_prob"] for site in guide.values())
     values = {
-        "posterior": {name: site["value"].expand(*batch, *site["fn"].event_shape) for name, site in guide.items()},
+        "posterior": {
+            name: site["value"].expand(*batch, *site["fn"].event_shape)
+            for name, site in guide.items()
+            if site["value"].numel()
+        },  # a guide's factor has no value
         "sample_stats": {"log_weight": weight, "lp": joint},
         "log_likelihood": {"x": model["x"]["log_prob"]},
     }

@@ -41,7 +41,8 @@ def to_inference_data(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 
     constant_data (index of the datum, and `labels` if given).
 
     The draws are independent, in one chain: R-hat and effective sample size say nothing of q, Pareto k does.
-    `az.loo` takes them for draws of the exact posterior: its number is only as good as q.
+    `az.loo` takes them for draws of a posterior that all data share; with a latent for each datum it is the harmonic
+    mean of p(x|z), whatever q is, and says nothing of x left out: to compare models give `to_elpd` to `az.compare`.
 
     Args:
         x: (N, *event_shape). num_samples: S draws a datum. seed: of the draws; the global generator is left as it was.

@@ -57,9 +57,10 @@ class LogLikelihood:
 
     def __repr__(self) -> str:
         """One line: what a person wants to read of it."""
-        high = (self.pareto_k > 0.7).double().mean().item()
+        share = f"pareto_k > 0.7: {(self.pareto_k > 0.7).double().mean().item():.0%}"
+        share = "too few draws for pareto_k" if self.pareto_k.isinf().all() else share
         return (f"LogLikelihood(mean={self.mean:.2f} ± {self.standard_error:.2f} nats, N={len(self.values)}, "
-                f"method={self.method!r}, num_samples={self.num_samples}, pareto_k > 0.7: {high:.0%})")  # fmt: skip
+                f"method={self.method!r}, num_samples={self.num_samples}, {share})")  # fmt: skip
 
 
 def log_likelihood(

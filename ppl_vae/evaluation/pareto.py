@@ -41,7 +41,7 @@ def pareto_k_of_tail(largest: Tensor) -> Tensor:
     for count in counts.unique().tolist():  # ties with the cutoff shorten a tail; almost always all have one length
         if count >= SMALLEST_TAIL:
             k[counts == count] = _fit(exceedances[counts == count, -count:])
-    return torch.where(_equal(largest), 0.0, k)
+    return torch.where(_equal(largest) & (len(largest) > 1), 0.0, k)  # of one draw nothing is known
 
 
 def _equal(largest: Tensor) -> Tensor:

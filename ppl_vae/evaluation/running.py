@@ -33,4 +33,5 @@ class RunningWeights:
         """(3, M): log mean weight, Pareto k, and its Monte Carlo error sqrt(sum w^2 / (sum w)^2 - 1/S)."""
         total, squares = self.total
         error = ((squares - 2 * total).exp() - 1 / self.num_samples).clamp(min=0).sqrt()
+        error = error if self.num_samples > 1 else torch.full_like(error, math.nan)
         return torch.stack([total - math.log(self.num_samples), pareto_k_of_tail(self.largest), error])

@@ -23,8 +23,8 @@ class ResidualGuide(nn.Module):
     """q(z_s | z_<s, x) = N(m_p + a, (s_p exp(b))^2), (a, b) = head_s([d_s(x), m_p, log s_p]), in the prior's order.
 
     m_p and s_p are the prior's mean and scale of z_s given the guide's draws of the sites before, so
-    KL_s = 1/2 sum [a^2 / s_p^2 + exp(2 b) - 2 b - 1], and heads that are 0 give KL 0 whatever the prior is. d_s(x)
-    comes up from the encoder as in the ladder guide. Every site has to be Normal given those before it.
+    KL_s = 1/2 sum [a^2 / s_p^2 + exp(2 b) - 2 b - 1], and heads that are 0, as they start, give KL 0 whatever the
+    prior is. d_s(x) comes up from the encoder as in the ladder guide. Every site is to be Normal given those before.
     Source: NVAE: a deep hierarchical variational autoencoder (2020), section 3.2.
     """
 
@@ -41,6 +41,8 @@ class ResidualGuide(nn.Module):
         self.levels, self.heads = bottom_up(
             encoder, feature_size, sites, prior, init, activation, level_sizes, batch_norm, num_vectors=2
         )
+        for parameter in self.heads.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> None:
         """Sample every latent site by running the prior."""

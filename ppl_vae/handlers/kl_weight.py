@@ -6,11 +6,12 @@ estimators agree: a scale on the model alone is ignored by `TraceMeanField_ELBO`
 
 from typing import Any
 
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-__all__ = ["DATA_PLATE", "KLWeight", "in_data_plate"]
+__all__ = ["DATA_PLATE", "KLWeight", "in_data_plate", "unweighted_log_prob", "unweighted_scale"]
 
 DATA_PLATE = "data"
 
@@ -18,6 +19,21 @@ DATA_PLATE = "data"
 def in_data_plate(site: Any) -> bool:
     """Whether a site belongs to single data (latents z) rather than to all of them (weights theta)."""
     return any(frame.name == DATA_PLATE for frame in site["cond_indep_stack"])
+
+
+def unweighted_scale(site: Any) -> float | Tensor:
+    """A site's scale without the data plate's N/M and without a KL weight; almost always 1."""
+    scale = site.get("unweighted_scale", site["scale"])
+    for frame in site["cond_indep_stack"]:
+        if frame.full_size is not None and frame.full_size != frame.size:
+            scale = scale * frame.size / frame.full_size
+    return scale
+
+
+def unweighted_log_prob(site: Any, value: Tensor | None = None) -> Tensor:
+    """log p of a site's value, or of another, without a KL weight, (*batch_shape,) nats."""
+    value = site["value"] if value is None else value
+    return scale_and_mask(site["fn"].log_prob(value), scale=unweighted_scale(site), mask=site["mask"])
 
 
 class KLWeight(Messenger):

@@ -20,6 +20,7 @@ class History:
 
     `best_epoch` is the epoch whose parameters the VAE holds in the end, `tier` the way its steps were run
     ("off", "record" or "inductor"), `kl_kinds` says for each site whether its KL was analytic or sampled.
+    A schedule's column holds the value that the epoch ended at.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
