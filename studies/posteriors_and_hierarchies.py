@@ -69,9 +69,9 @@ def draw(rows):
 
 
 def answer(rows):
-    pairs = [(a, "diagonal") for a in ("full_normal", "iaf", "implicit", "two layers")] + [("ladder", "one layer, wide")]
-    pairs += [(a, "diagonal, 5 draws") for a in ("mixture, 5 draws", "iwae, 5 draws", "implicit, iwae, 5 draws")]
-    gains = {pair: study.paired_difference(rows, "system", *pair, "log_p") for pair in pairs}
+    pairs = [(a, "diagonal") for a in ("full_normal", "iaf", "implicit", "two layers")]
+    pairs += [(f"{a}, 5 draws", "diagonal, 5 draws") for a in ("mixture", "iwae", "implicit, iwae")]
+    gains = {p: study.paired_difference(rows, "system", *p, "log_p") for p in [*pairs, ("ladder", "one layer, wide")]}
     return "\n".join(f"- {a} over {b}: {study.plus_minus(*gain)} nats" for (a, b), gain in gains.items())
 
 
