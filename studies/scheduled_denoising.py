@@ -28,7 +28,6 @@ def grid(levels, kinds=KINDS):
 
 
 GRID = {"smoke": grid([0.1]), "laptop": grid([0.05, 0.15], KINDS[:1]), "paper": grid([0.05, 0.1, 0.15, 0.3])}
-SEEDS = {"laptop": 5}
 TABLE = {"by": ["corruption", "level", "schedule"], "value": list(MEASURES)}
 
 
@@ -70,7 +69,7 @@ def answer(rows):
     noisy = [row for row in rows if row["corruption"] != "none"]
     mean, error = study.paired_difference(noisy, "schedule", "lowered", "constant", "log_p", ["corruption", "level"])
     verdict = "helps" if mean > 2 * error else "does not help"
-    lines.append(f"- Lowered minus constant: {study.plus_minus(mean, error)} nats of log p(x): **{verdict}**.")
+    lines.append(f"- Lowered minus constant: {study.plus_minus(mean, error)} nats of log p(x): lowering **{verdict}**.")
     return "Each minus no noise at the same seed:\n\n" + "\n".join(lines)
 
 
