@@ -210,11 +210,11 @@ def initialize(module: nn.Module, init: str, activation: str) -> nn.Module:
     return module
 
 
-def zeroed(layer: nn.Linear) -> nn.Linear:
-    """The layer with zero weights and biases: a correction that starts at none."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
+def zeroed(module: nn.Module) -> nn.Module:
+    """The module with all its parameters 0: a correction that starts at none."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
 
 
 def _fan_in(layer: nn.Module) -> int:

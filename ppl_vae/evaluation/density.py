@@ -77,13 +77,12 @@ class LogDensity(nn.Module):
             return poutine.trace(prior).get_trace().nodes
 
     def _coordinates(self, nodes: Any) -> Tensor:
-        order = list(nodes)
-        first_index = min((i for i, name in enumerate(order) if _is_index(nodes[name])), default=len(order))
-        parts = []
-        for site in self.latents:
-            node, indexed = nodes[site.name], order.index(site.name) > first_index
-            part = _map(site, node["fn"], indexed).inv(node["value"])
-            parts.append(part.reshape(*part.shape[:2], -1))
+        latents, indexed, parts = {site.name: site for site in self.latents}, False, []
+        for name, node in nodes.items():  # in program order, which is that of the latents
+            indexed = indexed or _is_index(node)
+            if name in latents:
+                part = _map(latents[name], node["fn"], indexed).inv(node["value"])
+                parts.append(part.reshape(*part.shape[:2], -1))
         return torch.cat(parts, -1)
 
 

@@ -15,6 +15,7 @@ from ppl_vae import checks
 from ppl_vae.guides.levels import bottom_up
 from ppl_vae.guides.sites import LatentSite, base_distribution
 from ppl_vae.handlers.top_down import TopDown
+from ppl_vae.networks import zeroed
 
 __all__ = ["ResidualGuide"]
 
@@ -41,8 +42,7 @@ class ResidualGuide(nn.Module):
         self.levels, self.heads = bottom_up(
             encoder, feature_size, sites, prior, init, activation, level_sizes, batch_norm, num_vectors=2
         )
-        for parameter in self.heads.parameters():
-            nn.init.zeros_(parameter)
+        zeroed(self.heads)
 
     def forward(self, x: Tensor) -> None:
         """Sample every latent site by running the prior."""

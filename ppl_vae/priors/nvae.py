@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae import checks
-from ppl_vae.networks import Images
+from ppl_vae.networks import Images, zeroed
 
 __all__ = ["NVAE", "ResidualCell"]
 
@@ -96,10 +96,7 @@ def _image_size(event_shape: Sequence[int], halvings: int) -> tuple[int, int]:
 
 
 def _head(channels: int, outputs: int) -> nn.Module:
-    layer = nn.Conv2d(channels, outputs, 1)
-    nn.init.zeros_(layer.weight)  # every layer starts as N(0, I)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return nn.Sequential(nn.SiLU(), layer)
+    return nn.Sequential(nn.SiLU(), zeroed(nn.Conv2d(channels, outputs, 1)))  # every layer starts as N(0, I)
 
 
 def _normal(location: Tensor, log_scale: Tensor) -> dist.TorchDistribution:
