@@ -1,7 +1,7 @@
 """Every worded error on user input, in one voice: what was got, what was expected, what to try.
 
-Knows nothing of models. Every other room raises through `refuse` or one of the checks built on it, so that the
-command line can turn any bad value into one line and exit status 2.
+Knows nothing of models. Every other room raises through `refuse` or one of the checks built on it,
+so that the command line can turn any bad value into one line and exit status 2.
 """
 
 import difflib
@@ -16,21 +16,27 @@ import torch
 
 __all__ = ["InputError", "refuse"]
 
-LARGEST = 1e15  # of a value of data: squares of such numbers can still be added up in single precision
+LARGEST = (
+    1e15  # of a value of data: squares of such numbers can still be added up in single precision
+)
 
 
 class InputError(ValueError):
-    """A value given by the user cannot be used; the message is one line that says what to do instead."""
+    """A value given by the user cannot be used; the message is one line that says what to do
+    instead.
+    """
 
     def __init__(self, message: str) -> None:
-        # Pyro raises an error of a program that it traces anew, with the shapes of all sites in lines below it
+        # Pyro raises an error of a program that it traces anew, with the shapes of all sites in
+        # lines below it
         super().__init__(message.partition("\n")[0])
 
 
 def refuse(subject: str, got: object, expected: str, suggestion: str = "") -> NoReturn:
     """Raise `InputError`: "subject: got ..., expected ...; try ...".
 
-    `got` is shown as it is when it is a string, else by its repr; line breaks are flattened so the error is one line.
+    `got` is shown as it is when it is a string, else by its repr; line breaks are flattened so the
+    error is one line.
     """
     text = f"{subject}: got {got if isinstance(got, str) else repr(got)}, expected {expected}"
     text = f"{text}; {suggestion}" if suggestion else text
@@ -38,7 +44,9 @@ def refuse(subject: str, got: object, expected: str, suggestion: str = "") -> No
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """A suggestion, "did you mean 'x'?", when a choice is close to `name`; else the empty string."""
+    """A suggestion, "did you mean 'x'?", when a choice is close to `name`; else the empty
+    string.
+    """
     close = difflib.get_close_matches(name, list(choices), n=1)
     return f"did you mean '{close[0]}'?" if close else ""
 
@@ -52,14 +60,18 @@ def choice(subject: str, value: object, choices: Iterable[str]) -> str:
 
 
 def integer(subject: str, value: object, minimum: int = 1) -> int:
-    """`value` as an int if it is an integer, numpy's included (not a bool), of at least `minimum`."""
+    """`value` as an int if it is an integer, numpy's included (not a bool), of at least
+    `minimum`.
+    """
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
         refuse(subject, repr(value), f"an integer >= {minimum}")
     return int(value)
 
 
 def seed(value: object, subject: str = "seed") -> int:
-    """`value` if it is an integer from 0 to 2^32 - 1: what generators take, with room for epochs and ranks."""
+    """`value` if it is an integer from 0 to 2^32 - 1: what generators take, with room for epochs
+    and ranks.
+    """
     number = integer(subject, value, 0)
     if number >= 2**32:
         refuse(subject, repr(value), "an integer from 0 to 4294967295")
@@ -74,9 +86,15 @@ def truth(subject: str, value: object) -> bool:
 
 
 def number(
-    subject: str, value: object, minimum: float = -math.inf, exclusive: bool = False, maximum: float = math.inf
+    subject: str,
+    value: object,
+    minimum: float = -math.inf,
+    exclusive: bool = False,
+    maximum: float = math.inf,
 ) -> float:
-    """`value` as a float if it is finite, at least (or, `exclusive`, above) `minimum` and at most `maximum`."""
+    """`value` as a float if it is finite, at least (or, `exclusive`, above) `minimum` and at most
+    `maximum`.
+    """
     good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     if not good or not minimum <= value <= maximum or (exclusive and value == minimum):  # type: ignore[operator]
         low = "" if minimum == -math.inf else f" {'>' if exclusive else '>='} {minimum:g}"
@@ -107,14 +125,25 @@ def options(subject: str, value: object, known: Iterable[str] | None) -> None:
     names = list(value if known is None else known)
     for key in value:
         if key not in names:
-            refuse(subject, repr(key), f"one of {', '.join(names)}" if names else "no option", nearest(key, names))
+            refuse(
+                subject,
+                repr(key),
+                f"one of {', '.join(names)}" if names else "no option",
+                nearest(key, names),
+            )
 
 
-def data(subject: str, x: object, event_shape: tuple[int, ...], minimum_rows: int = 1) -> torch.Tensor:
+def data(
+    subject: str, x: object, event_shape: tuple[int, ...], minimum_rows: int = 1
+) -> torch.Tensor:
     """`x` as data: a finite float tensor (N, *event_shape) with N >= `minimum_rows`."""
     if not isinstance(x, torch.Tensor):
         parts = isinstance(getattr(x, "train", None), torch.Tensor)  # a data set
-        hint = "give one of its tensors, such as data.train" if parts else "torch.as_tensor(..., dtype=torch.float32)"
+        hint = (
+            "give one of its tensors, such as data.train"
+            if parts
+            else "torch.as_tensor(..., dtype=torch.float32)"
+        )
         refuse(subject, type(x).__name__, "a torch.Tensor", hint)
     shape = f"(N, {', '.join(map(str, event_shape))})"
     if tuple(x.shape[1:]) != event_shape or x.dim() != len(event_shape) + 1:
@@ -131,7 +160,8 @@ def data(subject: str, x: object, event_shape: tuple[int, ...], minimum_rows: in
 
 
 def latents(subject: str, z: object, latent_size: int, like: torch.Tensor) -> torch.Tensor:
-    """`z` in the precision and on the device of `like`: a tensor (*, latent_size) of finite numbers.
+    """`z` in the precision and on the device of `like`: a tensor (*, latent_size) of finite
+    numbers.
 
     Integers and truth values, the codes of binary priors, are numbers, too.
     """
@@ -153,12 +183,16 @@ def dense(subject: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def finite(subject: str, x: torch.Tensor) -> torch.Tensor:
-    """`x` if it is uint8, or floating point and neither NaN, infinite nor too large; looked at block by block."""
+    """`x` if it is uint8, or floating point and neither NaN, infinite nor too large; looked at
+    block by block.
+    """
     dense(subject, x)
     if x.dtype == torch.uint8:
         return x
     if not x.is_floating_point():
-        refuse(f"{subject}'s dtype", str(x.dtype), "floating point, or uint8 pixels", "use x.float()")
+        refuse(
+            f"{subject}'s dtype", str(x.dtype), "floating point, or uint8 pixels", "use x.float()"
+        )
     for start, rows in _blocks(x):
         bad = ~torch.isfinite(rows)
         if bad.any():
@@ -172,7 +206,9 @@ def finite(subject: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def inside(subject: str, x: torch.Tensor, support: tuple[float, float], owner: str) -> torch.Tensor:
-    """`x` if all of it lies in the closed interval `support`, which is what `owner` is defined on."""
+    """`x` if all of it lies in the closed interval `support`, which is what `owner` is defined
+    on.
+    """
     low, high = support
     if (low, high) == (-math.inf, math.inf) or x.dtype == torch.uint8:
         return x
@@ -180,7 +216,12 @@ def inside(subject: str, x: torch.Tensor, support: tuple[float, float], owner: s
         wrong = (rows < low) | (rows > high)
         if wrong.any():
             got = f"values outside [{low:g}, {high:g}] from row {start + _first(wrong)} on"
-            refuse(f"{subject} for {owner}", got, "values inside", "rescale x, or use a normal likelihood")
+            refuse(
+                f"{subject} for {owner}",
+                got,
+                "values inside",
+                "rescale x, or use a normal likelihood",
+            )
     return x
 
 
@@ -190,6 +231,8 @@ def _first(rows: torch.Tensor) -> int:
 
 
 def _blocks(x: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    """(first row, rows) of blocks small enough that data mapped from a disk are never held whole."""
+    """(first row, rows) of blocks small enough that data mapped from a disk are never held
+    whole.
+    """
     size = max(1, 4_000_000 // max(1, x[:1].numel()))
     return ((start, x[start : start + size]) for start in range(0, len(x), size))

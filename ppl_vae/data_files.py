@@ -1,6 +1,8 @@
-"""Where the files of the data sets are: the user's folder, the cache, the mirrors; and the checksum of each.
+"""Where the files of the data sets are: the user's folder, the cache, the mirrors; and the checksum
+of each.
 
-Knows addresses, checksums and folders. Must not know what a file holds: it hands out paths of verified files only.
+Knows addresses, checksums and folders. Must not know what a file holds: it hands out paths of
+verified files only.
 """
 
 import os
@@ -17,9 +19,11 @@ FOLDER_VARIABLE = "PPL_VAE_DATA"
 
 @dataclass(frozen=True)
 class Source:
-    """The files of one data set: their folder below a data folder, the mirrors, and each file's checksum.
+    """The files of one data set: their folder below a data folder, the mirrors, and each file's
+    checksum.
 
-    `archive` is a file that may lie in a data folder instead of the downloads, holding the same arrays.
+    `archive` is a file that may lie in a data folder instead of the downloads, holding the same
+    arrays.
     """
 
     mirrors: tuple[str, ...]
@@ -65,7 +69,9 @@ SOURCES = {
         },
     ),
     "frey_faces": Source(
-        mirrors=("https://raw.githubusercontent.com/jmtomczak/vae_vampprior/master/datasets/Freyfaces/",),
+        mirrors=(
+            "https://raw.githubusercontent.com/jmtomczak/vae_vampprior/master/datasets/Freyfaces/",
+        ),
         archive="frey_faces.npz",
         checksums={
             "freyfaces.pkl": "sha256:3b69410c6a5fd6e03f09012905168be3712373a094a776f7e58fcd0670d2138a",
@@ -90,13 +96,17 @@ def _digest(path: Path, checksum: str) -> str:
 
 
 def find(source: Source, filename: str) -> Path | None:
-    """The verified file in the user's folder or else in the cache; a damaged copy in the cache counts as absent."""
+    """The verified file in the user's folder or else in the cache; a damaged copy in the cache
+    counts as absent.
+    """
     checksum = source.checksums[filename]
     folder = _user_folder()
     if folder is not None and (path := folder / source.folder / filename).is_file():
         if (got := _digest(path, checksum)) != checksum:
             hint = "the file is damaged, cut short or another one: remove it to have it downloaded"
-            checks.refuse(f"checksum of {path}", f"{got} ({path.stat().st_size} bytes)", checksum, hint)
+            checks.refuse(
+                f"checksum of {path}", f"{got} ({path.stat().st_size} bytes)", checksum, hint
+            )
         return path
     path = _cache_folder() / source.folder / filename
     return path if path.is_file() and _digest(path, checksum) == checksum else None
@@ -105,17 +115,26 @@ def find(source: Source, filename: str) -> Path | None:
 def fetch(source: Source, filename: str) -> Path:
     """The verified file, downloaded into the cache from the first mirror that delivers it.
 
-    The bytes go to a temporary file, are verified, and only then take the file's name: whatever interrupts this, the
-    name never stands for half a file.
+    The bytes go to a temporary file, are verified, and only then take the file's name: whatever
+    interrupts this, the name never stands for half a file.
     """
     if (found := find(source, filename)) is not None:
         return found
     checksum, folder, failures = source.checksums[filename], _cache_folder() / source.folder, []
     for mirror in source.mirrors:
         try:
-            return Path(pooch.retrieve(mirror + filename, checksum, filename, folder, progressbar=True))
-        except (OSError, ValueError) as error:  # connection, status and disk are OSErrors, a checksum is a ValueError
-            reason = "wrong checksum" if isinstance(error, ValueError) else error.strerror or type(error).__name__
+            return Path(
+                pooch.retrieve(mirror + filename, checksum, filename, folder, progressbar=True)
+            )
+        except (
+            OSError,
+            ValueError,
+        ) as error:  # connection, status and disk are OSErrors, a checksum is a ValueError
+            reason = (
+                "wrong checksum"
+                if isinstance(error, ValueError)
+                else error.strerror or type(error).__name__
+            )
             failures.append(f"{mirror} ({reason})")
     own = f"${FOLDER_VARIABLE} ({_user_folder() or 'not set'})"
     got = f"no sound copy in {own}, in {folder} or from {', '.join(failures)}"

@@ -1,7 +1,8 @@
 """Data sets by name or from a user's own file: found or downloaded, checked, split and binarised.
 
-Knows formats, splits and scales. Must not know models, training or the command line: everything else sees only the
-tensors of a `Dataset`. No byte of a named data set is parsed before `data_files.py` has verified its checksum.
+Knows formats, splits and scales. Must not know models, training or the command line: everything
+else sees only the tensors of a `Dataset`. No byte of a named data set is parsed before
+`data_files.py` has verified its checksum.
 """
 
 import gzip
@@ -39,10 +40,11 @@ SPLITS = {
 class Dataset:
     """One data set, ready to fit.
 
-    `train`, `validation`, `test` are float32 tensors (N, *event_shape) in [0, 1] (floats of a user's file are as they
-    are there); the matching labels are int64 tensors (N,), or None where the data have none. `split` and `binarization`
-    name how the tensors were made. Under "dynamic", `train` holds the grey values, read as probabilities from which
-    `fit` draws anew each epoch. `checksum` is that of a user's own file; named data are checked against the library's.
+    `train`, `validation`, `test` are float32 tensors (N, *event_shape) in [0, 1] (floats of a
+    user's file are as they are there); the matching labels are int64 tensors (N,), or None where
+    the data have none. `split` and `binarization` name how the tensors were made. Under "dynamic",
+    `train` holds the grey values, read as probabilities from which `fit` draws anew each epoch.
+    `checksum` is that of a user's own file; named data are checked against the library's.
     """
 
     name: str
@@ -61,7 +63,10 @@ class Dataset:
         """One line: name, split and sizes."""
         rows = " / ".join(str(len(part)) for part in (self.train, self.validation, self.test))
         made = f"split={self.split!r}, binarization={self.binarization!r}"
-        return f"Dataset({self.name!r}, {made}, event_shape={self.event_shape}, train / validation / test: {rows})"
+        return (
+            f"Dataset({self.name!r}, {made}, event_shape={self.event_shape}, train / "
+            f"validation / test: {rows})"
+        )
 
 
 def load_data(
@@ -73,37 +78,45 @@ def load_data(
     num_data: int | None = None,
     checksum: str = "",
 ) -> Dataset:
-    """The data set called `name`, or in the file of that name, as a frozen `Dataset` of tensors (N, *event_shape).
+    """The data set called `name`, or in the file of that name, as a frozen `Dataset` of tensors
+    (N, *event_shape).
 
-    Files are looked for in the folder $PPL_VAE_DATA, then in the user's cache folder, then downloaded there; each is
-    verified by its checksum wherever it was found.
+    Files are looked for in the folder $PPL_VAE_DATA, then in the user's cache folder, then
+    downloaded there; each is verified by its checksum wherever it was found.
 
-    | name              | event_shape | split: rows of train / validation / test                                      |
-    |-------------------|-------------|-------------------------------------------------------------------------------|
-    | `digits`          | (8, 8)      | `shuffled` 1297 / 250 / 250; bundled with scikit-learn, needs no network      |
-    | `mnist`           | (28, 28)    | `standard` first 50000 / last 10000 of the 60000 / 10000                      |
-    | `fashion_mnist`   | (28, 28)    | `standard` as `mnist`                                                         |
-    | `binarized_mnist` | (28, 28)    | `standard` 50000 / 10000 / 10000, drawn once by Larochelle; no labels         |
-    | `frey_faces`      | (28, 20)    | `shuffled` 1565 / 200 / 200, or `ordered`: the film's first 1500 frames / 465 |
-    | `uniform_square`  | (2,)        | `standard` num_data (default 10000) / a tenth / a tenth; label = quadrant     |
-    | `PATH.npy`        | the array's | `shuffled` 80 % / 10 % / 10 %, or `ordered`: the same in the file's order      |
-    | `PATH.npz`        | the arrays' | `given`: arrays `train`, `validation`, `test`, and if any `train_labels`, ...  |
+    - `digits`, (8, 8): `shuffled` 1297 / 250 / 250; bundled with scikit-learn, needs no network.
+    - `mnist`, (28, 28): `standard` first 50000 / last 10000 of the 60000 / 10000.
+    - `fashion_mnist`, (28, 28): `standard` as `mnist`.
+    - `binarized_mnist`, (28, 28): `standard` 50000 / 10000 / 10000, drawn once by Larochelle; no
+      labels.
+    - `frey_faces`, (28, 20): `shuffled` 1565 / 200 / 200, or `ordered`: the film's first 1500
+      frames / 465.
+    - `uniform_square`, (2,): `standard` num_data (default 10000) / a tenth / a tenth; the label is
+      the quadrant.
+    - `PATH.npy`, the array's shape: `shuffled` 80 % / 10 % / 10 %, or `ordered`: the same in the
+      file's order.
+    - `PATH.npz`, the arrays' shape: `given`: arrays `train`, `validation`, `test`, and if any
+      `train_labels`, ...
 
-    Frey Face is a film, so neighbouring frames are near copies: `ordered` asks for extrapolation to unseen poses,
-    `shuffled` (permuted by seed 123) for interpolation. `ordered` has no third part: its validation and test sets are
-    the same last 465 frames. Both permutations are fixed, whatever `seed` is.
+    Frey Face is a film, so neighbouring frames are near copies: `ordered` asks for extrapolation to
+    unseen poses, `shuffled` (permuted by seed 123) for interpolation. `ordered` has no third part:
+    its validation and test sets are the same last 465 frames. Both permutations are fixed, whatever
+    `seed` is.
 
-    `binarization`: "none" keeps grey values; "static" draws every pixel b ~ Bernoulli(x) once, from `seed`; "dynamic"
-    draws validation and test so, and leaves `train` grey for `fit` to draw anew each epoch. `binarized_mnist` is
-    always "static". `seed` also draws the `uniform_square`; `num_data` is that set's alone. Of a user's file, uint8
-    values are divided by 255, floats and booleans are taken as they are; with `checksum`, it has to be the very file.
+    `binarization`: "none" keeps grey values; "static" draws every pixel b ~ Bernoulli(x) once, from
+    `seed`; "dynamic" draws validation and test so, and leaves `train` grey for `fit` to draw anew
+    each epoch. `binarized_mnist` is always "static". `seed` also draws the `uniform_square`;
+    `num_data` is that set's alone. Of a user's file, uint8 values are divided by 255, floats and
+    booleans are taken as they are; with `checksum`, it has to be the very file.
 
-    Raises `InputError`, in one line, for an unknown name, split or binarisation, for `num_data` where it has no
-    meaning, and for a file that is missing, damaged or not what its name says.
+    Raises `InputError`, in one line, for an unknown name, split or binarisation, for `num_data`
+    where it has no meaning, and for a file that is missing, damaged or not what its name says.
 
-    Sources: LeCun et al., Gradient-based learning applied to document recognition, 1998; Xiao et al., Fashion-MNIST,
-    2017; Larochelle and Murray, The neural autoregressive distribution estimator, 2011, section 6; the shuffled Frey
-    split: van den Berg et al., Sylvester normalizing flows for variational inference, 2018, section 5.
+    Sources: LeCun et al., Gradient-based learning applied to document recognition, 1998; Xiao et
+    al., Fashion-MNIST, 2017; Larochelle and Murray, The neural autoregressive distribution
+    estimator, 2011, section 6; the shuffled Frey
+    split: van den Berg et al., Sylvester normalizing flows for variational inference, 2018, section
+    5.
     """
     suffix = Path(str(name)).suffix
     own = suffix in FILE_SPLITS
@@ -119,9 +132,18 @@ def load_data(
         checksum = check_file(Path(name), checksum)
         parts = _own_parts(Path(name), split, binarization)
     else:
-        parts = _uniform_square(seed, num_data or 10_000) if name == "uniform_square" else _READERS[name](split)
-    tensors = _binarize([_unit_interval(part.x, part.maximum) for part in parts], binarization, seed)
-    labels = [None if part.labels is None else torch.from_numpy(part.labels.astype(np.int64)) for part in parts]
+        parts = (
+            _uniform_square(seed, num_data or 10_000)
+            if name == "uniform_square"
+            else _READERS[name](split)
+        )
+    tensors = _binarize(
+        [_unit_interval(part.x, part.maximum) for part in parts], binarization, seed
+    )
+    labels = [
+        None if part.labels is None else torch.from_numpy(part.labels.astype(np.int64))
+        for part in parts
+    ]
     made = "static" if name == "binarized_mnist" else binarization
     arrays: list[Any] = [*tensors, *labels, checksum]
     return Dataset(name, split, made, tuple(tensors[0].shape[1:]), *arrays)
@@ -130,17 +152,33 @@ def load_data(
 def _check_meaning(name: str, binarization: str, num_data: int | None, checksum: str) -> None:
     """Refuse the arguments that the data set called `name` cannot honour."""
     if checksum:
-        checks.refuse(f"checksum of {name}", checksum, "none: the library knows that of a named data set")
+        checks.refuse(
+            f"checksum of {name}", checksum, "none: the library knows that of a named data set"
+        )
     if num_data is not None and name != "uniform_square":
         refuse_to = "leave it out, or take rows of the tensors: data.train[:1000]"
-        checks.refuse(f"num_data of {name}", num_data, "nothing: only uniform_square has a free size", refuse_to)
+        checks.refuse(
+            f"num_data of {name}",
+            num_data,
+            "nothing: only uniform_square has a free size",
+            refuse_to,
+        )
     if num_data is not None:
         checks.integer("num_data", num_data)
     if name == "uniform_square" and binarization != "none":
-        checks.refuse("binarization of uniform_square", repr(binarization), "'none': coordinates are not pixels")
+        checks.refuse(
+            "binarization of uniform_square",
+            repr(binarization),
+            "'none': coordinates are not pixels",
+        )
     if name == "binarized_mnist" and binarization == "dynamic":
         hint = "load mnist with binarization='dynamic'"
-        checks.refuse("binarization of binarized_mnist", repr(binarization), "'none' or 'static': it is binary", hint)
+        checks.refuse(
+            "binarization of binarized_mnist",
+            repr(binarization),
+            "'none' or 'static': it is binary",
+            hint,
+        )
 
 
 class _Part(NamedTuple):
@@ -156,38 +194,59 @@ def _unit_interval(x: np.ndarray, maximum: float) -> Tensor:
 
 
 def _stream(*key: int) -> np.random.RandomState:
-    # RandomState, because numpy guarantees its stream for ever: a newer numpy must not change the data.
+    # RandomState, because numpy guarantees its stream for ever: a newer numpy must not change the
+    # data.
     return np.random.RandomState(np.random.MT19937(list(key)))
 
 
 def _binarize(parts: list[Tensor], binarization: str, seed: int) -> list[Tensor]:
-    """Draw b ~ Bernoulli(x) once for the parts that `binarization` fixes, each from its own stream."""
+    """Draw b ~ Bernoulli(x) once for the parts that `binarization` fixes, each from its own
+    stream.
+    """
     first = {"static": 0, "dynamic": 1, "none": len(parts)}[binarization]
     return [_draw(x, _stream(seed, i)) if i >= first else x for i, x in enumerate(parts)]
 
 
 def _draw(x: Tensor, random: np.random.RandomState) -> Tensor:
     # In blocks: the uniform draws are float64, and those of all of MNIST would take 300 MB.
-    return torch.cat([(torch.from_numpy(random.random_sample(block.shape)) < block).float() for block in x.split(1000)])
+    return torch.cat(
+        [
+            (torch.from_numpy(random.random_sample(block.shape)) < block).float()
+            for block in x.split(1000)
+        ]
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What the files hold
+# --------------------------------------------------------------------------------------------------
+# - What the files hold
 
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """The uint8 array in a gzipped idx file: two zero bytes, type 8, number of axes, big-endian sizes, values."""
+    """The uint8 array in a gzipped idx file: two zero bytes, type 8, number of axes, big-endian
+    sizes, values.
+    """
     try:
         raw = gzip.decompress(path.read_bytes())
     except (EOFError, OSError, zlib.error) as error:
-        checks.refuse(f"{path}", f"unreadable gzip data ({error})", "a whole .gz file", "remove it and load again")
+        checks.refuse(
+            f"{path}",
+            f"unreadable gzip data ({error})",
+            "a whole .gz file",
+            "remove it and load again",
+        )
     magic = bytes([0, 0, 8, len(shape)])
     if raw[:4] != magic:
-        checks.refuse(f"magic number of {path}", raw[:4].hex() or "an empty file", f"{magic.hex()} (idx, uint8)")
+        checks.refuse(
+            f"magic number of {path}",
+            raw[:4].hex() or "an empty file",
+            f"{magic.hex()} (idx, uint8)",
+        )
     header = 4 + 4 * len(shape)
     got = tuple(np.frombuffer(raw[4:header].ljust(header - 4, b"\0"), dtype=">u4").tolist())
     if got != shape or len(raw) - header != np.prod(shape):
-        checks.refuse(f"array in {path}", f"sizes {got} and {len(raw) - header} values", f"sizes {shape}")
+        checks.refuse(
+            f"array in {path}", f"sizes {got} and {len(raw) - header} values", f"sizes {shape}"
+        )
     return np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape)
 
 
@@ -201,36 +260,48 @@ def _read_amat(path: Path, rows: int) -> np.ndarray:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Rebuilds numpy arrays and refuses to import anything else, so that reading executes no code of the file."""
+    """Rebuilds numpy arrays and refuses to import anything else, so that reading executes no code
+    of the file.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         rebuild: Callable = np.empty(0).__reduce__()[0]  # type: ignore[assignment]
         known = {"_reconstruct": rebuild, "ndarray": np.ndarray, "dtype": np.dtype}
         if module not in ("numpy", "numpy.core.multiarray") or name not in known:
-            checks.refuse("pickled array", f"a reference to {module}.{name}", "numpy arrays and nothing else")
+            checks.refuse(
+                "pickled array", f"a reference to {module}.{name}", "numpy arrays and nothing else"
+            )
         return known[name]
 
 
 def _read_pickled_frames(path: Path) -> np.ndarray:
-    """Frey Face frames (1965, 28, 20) from a Python 2 pickle of a list of one uint8 array (1965, 560)."""
+    """Frey Face frames (1965, 28, 20) from a Python 2 pickle of a list of one uint8 array (1965,
+    560).
+    """
     with path.open("rb") as file:
-        # Python 2 kept array bytes in its str type; latin1 maps each byte to the character of the same number.
+        # Python 2 kept array bytes in its str type; latin1 maps each byte to the character of the
+        # same number.
         content = _ArrayUnpickler(file, encoding="latin1").load()
     shapes = [getattr(item, "shape", None) for item in content] if isinstance(content, list) else []
     if shapes != [(1965, 560)]:
-        checks.refuse(f"pickle in {path}", type(content).__name__, "a list of one array (1965, 560)")
+        checks.refuse(
+            f"pickle in {path}", type(content).__name__, "a list of one array (1965, 560)"
+        )
     return content[0].reshape(1965, 28, 20)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The data sets
+# --------------------------------------------------------------------------------------------------
+# - The data sets
 
 
 def _own_parts(path: Path, split: str, binarization: str) -> list[_Part]:
     arrays = read_arrays(path, split)
     for x, _ in arrays:
         if binarization != "none" and x.dtype.kind == "f" and not ((x >= 0) & (x <= 1)).all():
-            refused, hint = f"values from {x.min():.4g} to {x.max():.4g}", "use 'none' for data that are no pixels"
+            refused, hint = (
+                f"values from {x.min():.4g} to {x.max():.4g}",
+                "use 'none' for data that are no pixels",
+            )
             checks.refuse(f"binarization of {path}", refused, "values in [0, 1]", hint)
     return [_Part(x, 255 if x.dtype == np.uint8 else 1, labels) for x, labels in arrays]
 
@@ -240,7 +311,10 @@ def _digits(split: str) -> list[_Part]:
 
     bundle = load_digits()
     order = np.random.RandomState(0).permutation(len(bundle.images))
-    return [_Part(bundle.images[rows], 16, bundle.target[rows]) for rows in np.split(order, (1297, 1547))]
+    return [
+        _Part(bundle.images[rows], 16, bundle.target[rows])
+        for rows in np.split(order, (1297, 1547))
+    ]
 
 
 def _idx_images(name: str) -> Callable[[str], list[_Part]]:
@@ -248,7 +322,10 @@ def _idx_images(name: str) -> Callable[[str], list[_Part]]:
         def array(filename: str, *shape: int) -> np.ndarray:
             return _read_idx(fetch(SOURCES[name], filename), shape)
 
-        x, labels = array("train-images-idx3-ubyte.gz", 60000, 28, 28), array("train-labels-idx1-ubyte.gz", 60000)
+        x, labels = (
+            array("train-images-idx3-ubyte.gz", 60000, 28, 28),
+            array("train-labels-idx1-ubyte.gz", 60000),
+        )
         x_test, test_labels = (
             array("t10k-images-idx3-ubyte.gz", 10000, 28, 28),
             array("t10k-labels-idx1-ubyte.gz", 10000),
@@ -264,7 +341,10 @@ def _binarized_mnist(split: str) -> list[_Part]:
     if (archive := find(source, source.archive)) is not None:
         with np.load(archive) as arrays:
             return [_Part(arrays[part], 1) for part in rows]
-    return [_Part(_read_amat(fetch(source, f"binarized_mnist_{part}.amat"), n), 1) for part, n in rows.items()]
+    return [
+        _Part(_read_amat(fetch(source, f"binarized_mnist_{part}.amat"), n), 1)
+        for part, n in rows.items()
+    ]
 
 
 def _frey_faces(split: str) -> list[_Part]:
@@ -285,7 +365,9 @@ def _frey_frames() -> np.ndarray:
 
 
 def _uniform_square(seed: int, num_data: int) -> list[_Part]:
-    """Points uniform on [0, 1]^2; label 0 lower left, 1 lower right, 2 upper left, 3 upper right."""
+    """Points uniform on [0, 1]^2; label 0 lower left, 1 lower right, 2 upper left, 3 upper
+    right.
+    """
     sizes = (num_data, -(-num_data // 10), -(-num_data // 10))
     points = [_stream(seed, i).random_sample((n, 2)) for i, n in enumerate(sizes)]
     return [_Part(x, 1, (x > 0.5) @ np.array([1, 2])) for x in points]

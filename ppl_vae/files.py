@@ -1,4 +1,6 @@
-"""Files that appear whole or not at all. Knows bytes and folders; knows nothing of what is in them."""
+"""Files that appear whole or not at all. Knows bytes and folders; knows nothing of what is in
+them.
+"""
 
 import os
 import tempfile
@@ -19,17 +21,25 @@ def saved(path: Path) -> Iterator[IO[bytes]]:
         with atomic_write(path) as file:
             yield file
     except OSError as error:
-        checks.refuse(f"saving {path}", f"{type(error).__name__}: {error.strerror}", "a disk that takes the file",
-                      "free some space; the file that was there before is whole")  # fmt: skip
+        checks.refuse(
+            f"saving {path}",
+            f"{type(error).__name__}: {error.strerror}",
+            "a disk that takes the file",
+            "free some space; the file that was there before is whole",
+        )
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears at `path` whole, after its bytes are on the disk, or not at all."""
+    """A binary file that appears at `path` whole, after its bytes are on the disk, or not at
+    all.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        os.chmod(name, 0o644)  # as any other file of the user's: a temporary one is readable by no one else
+        os.chmod(
+            name, 0o644
+        )  # as any other file of the user's: a temporary one is readable by no one else
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
@@ -42,7 +52,9 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what processes killed while they wrote `path` have left; no process may be writing it now."""
+    """Remove what processes killed while they wrote `path` have left; no process may be writing it
+    now.
+    """
     for left in path.parent.glob(f".{path.name}.*"):
         left.unlink(missing_ok=True)
 

@@ -1,9 +1,10 @@
 """Decoder heads: a network's outputs -> the Pyro distribution of x.
 
-Each likelihood is a module with `num_outputs` (how many maps of the event's shape the decoder network has to give it)
-and `forward(outputs, x=None) -> distribution`, batch shape (*,), event shape `event_shape`. It knows nothing of
-latents, priors or guides. Argument checks are switched off per distribution, not globally: grey pixels under a
-Bernoulli are the reports' objective although they are no draws of it, and the data are checked once before a run.
+Each likelihood is a module with `num_outputs` (how many maps of the event's shape the decoder
+network has to give it) and `forward(outputs, x=None) -> distribution`, batch shape (*,), event
+shape `event_shape`. It knows nothing of latents, priors or guides. Argument checks are switched off
+per distribution, not globally: grey pixels under a Bernoulli are the reports' objective although
+they are no draws of it, and the data are checked once before a run.
 """
 
 import math
@@ -23,8 +24,8 @@ MEANS = {"identity": lambda outputs: outputs, "sigmoid": torch.sigmoid}
 class Bernoulli(nn.Module):
     """log p(x|z) = sum_d [x_d l_d - softplus(l_d)], l (*, *event_shape) the logits.
 
-    With grey x in [0, 1] this is the reports' objective and not the density of anything (the data's own entropy caps
-    it near -45.5 nats on MNIST): never put it beside numbers of binary data.
+    With grey x in [0, 1] this is the reports' objective and not the density of anything (the data's
+    own entropy caps it near -45.5 nats on MNIST): never put it beside numbers of binary data.
     """
 
     num_outputs = 1
@@ -40,9 +41,11 @@ class Bernoulli(nn.Module):
 
 
 class ContinuousBernoulli(nn.Module):
-    """log p(x|z) = sum_d [x_d l_d - softplus(l_d) + log C(l_d)] on [0, 1]: the Bernoulli objective, normalised.
+    """log p(x|z) = sum_d [x_d l_d - softplus(l_d) + log C(l_d)] on [0, 1]: the Bernoulli objective,
+    normalised.
 
-    Source: The continuous Bernoulli: fixing a pervasive error in variational autoencoders (2019), section 3.
+    Source: The continuous Bernoulli: fixing a pervasive error in variational autoencoders (2019),
+    section 3.
     """
 
     num_outputs = 1
@@ -78,15 +81,20 @@ class NormalUnit(nn.Module):
 
 
 class NormalShared(NormalUnit):
-    """log p(x|z) = log N(x; m, s^2 I) with one learned scale s = exp(log_scale), a parameter of the model.
+    """log p(x|z) = log N(x; m, s^2 I) with one learned scale s = exp(log_scale), a parameter of the
+    model.
 
-    An optimiser such as Adam moves log s by no more than its learning rate a step: of short runs, `initial_scale` is
-    best the data's own standard deviation.
+    An optimiser such as Adam moves log s by no more than its learning rate a step: of short runs,
+    `initial_scale` is best the data's own standard deviation.
     """
 
-    def __init__(self, event_shape: tuple[int, ...], mean: str = "identity", initial_scale: float = 1.0) -> None:
+    def __init__(
+        self, event_shape: tuple[int, ...], mean: str = "identity", initial_scale: float = 1.0
+    ) -> None:
         super().__init__(event_shape, mean)
-        initial = checks.number("likelihood_options.initial_scale", initial_scale, 0.0, exclusive=True)
+        initial = checks.number(
+            "likelihood_options.initial_scale", initial_scale, 0.0, exclusive=True
+        )
         self.log_scale = nn.Parameter(torch.tensor(math.log(initial)))
 
     def scale(self, mean: Tensor, x: Tensor | None) -> Tensor:
@@ -94,19 +102,24 @@ class NormalShared(NormalUnit):
 
 
 class NormalOptimal(NormalUnit):
-    """log p(x|z) = log N(x; m, s*^2 I), s*^2 = mean of (x - m)^2 over the batch: the scale that maximises it.
+    """log p(x|z) = log N(x; m, s*^2 I), s*^2 = mean of (x - m)^2 over the batch: the scale that
+    maximises it.
 
-    The scale of a batch is used while training only; a running mean over training batches is kept and used in
-    evaluation, so no held-out likelihood looks at its own batch. Source: Simple and effective VAE training with
-    calibrated decoders (2020), section 4.2.
+    The scale of a batch is used while training only; a running mean over training batches is kept
+    and used in evaluation, so no held-out likelihood looks at its own batch. Source: Simple and
+    effective VAE training with calibrated decoders (2020), section 4.2.
     """
 
     variance: Tensor
     num_batches: Tensor
 
-    def __init__(self, event_shape: tuple[int, ...], mean: str = "identity", momentum: float = 0.1) -> None:
+    def __init__(
+        self, event_shape: tuple[int, ...], mean: str = "identity", momentum: float = 0.1
+    ) -> None:
         super().__init__(event_shape, mean)
-        self.momentum = checks.number("likelihood_options.momentum", momentum, 0.0, True, maximum=1.0)
+        self.momentum = checks.number(
+            "likelihood_options.momentum", momentum, 0.0, True, maximum=1.0
+        )
         self.register_buffer("variance", torch.ones(()))
         self.register_buffer("num_batches", torch.zeros(()))
 
@@ -122,7 +135,8 @@ class NormalOptimal(NormalUnit):
 
 
 class VarianceNormal(dist.Normal):
-    """N(m, v) with its density computed from the variance v itself, in fewer passes over the pixels.
+    """N(m, v) with its density computed from the variance v itself, in fewer passes over the
+    pixels.
 
     log p(x) = -1/2 [(x - m)^2 / v + log v + log 2 pi]; m, v (*, *event_shape).
     """
@@ -142,14 +156,18 @@ class VarianceNormal(dist.Normal):
 
 
 class NormalPixelwise(NormalUnit):
-    """log p(x|z) = sum_d log N(x_d; m_d, f^2 + exp(l_d)): a log-variance head l with a floor f, in units of x.
+    """log p(x|z) = sum_d log N(x_d; m_d, f^2 + exp(l_d)): a log-variance head l with a floor f, in
+    units of x.
 
-    The floor bounds the density, which is unbounded on 8-bit data otherwise; the default is one grey level, 1/256.
+    The floor bounds the density, which is unbounded on 8-bit data otherwise; the default is one
+    grey level, 1/256.
     """
 
     num_outputs = 2
 
-    def __init__(self, event_shape: tuple[int, ...], mean: str = "identity", scale_floor: float = 1 / 256) -> None:
+    def __init__(
+        self, event_shape: tuple[int, ...], mean: str = "identity", scale_floor: float = 1 / 256
+    ) -> None:
         super().__init__(event_shape, mean)
         self.scale_floor = checks.number("likelihood_options.scale_floor", scale_floor, 0.0)
 

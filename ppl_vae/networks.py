@@ -1,7 +1,8 @@
 """Network bodies: x -> features and z -> outputs, in torch alone.
 
-Knows activations, initialisation schemes and image shapes. Knows nothing of Pyro, of distributions or of what its
-outputs mean: a likelihood (`likelihoods.py`) or a guide's heads (`guides/`) give them a meaning.
+Knows activations, initialisation schemes and image shapes. Knows nothing of Pyro, of distributions
+or of what its outputs mean: a likelihood (`likelihoods.py`) or a guide's heads (`guides/`) give
+them a meaning.
 """
 
 import itertools
@@ -12,8 +13,16 @@ from torch import Tensor, nn
 
 from ppl_vae import checks
 
-__all__ = ["ACTIVATIONS", "INITIALIZATIONS", "NETWORKS", "NETWORK_OPTIONS", "decoder_network", "encoder_network",
-           "initialize", "zeroed"]  # fmt: skip
+__all__ = [
+    "ACTIVATIONS",
+    "INITIALIZATIONS",
+    "NETWORKS",
+    "NETWORK_OPTIONS",
+    "decoder_network",
+    "encoder_network",
+    "initialize",
+    "zeroed",
+]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -48,7 +57,9 @@ class Unflatten(nn.Module):
 
 
 class Images(nn.Module):
-    """An image-to-image layer stack with any number of leading dimensions, which torch's convolutions do not take."""
+    """An image-to-image layer stack with any number of leading dimensions, which torch's
+    convolutions do not take.
+    """
 
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
@@ -60,29 +71,37 @@ class Images(nn.Module):
 
 
 class RowNorm(nn.BatchNorm1d):
-    """Batch normalisation of rows (*, D) with any number of leading dimensions; a single row uses the running moments,
-    since its own variance is 0."""  # fmt: skip
+    """Batch normalisation of rows (*, D) with any number of leading dimensions; a single row uses
+    the running moments, since its own variance is 0."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         mean, variance, momentum = self.running_mean, self.running_var, self.momentum or 0.0
         own = self.training and len(rows) > 1
-        y = nn.functional.batch_norm(rows, mean, variance, self.weight, self.bias, own, momentum, self.eps)
+        y = nn.functional.batch_norm(
+            rows, mean, variance, self.weight, self.bias, own, momentum, self.eps
+        )
         return y.reshape(x.shape)
 
 
 class ImageNorm(nn.BatchNorm2d):
-    """Batch normalisation of images; a single value a channel (one image of one pixel) uses the running moments."""
+    """Batch normalisation of images; a single value a channel (one image of one pixel) uses the
+    running moments.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training and x.numel() == x.shape[1]:
             moments = self.running_mean, self.running_var
-            return nn.functional.batch_norm(x, *moments, self.weight, self.bias, False, 0.0, self.eps)
+            return nn.functional.batch_norm(
+                x, *moments, self.weight, self.bias, False, 0.0, self.eps
+            )
         return super().forward(x)
 
 
 def dense(sizes: Sequence[int], activation: str, dropout: float = 0.0) -> list[nn.Module]:
-    """Hidden layers h <- activation(W h + b), one for each consecutive pair of `sizes`, each followed by dropout."""
+    """Hidden layers h <- activation(W h + b), one for each consecutive pair of `sizes`, each
+    followed by dropout.
+    """
     checks.number("network_options.dropout", dropout, 0.0, maximum=1.0)
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
@@ -92,33 +111,58 @@ def dense(sizes: Sequence[int], activation: str, dropout: float = 0.0) -> list[n
     return layers
 
 
-def mlp_encoder(event_shape: tuple[int, ...], hidden_sizes: tuple[int, ...], activation: str,
-                dropout: float = 0.0, decoder_hidden_sizes: object = None) -> tuple[nn.Module, int]:  # fmt: skip
+def mlp_encoder(
+    event_shape: tuple[int, ...],
+    hidden_sizes: tuple[int, ...],
+    activation: str,
+    dropout: float = 0.0,
+    decoder_hidden_sizes: object = None,
+) -> tuple[nn.Module, int]:
     """Multilayer perceptron x -> features; no hidden size makes it the identity on flattened x."""
     sizes = (math.prod(event_shape), *hidden_sizes)
     return nn.Sequential(Flatten(event_shape), *dense(sizes, activation, dropout)), sizes[-1]
 
 
-def mlp_decoder(latent_size: int, num_outputs: int, event_shape: tuple[int, ...], hidden_sizes: tuple[int, ...],
-                activation: str, dropout: float = 0.0, decoder_hidden_sizes: object = None) -> nn.Module:  # fmt: skip
-    """Multilayer perceptron z -> outputs, its hidden sizes the encoder's in reverse unless given."""
-    hidden = tuple(reversed(hidden_sizes)) if decoder_hidden_sizes is None else checks.sizes(
-        "network_options.decoder_hidden_sizes", decoder_hidden_sizes)  # fmt: skip
+def mlp_decoder(
+    latent_size: int,
+    num_outputs: int,
+    event_shape: tuple[int, ...],
+    hidden_sizes: tuple[int, ...],
+    activation: str,
+    dropout: float = 0.0,
+    decoder_hidden_sizes: object = None,
+) -> nn.Module:
+    """Multilayer perceptron z -> outputs, its hidden sizes the encoder's in reverse unless
+    given.
+    """
+    hidden = (
+        tuple(reversed(hidden_sizes))
+        if decoder_hidden_sizes is None
+        else checks.sizes("network_options.decoder_hidden_sizes", decoder_hidden_sizes)
+    )
     sizes = (latent_size, *hidden)
     output = nn.Linear(sizes[-1], num_outputs * math.prod(event_shape))
-    return nn.Sequential(*dense(sizes, activation, dropout), output, Unflatten((num_outputs, *event_shape)))
+    return nn.Sequential(
+        *dense(sizes, activation, dropout), output, Unflatten((num_outputs, *event_shape))
+    )
 
 
 def _image_shape(event_shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(event_shape) not in (2, 3):
-        checks.refuse("network 'conv'", f"event_shape {event_shape}", "(height, width) or (channels, height, width)",
-                      "use network='mlp'")  # fmt: skip
+        checks.refuse(
+            "network 'conv'",
+            f"event_shape {event_shape}",
+            "(height, width) or (channels, height, width)",
+            "use network='mlp'",
+        )
     channels, height, width = (1, *event_shape)[-3:]
     return channels, height, width
 
 
 def _halvings(size: int, times: int) -> list[int]:
-    """Sizes after 0..times strided convolutions (kernel 3, stride 2, padding 1): n -> ceil(n / 2)."""
+    """Sizes after 0..times strided convolutions (kernel 3, stride 2, padding 1): n -> ceil(n /
+    2).
+    """
     return [-(-size // 2**i) for i in range(times + 1)]
 
 
@@ -126,32 +170,56 @@ def _block(layer: nn.Module, channels: int, activation: str, batch_norm: bool) -
     return [layer, *([ImageNorm(channels)] if batch_norm else []), ACTIVATIONS[activation]()]
 
 
-def conv_encoder(event_shape: tuple[int, ...], hidden_sizes: tuple[int, ...], activation: str,
-                 channels: Sequence[int] = (32, 64), batch_norm: bool = True) -> tuple[nn.Module, int]:  # fmt: skip
+def conv_encoder(
+    event_shape: tuple[int, ...],
+    hidden_sizes: tuple[int, ...],
+    activation: str,
+    channels: Sequence[int] = (32, 64),
+    batch_norm: bool = True,
+) -> tuple[nn.Module, int]:
     """Strided convolutions that halve the image, one for each of `channels`, then dense layers."""
     image, widths = _image_shape(event_shape), checks.sizes("network_options.channels", channels)
     checks.truth("network_options.batch_norm", batch_norm)
     layers: list[nn.Module] = []
     for inputs, outputs in zip((image[0], *widths), widths, strict=False):
-        layers += _block(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), outputs, activation, batch_norm)
+        layers += _block(
+            nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), outputs, activation, batch_norm
+        )
     height, width = (_halvings(n, len(widths))[-1] for n in image[1:])
     sizes = ((widths[-1] if widths else image[0]) * height * width, *hidden_sizes)
-    body = (Flatten(event_shape), Unflatten(image), Images(nn.Sequential(*layers)), Flatten((1, 1, 1)))
+    body = (
+        Flatten(event_shape),
+        Unflatten(image),
+        Images(nn.Sequential(*layers)),
+        Flatten((1, 1, 1)),
+    )
     return nn.Sequential(*body, *dense(sizes, activation)), sizes[-1]
 
 
-def conv_decoder(latent_size: int, num_outputs: int, event_shape: tuple[int, ...],
-                 hidden_sizes: tuple[int, ...], activation: str, channels: Sequence[int] = (32, 64),
-                 batch_norm: bool = True) -> nn.Module:  # fmt: skip
-    """The encoder's mirror: dense layers, then transposed convolutions that double the image to its exact size."""
-    image, widths = _image_shape(event_shape), checks.sizes("network_options.channels", channels)[::-1]
+def conv_decoder(
+    latent_size: int,
+    num_outputs: int,
+    event_shape: tuple[int, ...],
+    hidden_sizes: tuple[int, ...],
+    activation: str,
+    channels: Sequence[int] = (32, 64),
+    batch_norm: bool = True,
+) -> nn.Module:
+    """The encoder's mirror: dense layers, then transposed convolutions that double the image to its
+    exact size.
+    """
+    image, widths = (
+        _image_shape(event_shape),
+        checks.sizes("network_options.channels", channels)[::-1],
+    )
     heights, breadths = (_halvings(n, len(widths))[::-1] for n in image[1:])
     outputs = num_outputs * image[0]
     start = (widths[0] if widths else outputs, heights[0], breadths[0])
     layers: list[nn.Module] = []
     for i, inputs in enumerate(widths):
         last = i == len(widths) - 1
-        # stride 2 gives 2n - 1; the padding adds the row or column that halving an even size had dropped
+        # stride 2 gives 2n - 1; the padding adds the row or column that halving an even size had
+        # dropped
         padding = (heights[i + 1] + 1 - 2 * heights[i], breadths[i + 1] + 1 - 2 * breadths[i])
         width = outputs if last else widths[i + 1]
         layer = nn.ConvTranspose2d(inputs, width, 3, stride=2, padding=1, output_padding=padding)
@@ -160,8 +228,15 @@ def conv_decoder(latent_size: int, num_outputs: int, event_shape: tuple[int, ...
     body = dense(sizes[:-1], activation), nn.Linear(sizes[-2], sizes[-1])
     first = [ACTIVATIONS[activation]()] if widths else []
     shape = (num_outputs, *event_shape)
-    return nn.Sequential(*body[0], body[1], *first, Unflatten(start), Images(nn.Sequential(*layers)),
-                         Flatten((1, 1, 1)), Unflatten(shape))  # fmt: skip
+    return nn.Sequential(
+        *body[0],
+        body[1],
+        *first,
+        Unflatten(start),
+        Images(nn.Sequential(*layers)),
+        Flatten((1, 1, 1)),
+        Unflatten(shape),
+    )
 
 
 NETWORKS: dict[str, tuple[Callable[..., tuple[nn.Module, int]], Callable[..., nn.Module]]] = {
@@ -171,30 +246,51 @@ NETWORKS: dict[str, tuple[Callable[..., tuple[nn.Module, int]], Callable[..., nn
 NETWORK_OPTIONS = {"mlp": ("dropout", "decoder_hidden_sizes"), "conv": ("channels", "batch_norm")}
 
 
-def encoder_network(network: str, event_shape: tuple[int, ...], hidden_sizes: tuple[int, ...], activation: str,
-                    init: str, options: dict) -> tuple[nn.Module, int]:  # fmt: skip
+def encoder_network(
+    network: str,
+    event_shape: tuple[int, ...],
+    hidden_sizes: tuple[int, ...],
+    activation: str,
+    init: str,
+    options: dict,
+) -> tuple[nn.Module, int]:
     """The named network's body x (*, *event_shape) -> features (*, H), and H."""
-    checks.options("network_options", options, NETWORK_OPTIONS[checks.choice("network", network, NETWORKS)])
+    checks.options(
+        "network_options", options, NETWORK_OPTIONS[checks.choice("network", network, NETWORKS)]
+    )
     checks.choice("activation", activation, ACTIVATIONS)
     body, size = NETWORKS[network][0](event_shape, hidden_sizes, activation, **options)
     return initialize(body, init, activation), size
 
 
-def decoder_network(network: str, latent_size: int, num_outputs: int, event_shape: tuple[int, ...],
-                    hidden_sizes: tuple[int, ...], activation: str, init: str, options: dict) -> nn.Module:  # fmt: skip
+def decoder_network(
+    network: str,
+    latent_size: int,
+    num_outputs: int,
+    event_shape: tuple[int, ...],
+    hidden_sizes: tuple[int, ...],
+    activation: str,
+    init: str,
+    options: dict,
+) -> nn.Module:
     """The named network z (*, latent_size) -> outputs (*, num_outputs, *event_shape)."""
-    checks.options("network_options", options, NETWORK_OPTIONS[checks.choice("network", network, NETWORKS)])
+    checks.options(
+        "network_options", options, NETWORK_OPTIONS[checks.choice("network", network, NETWORKS)]
+    )
     checks.choice("activation", activation, ACTIVATIONS)
-    body = NETWORKS[network][1](latent_size, num_outputs, event_shape, hidden_sizes, activation, **options)
+    body = NETWORKS[network][1](
+        latent_size, num_outputs, event_shape, hidden_sizes, activation, **options
+    )
     return initialize(body, init, activation)
 
 
 def initialize(module: nn.Module, init: str, activation: str) -> nn.Module:
     """Draw every dense and convolutional weight anew, with zero biases; return the module.
 
-    "fan_in": W ~ N(0, gain^2 / fan-in), gain sqrt(2) for the rectifier family and 1 for tanh and sigmoid, so the
-    scale of a signal survives any depth; a layer that no activation follows has gain 1.
-    "normal_0.01": W ~ N(0, 0.01^2), as replications of Auto-Encoding Variational Bayes (2013, section 5) do.
+    "fan_in": W ~ N(0, gain^2 / fan-in), gain sqrt(2) for the rectifier family and 1 for tanh and
+    sigmoid, so the scale of a signal survives any depth; a layer that no activation follows has
+    gain 1. "normal_0.01": W ~ N(0, 0.01^2), as replications of Auto-Encoding Variational Bayes
+    (2013, section 5) do.
     """
     checks.choice("init", init, INITIALIZATIONS)
     gain = math.sqrt(2.0) if activation in ("relu", "silu", "softplus") else 1.0
@@ -203,7 +299,11 @@ def initialize(module: nn.Module, init: str, activation: str) -> nn.Module:
         if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             continue
         followed = any(isinstance(m, tuple(ACTIVATIONS.values())) for m in modules[i:])
-        scale = 0.01 if init == "normal_0.01" else (gain if followed else 1.0) / math.sqrt(_fan_in(layer))
+        scale = (
+            0.01
+            if init == "normal_0.01"
+            else (gain if followed else 1.0) / math.sqrt(_fan_in(layer))
+        )
         nn.init.normal_(layer.weight, 0.0, scale)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
@@ -219,6 +319,8 @@ def zeroed(module: nn.Module) -> nn.Module:
 
 def _fan_in(layer: nn.Module) -> int:
     weight: Tensor = layer.weight  # type: ignore[assignment]
-    if isinstance(layer, nn.ConvTranspose2d):  # stride 2: each output sees a quarter of the kernel's taps
+    if isinstance(
+        layer, nn.ConvTranspose2d
+    ):  # stride 2: each output sees a quarter of the kernel's taps
         return max(1, weight.shape[0] * weight[0, 0].numel() // 4)
     return math.prod(weight.shape[1:])

@@ -1,8 +1,9 @@
 """Figures: arrays in, a matplotlib `Figure` out.
 
-Knows pixels, points, codes and the rows of a history. Knows no model class, trains nothing, opens no file, changes no
-setting of matplotlib, does without pyplot's global list. Given `axes`, a function draws there and returns their figure.
-Latent coordinates are counted from one in labels (z_1 ... z_L) and from zero in arguments.
+Knows pixels, points, codes and the rows of a history. Knows no model class, trains nothing, opens
+no file, changes no setting of matplotlib, does without pyplot's global list. Given `axes`, a
+function draws there and returns their figure. Latent coordinates are counted from one in labels
+(z_1 ... z_L) and from zero in arguments.
 """
 
 import math
@@ -19,22 +20,40 @@ from torch import Tensor
 
 from ppl_vae import checks
 
-# Paul Tol, "Colour schemes" (2021), muted: told apart under the common colour-vision deficiencies; near-black added.
-PALETTE = ("#332288", "#cc6677", "#44aa99", "#ddcc77", "#882255", "#88ccee", "#117733", "#aa4499", "#999933", "#222222")
+# Paul Tol, "Colour schemes" (2021), muted: told apart under the common colour-vision deficiencies;
+# near-black added.
+PALETTE = (
+    "#332288",
+    "#cc6677",
+    "#44aa99",
+    "#ddcc77",
+    "#882255",
+    "#88ccee",
+    "#117733",
+    "#aa4499",
+    "#999933",
+    "#222222",
+)
 
 InverseCDF = Callable[[Tensor], Tensor] | None
 Names = Sequence[str]
 Ends = tuple[float, float]
 
 
-def image_grid(images: Any, *, columns: int | None = None, title: str = "", axes: Axes | None = None) -> Figure:
+def image_grid(
+    images: Any, *, columns: int | None = None, title: str = "", axes: Axes | None = None
+) -> Figure:
     """Images side by side in reading order.
 
-    images: (N, H, W) or (N, C, H, W) with C = 1 or 3, from 0 (black) to 1 or uint8 to 255, clipped for display.
-    columns: images a row, ceil(sqrt(N)) by default. Raises `InputError` for what is not a batch of images.
+    images: (N, H, W) or (N, C, H, W) with C = 1 or 3, from 0 (black) to 1 or uint8 to 255, clipped
+    for display.
+    columns: images a row, ceil(sqrt(N)) by default. Raises `InputError` for what is not a batch of
+    images.
     """
     pixels = _pixels("images", images)
-    return _tiles(axes, pixels, math.ceil(math.sqrt(len(pixels))) if columns is None else columns, title=title)
+    return _tiles(
+        axes, pixels, math.ceil(math.sqrt(len(pixels))) if columns is None else columns, title=title
+    )
 
 
 def samples(images: Any, *, columns: int | None = None, axes: Axes | None = None) -> Figure:
@@ -42,8 +61,12 @@ def samples(images: Any, *, columns: int | None = None, axes: Axes | None = None
     return image_grid(images, columns=columns, title="Prior samples", axes=axes)
 
 
-def reconstructions(originals: Any, reconstructed: Any, *, columns: int = 10, axes: Axes | None = None) -> Figure:
-    """Originals x, each over its reconstruction, in bands of `columns` pairs; both as in `image_grid`, same shape."""
+def reconstructions(
+    originals: Any, reconstructed: Any, *, columns: int = 10, axes: Axes | None = None
+) -> Figure:
+    """Originals x, each over its reconstruction, in bands of `columns` pairs; both as in
+    `image_grid`, same shape.
+    """
     pair = _pair(_pixels, originals, reconstructed)
     columns = min(checks.integer("columns", columns), len(pair[0]))
     bands = [_whole_rows(pixels, columns) for pixels in pair]
@@ -54,8 +77,10 @@ def reconstructions(originals: Any, reconstructed: Any, *, columns: int = 10, ax
 def manifold_grid(points_per_side: int, inverse_cdf: InverseCDF = None) -> Tensor:
     """Codes z on a square grid of equal prior mass, (n*n, 2) for n = `points_per_side`.
 
-    z[i n + j] = (F^-1(p_j), F^-1(p_i)) with p_i = (i + 1/2)/n: the first coordinate runs fastest, both rise.
-    inverse_cdf: F^-1 of each coordinate's prior, probabilities (n,) -> quantiles (n,); standard normal by default.
+    z[i n + j] = (F^-1(p_j), F^-1(p_i)) with p_i = (i + 1/2)/n: the first coordinate runs fastest,
+    both rise.
+    inverse_cdf: F^-1 of each coordinate's prior, probabilities (n,) -> quantiles (n,); standard
+    normal by default.
     Source: Kingma and Welling, Auto-Encoding Variational Bayes (2013), appendix A.
     """
     quantiles = _quantiles(points_per_side, inverse_cdf)
@@ -63,21 +88,34 @@ def manifold_grid(points_per_side: int, inverse_cdf: InverseCDF = None) -> Tenso
     return torch.stack([first, second], -1).reshape(-1, 2).to(torch.get_default_dtype())
 
 
-def manifold(images: Any, points_per_side: int, inverse_cdf: InverseCDF = None, *, axes: Axes | None = None) -> Figure:
-    """What the codes of `manifold_grid`, in its order, decode to: z_1 to the right, z_2 upward, ticks in units of z."""
+def manifold(
+    images: Any, points_per_side: int, inverse_cdf: InverseCDF = None, *, axes: Axes | None = None
+) -> Figure:
+    """What the codes of `manifold_grid`, in its order, decode to: z_1 to the right, z_2 upward,
+    ticks in units of z.
+    """
     pixels = _pixels("images", images)
     ticks = _values(_quantiles(points_per_side, inverse_cdf).numpy())
     if len(pixels) != len(ticks) ** 2:
-        checks.refuse("images", f"{len(pixels)} images", f"{len(ticks) ** 2}", "decode manifold_grid(points_per_side)")
+        checks.refuse(
+            "images",
+            f"{len(pixels)} images",
+            f"{len(ticks) ** 2}",
+            "decode manifold_grid(points_per_side)",
+        )
     upward = _whole_rows(pixels, points_per_side)[::-1].reshape(pixels.shape)
     names = {"xlabel": "$z_1$ (prior quantiles)", "ylabel": "$z_2$ (prior quantiles)"}
     return _tiles(axes, upward, points_per_side, ticks[::-1], ticks, **names)
 
 
-def traversal_codes(center: Tensor, num_steps: int = 9, ends: Ends = (-3, 3), dimensions: Sequence[int] = ()) -> Tensor:
-    """`center` with one coordinate at a time replaced by `num_steps` values, both `ends` among them.
+def traversal_codes(
+    center: Tensor, num_steps: int = 9, ends: Ends = (-3, 3), dimensions: Sequence[int] = ()
+) -> Tensor:
+    """`center` with one coordinate at a time replaced by `num_steps` values, both `ends` among
+    them.
 
-    center: (L,). Returns (D * num_steps, L), one block of `num_steps` codes for each of the D `dimensions` (none: all).
+    center: (L,). Returns (D * num_steps, L), one block of `num_steps` codes for each of the D
+    `dimensions` (none: all).
     """
     values = torch.linspace(*ends, checks.integer("num_steps", num_steps)).to(center)
     chosen = dimensions or range(len(center))
@@ -90,9 +128,16 @@ def traversal_codes(center: Tensor, num_steps: int = 9, ends: Ends = (-3, 3), di
 
 
 def traversals(
-    images: Any, num_dimensions: int, *, ends: Ends = (-3, 3), dimensions: Sequence[int] = (), axes: Axes | None = None
+    images: Any,
+    num_dimensions: int,
+    *,
+    ends: Ends = (-3, 3),
+    dimensions: Sequence[int] = (),
+    axes: Axes | None = None,
 ) -> Figure:
-    """What `traversal_codes` decode to, one row an axis; `ends` and `dimensions` as given there, for the labels."""
+    """What `traversal_codes` decode to, one row an axis; `ends` and `dimensions` as given there,
+    for the labels.
+    """
     names = [_coordinate(d) for d in dimensions or range(num_dimensions)]
     if len(names) != num_dimensions:
         checks.refuse("dimensions", str(dimensions), f"{num_dimensions} coordinates, one a row")
@@ -101,12 +146,16 @@ def traversals(
 
 
 def interpolation_codes(z_start: Tensor, z_end: Tensor, num_steps: int) -> Tensor:
-    """Straight lines (1 - t) z_start + t z_end, t from 0 to 1 in `num_steps` steps, both ends included.
+    """Straight lines (1 - t) z_start + t z_end, t from 0 to 1 in `num_steps` steps, both ends
+    included.
 
-    z_start, z_end: (L,) or (R, L). Returns (R * num_steps, L), one block of `num_steps` codes a pair.
+    z_start, z_end: (L,) or (R, L). Returns (R * num_steps, L), one block of `num_steps` codes a
+    pair.
     """
     if z_start.shape != z_end.shape:
-        checks.refuse("z_end's shape", str(tuple(z_end.shape)), f"that of z_start, {tuple(z_start.shape)}")
+        checks.refuse(
+            "z_end's shape", str(tuple(z_end.shape)), f"that of z_start, {tuple(z_start.shape)}"
+        )
     t = torch.linspace(0, 1, checks.integer("num_steps", num_steps, 2)).to(z_start)[:, None]
     return torch.lerp(z_start[..., None, :], z_end[..., None, :], t).reshape(-1, z_start.shape[-1])
 
@@ -122,23 +171,39 @@ def latent_scatter(z: Any, labels: Any = None, *, axes: Axes | None = None) -> F
 
     L = 1: a histogram stacked by label. L > 2: the two coordinates of largest variance.
     """
-    codes = _array("z", z, "(N, L)", lambda shape: len(shape) == 2, "give the posterior means, vae.encode(x)")
+    codes = _array(
+        "z", z, "(N, L)", lambda shape: len(shape) == 2, "give the posterior means, vae.encode(x)"
+    )
     variances, total = codes.var(axis=0), codes.shape[1]
     shown = sorted(np.argsort(-variances, kind="stable")[:2])
-    names = [_coordinate(d) + (f" (variance {variances[d]:.2g})" if total > 2 else "") for d in shown]
+    names = [
+        _coordinate(d) + (f" (variance {variances[d]:.2g})" if total > 2 else "") for d in shown
+    ]
     title = f"The two of {total} coordinates with the largest variance" if total > 2 else ""
     xlabel, ylabel = names if total > 1 else (names[0], "number of data")
-    return _scatter(_axes(axes, 5.4, 4.4), codes[:, shown], labels, xlabel=xlabel, ylabel=ylabel, title=title)
+    return _scatter(
+        _axes(axes, 5.4, 4.4), codes[:, shown], labels, xlabel=xlabel, ylabel=ylabel, title=title
+    )
 
 
-def points_scatter(points: Any, colors: Any = None, *, title: str = "", axes: Axes | None = None) -> Figure:
-    """Two-dimensional data, (N, 2), coloured by the at most ten distinct values of `colors`, (N,)."""
+def points_scatter(
+    points: Any, colors: Any = None, *, title: str = "", axes: Axes | None = None
+) -> Figure:
+    """Two-dimensional data, (N, 2), coloured by the at most ten distinct values of `colors`,
+    (N,).
+    """
     array = _points("points", points)
-    return _scatter(_axes(axes, 4.8, 4.0), array, colors, xlabel="$x_1$", ylabel="$x_2$", title=title)
+    return _scatter(
+        _axes(axes, 4.8, 4.0), array, colors, xlabel="$x_1$", ylabel="$x_2$", title=title
+    )
 
 
-def point_reconstructions(originals: Any, reconstructed: Any, labels: Any = None, *, axes: Any = None) -> Figure:
-    """Data and their reconstructions, (N, 2) each, side by side on one scale; a point keeps its colour."""
+def point_reconstructions(
+    originals: Any, reconstructed: Any, labels: Any = None, *, axes: Any = None
+) -> Figure:
+    """Data and their reconstructions, (N, 2) each, side by side on one scale; a point keeps its
+    colour.
+    """
     pair = _pair(_points, originals, reconstructed)
     panels = _axes(axes, 8.0, 3.6, panels=2)
     low, high = np.min(pair, axis=(0, 1)), np.max(pair, axis=(0, 1))
@@ -146,22 +211,30 @@ def point_reconstructions(originals: Any, reconstructed: Any, labels: Any = None
     for panel, points, title in zip(panels, pair, ("Originals", "Reconstructions"), strict=True):
         points_scatter(points, labels, title=title, axes=panel)
         panel.set(
-            adjustable="box", xlim=center[0] + reach * np.array([-1, 1]), ylim=center[1] + reach * np.array([-1, 1])
+            adjustable="box",
+            xlim=center[0] + reach * np.array([-1, 1]),
+            ylim=center[1] + reach * np.array([-1, 1]),
         )
     return panels[0].get_figure(root=True)
 
 
-def training_curves(rows: Sequence[Mapping[str, Any]], *, axes: Sequence[Axes] | None = None) -> Figure:
-    """A history, one mapping an epoch: the bound on training and validation data, and the KL of each site.
+def training_curves(
+    rows: Sequence[Mapping[str, Any]], *, axes: Sequence[Axes] | None = None
+) -> Figure:
+    """A history, one mapping an epoch: the bound on training and validation data, and the KL of
+    each site.
 
-    Reads `epoch`, `lower_bound`, `validation_lower_bound` and every `kl.<site>`, signed nats per datum, as numbers or
-    as text. A column may be missing; a cell that is missing, empty or not finite is left out and its neighbours joined.
+    Reads `epoch`, `lower_bound`, `validation_lower_bound` and every `kl.<site>`, signed nats per
+    datum, as numbers or as text. A column may be missing; a cell that is missing, empty or not
+    finite is left out and its neighbours joined.
     """
     if not rows:
         checks.refuse("rows", "no rows", "at least one epoch", "fit for one epoch first")
     bound, divergence = _axes(axes, 7.4, 3.2, panels=2)
     _curves(bound, rows, {"lower_bound": "training", "validation_lower_bound": "validation"})
-    _curves(divergence, rows, {key: key[3:] for row in rows for key in row if key.startswith("kl.")})
+    _curves(
+        divergence, rows, {key: key[3:] for row in rows for key in row if key.startswith("kl.")}
+    )
     bound.set(ylabel="lower bound (nats per datum)", title="Lower bound (higher is better)")
     divergence.set(ylabel="KL (nats per datum)", title="KL per latent site")
     return bound.get_figure(root=True)
@@ -177,66 +250,102 @@ def _coordinate(dimension: int) -> str:
     return f"$z_{{{dimension + 1}}}$"
 
 
-def _array(subject: str, x: Any, shapes: str, fits: Callable[[tuple[int, ...]], bool], suggestion: str) -> np.ndarray:
+def _array(
+    subject: str, x: Any, shapes: str, fits: Callable[[tuple[int, ...]], bool], suggestion: str
+) -> np.ndarray:
     tensor = x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))
     shape = tuple(tensor.shape)
     if 0 in shape or not fits(shape):
         checks.refuse(f"{subject}'s shape", str(shape), shapes, suggestion)
-    return checks.finite(subject, tensor).double().numpy() / (255 if tensor.dtype == torch.uint8 else 1)
+    return checks.finite(subject, tensor).double().numpy() / (
+        255 if tensor.dtype == torch.uint8 else 1
+    )
 
 
 def _points(subject: str, x: Any) -> np.ndarray:
-    return _array(subject, x, "(N, 2)", lambda s: len(s) == 2 and s[1] == 2, "draw images with image_grid")
+    return _array(
+        subject, x, "(N, 2)", lambda s: len(s) == 2 and s[1] == 2, "draw images with image_grid"
+    )
 
 
 def _pixels(subject: str, x: Any) -> np.ndarray:
     """(N, H, W, C) in [0, 1]."""
     shapes = "images, (N, H, W) or (N, C, H, W) with C = 1 or 3"
-    hint = "draw two-dimensional points with points_scatter, fold flat pixels with x.reshape(-1, H, W)"
-    pixels = _array(subject, x, shapes, lambda s: len(s) == 3 or (len(s) == 4 and s[1] in (1, 3)), hint).clip(0, 1)
+    hint = (
+        "draw two-dimensional points with points_scatter, fold flat pixels with x.reshape(-1, H, W)"
+    )
+    pixels = _array(
+        subject, x, shapes, lambda s: len(s) == 3 or (len(s) == 4 and s[1] in (1, 3)), hint
+    ).clip(0, 1)
     return np.moveaxis(pixels if pixels.ndim == 4 else pixels[:, None], 1, -1)
 
 
-def _pair(read: Callable[[str, Any], np.ndarray], originals: Any, reconstructed: Any) -> tuple[np.ndarray, np.ndarray]:
+def _pair(
+    read: Callable[[str, Any], np.ndarray], originals: Any, reconstructed: Any
+) -> tuple[np.ndarray, np.ndarray]:
     pair = read("originals", originals), read("reconstructed", reconstructed)
     if pair[0].shape != pair[1].shape:
-        checks.refuse("reconstructed's shape", str(pair[1].shape), f"that of originals, {pair[0].shape}")
+        checks.refuse(
+            "reconstructed's shape", str(pair[1].shape), f"that of originals, {pair[0].shape}"
+        )
     return pair
 
 
-def _strips(axes: Any, images: Any, num_rows: int, rows: Names, ends: tuple[float, float], **labels: str) -> Figure:
+def _strips(
+    axes: Any, images: Any, num_rows: int, rows: Names, ends: tuple[float, float], **labels: str
+) -> Figure:
     """Rows of images whose columns are named by equally spaced values between `ends`."""
     pixels = _pixels("images", images)
     num_steps, rest = divmod(len(pixels), checks.integer("number of rows", num_rows))
     if rest:
-        checks.refuse("images", f"{len(pixels)} images", f"a multiple of the number of rows, {num_rows}")
+        checks.refuse(
+            "images", f"{len(pixels)} images", f"a multiple of the number of rows, {num_rows}"
+        )
     return _tiles(axes, pixels, num_steps, rows, _values(np.linspace(*ends, num_steps)), **labels)
 
 
 def _quantiles(n: int, inverse_cdf: InverseCDF) -> Tensor:
-    probabilities = (torch.arange(checks.integer("points_per_side", n), dtype=torch.float64) + 0.5) / n
+    probabilities = (
+        torch.arange(checks.integer("points_per_side", n), dtype=torch.float64) + 0.5
+    ) / n
     quantiles = (inverse_cdf or torch.special.ndtri)(probabilities).detach()
     if quantiles.shape != (n,) or not quantiles.isfinite().all() or (quantiles.diff() < 0).any():
-        checks.refuse("inverse_cdf's values", str(quantiles.tolist()), f"{n} finite numbers that rise")
+        checks.refuse(
+            "inverse_cdf's values", str(quantiles.tolist()), f"{n} finite numbers that rise"
+        )
     return quantiles
 
 
 def _whole_rows(pixels: np.ndarray, columns: int) -> np.ndarray:
-    """(R, columns, H, W, C): the images row by row, white ones added at the end to fill the last row."""
+    """(R, columns, H, W, C): the images row by row, white ones added at the end to fill the last
+    row.
+    """
     blank = np.ones((-len(pixels) % columns, *pixels.shape[1:]))
     return np.concatenate([pixels, blank]).reshape(-1, columns, *pixels.shape[1:])
 
 
-def _tiles(axes: Any, pixels: np.ndarray, columns: int, left: Names = (), below: Names = (), **labels: str) -> Figure:
-    """All images as one picture; a tile is one unit wide and high from (0, 0), top left; `left`, `below` name them."""
-    zoom = math.ceil(24 / max(pixels.shape[1:3]))  # so that the gap of one pixel is thin beside small images too
-    framed = np.pad(np.kron(pixels, np.ones((1, zoom, zoom, 1))), [(0, 0), (0, 1), (0, 1), (0, 0)], constant_values=1.0)
+def _tiles(
+    axes: Any, pixels: np.ndarray, columns: int, left: Names = (), below: Names = (), **labels: str
+) -> Figure:
+    """All images as one picture; a tile is one unit wide and high from (0, 0), top left; `left`,
+    `below` name them.
+    """
+    zoom = math.ceil(
+        24 / max(pixels.shape[1:3])
+    )  # so that the gap of one pixel is thin beside small images too
+    framed = np.pad(
+        np.kron(pixels, np.ones((1, zoom, zoom, 1))),
+        [(0, 0), (0, 1), (0, 1), (0, 0)],
+        constant_values=1.0,
+    )
     tiles = _whole_rows(framed, checks.integer("columns", columns))
     rows, _, height, width, channels = tiles.shape
     inches, margins = min(0.7, 7 / columns), (0.9 if left else 0.1, 0.55 if below else 0.3)
     axes = _axes(axes, inches * columns + margins[0], inches * rows * height / width + margins[1])
     picture = tiles.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=(0, columns, rows, 0), aspect=height / width)
+    axes.imshow(
+        picture, cmap="gray", vmin=0, vmax=1, extent=(0, columns, rows, 0), aspect=height / width
+    )
     axes.set_xticks(np.arange(len(below)) + 0.5, below)
     axes.set_yticks(np.arange(len(left)) + 0.5, left)
     axes.tick_params(length=0)
@@ -249,11 +358,16 @@ def _values(numbers: np.ndarray) -> list[str]:
     """Tick labels for `numbers`, about five of them; the others are blank."""
     step = math.ceil(len(numbers) / 6)
     rounded = numbers.round(2) + 0.0  # no -0
-    return [f"{x:g}".replace("-", "\N{MINUS SIGN}") if i % step == 0 else "" for i, x in enumerate(rounded)]
+    return [
+        f"{x:g}".replace("-", "\N{MINUS SIGN}") if i % step == 0 else ""
+        for i, x in enumerate(rounded)
+    ]
 
 
 def _by_label(labels: Any, n: int) -> tuple[list[str], np.ndarray]:
-    """The names of the distinct labels, and for each of n data the index of its own; one nameless label for None."""
+    """The names of the distinct labels, and for each of n data the index of its own; one nameless
+    label for None.
+    """
     if labels is None:
         return [""], np.zeros(n, dtype=int)
     values = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
@@ -261,12 +375,19 @@ def _by_label(labels: Any, n: int) -> tuple[list[str], np.ndarray]:
         checks.refuse("the labels' shape", str(values.shape), f"({n},), one a point")
     distinct, index = np.unique(values, return_inverse=True)
     if len(distinct) > len(PALETTE):
-        checks.refuse("the labels", f"{len(distinct)} distinct values", f"at most {len(PALETTE)}", "group them")
+        checks.refuse(
+            "the labels",
+            f"{len(distinct)} distinct values",
+            f"at most {len(PALETTE)}",
+            "group them",
+        )
     return [str(name) for name in distinct], index
 
 
 def _scatter(axes: Any, points: np.ndarray, labels: Any, **names: str) -> Figure:
-    """Points, (n, 2), as dots or, (n, 1), as a histogram; the legend stands beside, where it hides none of them."""
+    """Points, (n, 2), as dots or, (n, 1), as a histogram; the legend stands beside, where it hides
+    none of them.
+    """
     distinct, index = _by_label(labels, len(points))
     if points.shape[1] == 1:
         parts = [points[index == k, 0] for k in range(len(distinct))]
@@ -276,17 +397,31 @@ def _scatter(axes: Any, points: np.ndarray, labels: Any, **names: str) -> Figure
         axes.scatter(points[:, 0], points[:, 1], s=size, linewidths=0, alpha=0.8, color=color)
         axes.set_aspect("equal", adjustable="datalim")
     axes.set(**names)
-    handles = [Patch(color=color, label=name) for color, name in zip(PALETTE, distinct, strict=False) if name]
+    handles = [
+        Patch(color=color, label=name)
+        for color, name in zip(PALETTE, distinct, strict=False)
+        if name
+    ]
     if handles:
-        axes.legend(handles=handles, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handlelength=0.8)
+        axes.legend(
+            handles=handles,
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+            frameon=False,
+            handlelength=0.8,
+        )
     return axes.get_figure(root=True)
 
 
 def _curves(axes: Axes, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
-    """One line a column that holds a number, against the epoch (the row's number where none is given)."""
+    """One line a column that holds a number, against the epoch (the row's number where none is
+    given).
+    """
     for k, (column, name) in enumerate(columns.items()):
         cells = [(row.get("epoch", i), row.get(column)) for i, row in enumerate(rows, start=1)]
-        curve = np.array([cell for cell in cells if not {None, ""} & set(cell)], dtype=float).reshape(-1, 2)
+        curve = np.array(
+            [cell for cell in cells if not {None, ""} & set(cell)], dtype=float
+        ).reshape(-1, 2)
         curve = curve[np.isfinite(curve).all(axis=1)]
         if len(curve):
             marker = "." if len(curve) <= 40 else ""

@@ -1,7 +1,8 @@
 """A configuration in plain data -> a variational autoencoder, which is two Pyro programs.
 
-Knows how the rooms above fit together: prior, network, likelihood and guide. Knows nothing of estimators, training,
-files or plots. `vae.model(x)` and `vae.guide(x)` are ordinary Pyro programs for `SVI`, `Predictive` or `NUTS`.
+Knows how the rooms above fit together: prior, network, likelihood and guide. Knows nothing of
+estimators, training, files or plots. `vae.model(x)` and `vae.guide(x)` are ordinary Pyro programs
+for `SVI`, `Predictive` or `NUTS`.
 """
 
 import contextlib
@@ -17,7 +18,14 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppl_vae import checks
-from ppl_vae.guides import POSTERIORS, DataProgram, build_posterior, latent_sites, own_posterior, owner
+from ppl_vae.guides import (
+    POSTERIORS,
+    DataProgram,
+    build_posterior,
+    latent_sites,
+    own_posterior,
+    owner,
+)
 from ppl_vae.guides.encoding import check_encoded, encoding_site
 from ppl_vae.guides.moments import mean
 from ppl_vae.guides.program import named
@@ -25,20 +33,30 @@ from ppl_vae.handlers import call
 from ppl_vae.handlers.corruption import evidence
 from ppl_vae.handlers.modes import evaluating
 from ppl_vae.likelihoods import LIKELIHOODS, build_likelihood
-from ppl_vae.networks import ACTIVATIONS, INITIALIZATIONS, NETWORKS, decoder_network, encoder_network
+from ppl_vae.networks import (
+    ACTIVATIONS,
+    INITIALIZATIONS,
+    NETWORKS,
+    decoder_network,
+    encoder_network,
+)
 from ppl_vae.priors import PRIORS, build_prior, find_prior, is_reference, resolve, wants
 from ppl_vae.priors.user_code import absolute_reference
 from ppl_vae.weights import bayesian_pair, check_options
 
 __all__ = ["VAE", "Decoder", "Guide", "Model", "VAEConfig", "build", "evaluating", "pixels"]
 
-CUSTOM = "custom"  # a prior or posterior given as an object that no reference names; `load` has to be given it again
-ENCODED = 500  # data encoded at once: where q's mean has no closed form, hundreds of draws of each are held
+# a prior or posterior given as an object that no reference names; `load` has to be given it again
+CUSTOM = "custom"
+# data encoded at once: where q's mean has no closed form, hundreds of draws of each are held
+ENCODED = 500
 
 
 @dataclasses.dataclass(frozen=True)
 class VAEConfig:
-    """Everything that determines the two programs, in plain data: what a checkpoint stores and a command line sets."""
+    """Everything that determines the two programs, in plain data: what a checkpoint stores and a
+    command line sets.
+    """
 
     event_shape: tuple[int, ...]
     latent_size: int = 10
@@ -61,12 +79,21 @@ class VAEConfig:
         object.__setattr__(self, "event_shape", checks.sizes("event_shape", self.event_shape))
         object.__setattr__(self, "hidden_sizes", checks.sizes("hidden_sizes", self.hidden_sizes))
         object.__setattr__(self, "latent_size", checks.integer("latent_size", self.latent_size))
-        choices: dict[str, Iterable[str]] = {"activation": ACTIVATIONS, "network": NETWORKS, "init": INITIALIZATIONS,
-                                             "likelihood": LIKELIHOODS}  # fmt: skip
+        choices: dict[str, Iterable[str]] = {
+            "activation": ACTIVATIONS,
+            "network": NETWORKS,
+            "init": INITIALIZATIONS,
+            "likelihood": LIKELIHOODS,
+        }
         for field, names in choices.items():
             checks.choice(field, getattr(self, field), names)
-        for field in ("network_options", "likelihood_options", "prior_options", "posterior_options",
-                      "weights_options"):  # fmt: skip
+        for field in (
+            "network_options",
+            "likelihood_options",
+            "prior_options",
+            "posterior_options",
+            "weights_options",
+        ):
             checks.options(field, getattr(self, field), None)
         check_options(self.weights, self.weights_options)
         for field, registry in (("prior", PRIORS), ("posterior", POSTERIORS)):
@@ -83,14 +110,20 @@ class Decoder(nn.Module):
         self.network, self.likelihood = network, likelihood
 
     def forward(self, z: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
-        """The distribution; `x`, if given, is the batch a calibrated likelihood may fit its scale to in training."""
+        """The distribution; `x`, if given, is the batch a calibrated likelihood may fit its scale
+        to in training.
+        """
         return self.likelihood(self.network(z), x)
 
 
 class Model(DataProgram):
-    """p(theta) prod_i p(z_i) p(x_i | z_i, theta), x (M, *event_shape); scales by N/M in training mode."""
+    """p(theta) prod_i p(z_i) p(x_i | z_i, theta), x (M, *event_shape); scales by N/M in training
+    mode.
+    """
 
-    def __init__(self, prior: Callable[[], Any], decoder: Decoder, num_data: int | None = None) -> None:
+    def __init__(
+        self, prior: Callable[[], Any], decoder: Decoder, num_data: int | None = None
+    ) -> None:
         super().__init__(num_data)
         self.prior, self.decoder = prior, decoder
 
@@ -106,10 +139,13 @@ class Model(DataProgram):
 class Guide(DataProgram):
     """q(theta) prod_i q(z_i | x_i), x (M, *event_shape).
 
-    `posterior(x)` runs inside the data plate as the prior does; with `opens_plate` it is a whole program of its own.
+    `posterior(x)` runs inside the data plate as the prior does; with `opens_plate` it is a whole
+    program of its own.
     """
 
-    def __init__(self, posterior: Any, num_data: int | None = None, opens_plate: bool = False) -> None:
+    def __init__(
+        self, posterior: Any, num_data: int | None = None, opens_plate: bool = False
+    ) -> None:
         super().__init__(num_data)
         self.posterior, self.opens_plate = posterior, opens_plate
 
@@ -119,7 +155,11 @@ class Guide(DataProgram):
         theta = self.draw_weights("posterior.")
         with contextlib.nullcontext() if self.opens_plate else self.data_plate(x):
             seen = evidence(x) if self.training else x
-            call(self.posterior, theta, self.weights.repeated(seen, theta, "posterior.") if theta else seen)
+            call(
+                self.posterior,
+                theta,
+                self.weights.repeated(seen, theta, "posterior.") if theta else seen,
+            )
 
     def mean_weights(self, prefix: str = "") -> dict[str, Tensor]:
         """E_q[theta], the weights under `prefix`; empty where the weights are points."""
@@ -133,7 +173,9 @@ def pixels(x: Tensor, like: Tensor) -> Tensor:
 
 
 class VAE(nn.Module):
-    """The pair of programs, `model` and `guide`, and what is asked of them: encode, decode, sample, reconstruct."""
+    """The pair of programs, `model` and `guide`, and what is asked of them: encode, decode, sample,
+    reconstruct.
+    """
 
     def __init__(self, config: VAEConfig, model: Model, guide: Guide) -> None:
         super().__init__()
@@ -150,7 +192,9 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, x: Tensor, num_samples: int | None = None) -> Tensor:
-        """Posterior mean of z given x, (N, latent_size); with `num_samples=K`, draws (K, N, latent_size)."""
+        """Posterior mean of z given x, (N, latent_size); with `num_samples=K`, draws (K, N,
+        latent_size).
+        """
         x = checks.data("x", x, self.config.event_shape)
         x = pixels(x, next(self.parameters()))
         if num_samples is not None:
@@ -160,8 +204,12 @@ class VAE(nn.Module):
         return torch.cat(means if num_draws is None else [each.mean(0) for each in means])
 
     def _posterior_site(self, x: Tensor, num_samples: int | None) -> Any:
-        plate = pyro.plate("draws", num_samples, dim=-2) if num_samples else contextlib.nullcontext()
-        guide = self.guide if num_samples else poutine.condition(self.guide, self.guide.mean_weights())
+        plate = (
+            pyro.plate("draws", num_samples, dim=-2) if num_samples else contextlib.nullcontext()
+        )
+        guide = (
+            self.guide if num_samples else poutine.condition(self.guide, self.guide.mean_weights())
+        )
         with evaluating(self), pyro.settings.context(module_local_params=True), plate:
             site: Any = poutine.trace(guide).get_trace(x).nodes["z"]
         if num_samples:
@@ -169,10 +217,11 @@ class VAE(nn.Module):
         return site
 
     def decode(self, z: Tensor) -> dist.TorchDistribution:
-        """The distribution of x given z: batch shape z.shape[:-1], event shape `event_shape`; differentiable in z.
+        """The distribution of x given z: batch shape z.shape[:-1], event shape `event_shape`;
+        differentiable in z.
 
-        z (*, latent_size), finite, of any precision, integers (codes) included. Bayesian weights are at their posterior
-        mean, here and in `sample` and `reconstruct`. Raises `InputError`.
+        z (*, latent_size), finite, of any precision, integers (codes) included. Bayesian weights
+        are at their posterior mean, here and in `sample` and `reconstruct`. Raises `InputError`.
         """
         z = checks.latents("z", z, self.config.latent_size, next(self.parameters()))
         with evaluating(self):
@@ -180,9 +229,15 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def sample(self, num_samples: int, mean: bool = False) -> Tensor:
-        """Draws x ~ p(x), (num_samples, *event_shape); with `mean=True` the means of p(x|z) at z ~ p(z)."""
+        """Draws x ~ p(x), (num_samples, *event_shape); with `mean=True` the means of p(x|z) at z ~
+        p(z).
+        """
         size = checks.integer("num_samples", num_samples)
-        with evaluating(self), pyro.settings.context(module_local_params=True), pyro.plate("draws", size):
+        with (
+            evaluating(self),
+            pyro.settings.context(module_local_params=True),
+            pyro.plate("draws", size),
+        ):
             z = self.model.prior()
         x = self.decode(z)
         return x.mean if mean else x.sample()
@@ -202,10 +257,11 @@ def build(
 ) -> VAE:
     """The VAE a configuration describes.
 
-    `prior` and `posterior`, if given, are callables or `PyroModule`s used in place of the configured names: a prior
-    runs inside the data plate and samples "z"; a posterior samples every latent site given x, inside the data plate or
-    as a whole program with its own. `seed` makes the initial parameters a function of it and leaves the global
-    generator as it was. Raises `InputError` for anything that cannot be built.
+    `prior` and `posterior`, if given, are callables or `PyroModule`s used in place of the
+    configured names: a prior runs inside the data plate and samples "z"; a posterior samples every
+    latent site given x, inside the data plate or as a whole program with its own. `seed` makes the
+    initial parameters a function of it and leaves the global generator as it was. Raises
+    `InputError` for anything that cannot be built.
     """
     with _seeded(seed):
         return _build(config, prior, posterior, num_data)
@@ -220,38 +276,63 @@ def _seeded(seed: int | None) -> Iterator[None]:
 
 
 def _build(config: VAEConfig, prior: Any, posterior: Any, num_data: int | None) -> VAE:
-    c = dataclasses.replace(config, prior=_name(prior, config.prior), posterior=_name(posterior, config.posterior))
+    c = dataclasses.replace(
+        config, prior=_name(prior, config.prior), posterior=_name(posterior, config.posterior)
+    )
     network = (c.activation, c.init, dict(c.network_options))
     encoder, feature_size = encoder_network(c.network, c.event_shape, c.hidden_sizes, *network)
     likelihood: Any = build_likelihood(c.likelihood, c.event_shape, dict(c.likelihood_options))
     shape = (c.latent_size, likelihood.num_outputs, c.event_shape, c.hidden_sizes)
     decoder = Decoder(decoder_network(c.network, *shape, *network), likelihood)
-    offers = {"encoder": encoder, "feature_size": feature_size, "init": c.init, "activation": c.activation}
+    offers = {
+        "encoder": encoder,
+        "feature_size": feature_size,
+        "init": c.init,
+        "activation": c.activation,
+    }
     source, guide, borrowed = find_prior(_given(prior, c.prior, "prior")), None, {}
-    if wants(source, "encode"):  # the prior is made of the guide, so the guide comes first and stays its own
+    if wants(
+        source, "encode"
+    ):  # the prior is made of the guide, so the guide comes first and stays its own
         where = None if c.weights is None else c.weights_options.get("where")
-        site = encoding_site(POSTERIORS, "custom" if posterior else c.posterior, c.prior, c.latent_size, where)
-        guide = build_posterior(c.posterior, c.posterior_options, sites=[site], prior=None, **offers)
+        site = encoding_site(
+            POSTERIORS, "custom" if posterior else c.posterior, c.prior, c.latent_size, where
+        )
+        guide = build_posterior(
+            c.posterior, c.posterior_options, sites=[site], prior=None, **offers
+        )
         borrowed = {"encode": guide.encode}
-    program = build_prior(source, c.prior_options, latent_size=c.latent_size, event_shape=c.event_shape, **borrowed)
+    program = build_prior(
+        source, c.prior_options, latent_size=c.latent_size, event_shape=c.event_shape, **borrowed
+    )
     program = owner(program, c.latent_size)
     sites = latent_sites(program, c.latent_size)
     if guide is not None:
         check_encoded(c.prior, sites)
     if posterior is None and c.posterior in POSTERIORS:
-        guide = guide or build_posterior(c.posterior, c.posterior_options, sites=sites, prior=program, **offers)
+        guide = guide or build_posterior(
+            c.posterior, c.posterior_options, sites=sites, prior=program, **offers
+        )
         return _with_weights(VAE(c, Model(program, decoder, num_data), Guide(guide, num_data)))
     checks.options("posterior_options of your own posterior", c.posterior_options, ())
     own: Any = _given(posterior, c.posterior, "posterior")
     own, opens_plate = own_posterior(own, sites, c.event_shape)
     if shared := getattr(program, "transforms", {}).keys() & getattr(own, "transforms", {}).keys():
-        checks.refuse("posterior", f"pyro.param '{min(shared)}', which the prior has too", "names of its own",
-                      "a parameter of both is that of a module that both hold")  # fmt: skip
-    return _with_weights(VAE(c, Model(program, decoder, num_data), Guide(own, num_data, opens_plate)))
+        checks.refuse(
+            "posterior",
+            f"pyro.param '{min(shared)}', which the prior has too",
+            "names of its own",
+            "a parameter of both is that of a module that both hold",
+        )
+    return _with_weights(
+        VAE(c, Model(program, decoder, num_data), Guide(own, num_data, opens_plate))
+    )
 
 
 def _with_weights(vae: VAE) -> VAE:
-    """The VAE with p(theta) and q(theta) in place of the weights that its configuration makes random."""
+    """The VAE with p(theta) and q(theta) in place of the weights that its configuration makes
+    random.
+    """
     if vae.config.weights is not None:
         programs = vae.model.decoder, vae.guide.posterior
         pair = bayesian_pair(vae.config.weights, vae.config.weights_options, *programs)
@@ -262,7 +343,10 @@ def _with_weights(vae: VAE) -> VAE:
 def _given(program: Any, name: str, subject: str) -> Any:
     if program is None and name == CUSTOM:
         checks.refuse(
-            subject, "'custom', an object this process does not have", f"the {subject} itself", f"pass {subject}=..."
+            subject,
+            "'custom', an object this process does not have",
+            f"the {subject} itself",
+            f"pass {subject}=...",
         )
     if program is None and is_reference(name):
         return resolve(name)

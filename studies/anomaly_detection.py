@@ -1,12 +1,13 @@
 """Is log p(x) of a VAE trained on digits a score that finds what is no digit?
 
-Report 002 names anomaly detection among the uses. Binarised MNIST against binarised Frey faces in a dark frame and
-held-out digits spoilt in six ways, by three scores, high for digits: log p(x) by importance sampling, the bound, and
-the ratio log p(x) - log p_0(x) to a background model trained on digits with a fifth of their pixels drawn anew
-(Likelihood ratios for out-of-distribution detection, 2019). Prediction: the bound ranks as log p(x) does; both find
-noise and faces and miss what is simpler than a digit, blank or half masked (area below 0.5); the ratio finds those. How
-to read the figure: left, area under the receiver operating characteristic, 1 perfect and 0.5 chance, a mark a seed;
-right, an image of each kind. `laptop`: 10 epochs, 1000 images, 200 draws.
+Report 002 names anomaly detection among the uses. Binarised MNIST against binarised Frey faces in a
+dark frame and held-out digits spoilt in six ways, by three scores, high for digits: log p(x) by
+importance sampling, the bound, and the ratio log p(x) - log p_0(x) to a background model trained on
+digits with a fifth of their pixels drawn anew (Likelihood ratios for out-of-distribution detection,
+2019). Prediction: the bound ranks as log p(x) does; both find noise and faces and miss what is
+simpler than a digit, blank or half masked (area below 0.5); the ratio finds those. How to read the
+figure: left, area under the receiver operating characteristic, 1 perfect and 0.5 chance, a mark a
+seed; right, an image of each kind. `laptop`: 10 epochs, 1000 images, 200 draws.
 """
 
 import torch
@@ -31,38 +32,74 @@ def corrupted(x, kind, level):
 
 def anomalies(digits, other):
     """Images of each of `KINDS`, as many as digits."""
-    noise, columns = torch.bernoulli(digits.mean(0).expand_as(digits)), torch.arange(digits.shape[-1])
+    noise, columns = (
+        torch.bernoulli(digits.mean(0).expand_as(digits)),
+        torch.arange(digits.shape[-1]),
+    )
     half = digits * (columns >= len(columns) // 2)
     pepper, thinned = corrupted(digits, "salt_and_pepper", 0.1), corrupted(digits, "masking", 0.5)
-    return dict(zip(KINDS, (other, pepper, noise, half, thinned, digits.flip(-2), torch.zeros_like(digits))))
+    return dict(
+        zip(KINDS, (other, pepper, noise, half, thinned, digits.flip(-2), torch.zeros_like(digits)))
+    )
 
 
 def scores(vae, background, x, draws, seed):
-    log_p, log_p0 = (log_likelihood(each, x, num_samples=draws, seed=seed).values for each in (vae, background))
-    return {"log_p": log_p, "bound": lower_bound(vae, x, num_particles=10, seed=seed), "ratio": log_p - log_p0}
+    log_p, log_p0 = (
+        log_likelihood(each, x, num_samples=draws, seed=seed).values for each in (vae, background)
+    )
+    return {
+        "log_p": log_p,
+        "bound": lower_bound(vae, x, num_particles=10, seed=seed),
+        "ratio": log_p - log_p0,
+    }
 
 
 def run(seed, latent_size, scale):
-    (epochs, images, draws), data, faces = SIZES[scale], load("mnist", scale), load("frey_faces", scale).train
+    (epochs, images, draws), data, faces = (
+        SIZES[scale],
+        load("mnist", scale),
+        load("frey_faces", scale).train,
+    )
     faces = torch.nn.functional.pad(faces, [(data.train.shape[-1] - faces.shape[-1]) // 2] * 2)
     x, digits, other = (torch.bernoulli(part) for part in (data.train, data.test, faces))
-    how = {"latent_size": latent_size, "hidden_sizes": (400,), "activation": "relu", "epochs": epochs}
-    vae, background = (trained(each, seed, scale, **how)[0] for each in (x, corrupted(x, "salt_and_pepper", 0.2)))
+    how = {
+        "latent_size": latent_size,
+        "hidden_sizes": (400,),
+        "activation": "relu",
+        "epochs": epochs,
+    }
+    vae, background = (
+        trained(each, seed, scale, **how)[0] for each in (x, corrupted(x, "salt_and_pepper", 0.2))
+    )
     normal = scores(vae, background, digits[:images], draws, seed)
     truth, rows = torch.cat([torch.ones(images), torch.zeros(images)]), []
     for kind, odd in anomalies(digits[-images:], other[:images]).items():
         found = scores(vae, background, odd, draws, seed)
-        areas = {name: roc_auc_score(truth, torch.cat([normal[name], found[name]])) for name in SCORES}
+        areas = {
+            name: roc_auc_score(truth, torch.cat([normal[name], found[name]])) for name in SCORES
+        }
         rows.append({"kind": kind, "example": odd[0].int(), **areas})
     return rows
 
 
 def draw(rows):
-    left, right = (figure := Figure(figsize=(11, 4), layout="constrained")).subplots(1, 2, width_ratios=(3, 2))
+    left, right = (figure := Figure(figsize=(11, 4), layout="constrained")).subplots(
+        1, 2, width_ratios=(3, 2)
+    )
     for i, (name, colour) in enumerate(SCORES.items()):
-        left.plot([r[name] for r in rows], [KINDS.index(r["kind"]) + 0.15 * i for r in rows], "o", c=colour, label=name)
+        left.plot(
+            [r[name] for r in rows],
+            [KINDS.index(r["kind"]) + 0.15 * i for r in rows],
+            "o",
+            c=colour,
+            label=name,
+        )
     left.axvline(0.5, color="0.8", zorder=0)
-    left.set(yticks=range(len(KINDS)), yticklabels=KINDS, xlabel="area under the curve, digits against each kind")
+    left.set(
+        yticks=range(len(KINDS)),
+        yticklabels=KINDS,
+        xlabel="area under the curve, digits against each kind",
+    )
     left.legend()
     examples = torch.tensor([row["example"] for row in rows if row["seed"] == 0]).float()
     plots.image_grid(examples, columns=4, title="The kinds, from below", axes=right)
@@ -70,9 +107,14 @@ def draw(rows):
 
 
 def answer(rows):
-    areas = {name: {kind: study.mean_at(rows, name, kind=kind) for kind in KINDS} for name in SCORES}
+    areas = {
+        name: {kind: study.mean_at(rows, name, kind=kind) for kind in KINDS} for name in SCORES
+    }
     worst = {name: min(kinds, key=kinds.get) for name, kinds in areas.items()}
-    return "\n".join(f"- {name} is worst at {k}: {study.plus_minus(*areas[name][k])}" for name, k in worst.items())
+    return "\n".join(
+        f"- {name} is worst at {k}: {study.plus_minus(*areas[name][k])}"
+        for name, k in worst.items()
+    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""Which way of setting a Normal decoder's scale gives the best bound, log p(x) and samples, and at what cost?
+"""Which way of setting a Normal decoder's scale gives the best bound, log p(x) and samples, and at
+what cost?
 
-Report 002 names the choices and compares none. Convolutional nets on grey MNIST in [0, 1], densities per image in nats.
-Published (Calibrated decoders, 2020, MNIST bounds on -log p / FID): unit 740/60, KL weight tuned -796/53, shared scale
--896/32, per pixel -2895/132. Prediction: unit variance blurs; a KL weight of 2 s^2 with unit variance equals the shared
-scale s in gradient, so it matches its samples but not its density; shared and optimal agree; per pixel has by far the
-best bound, since it models constant background pixels, and the worst samples. How to read the figure: left, log p(x) of
-held-out images; middle, share of samples near the data (precision) against share of data near the samples (recall), by
-the k = 3 nearest neighbours in pixels of equally many images, held-out data in grey; right, samples, one row a decoder.
-`laptop`: 5 epochs, 400 images, 200 draws; the shared scale starts at 0.3, since Adam moves log s by 1e-3 a step.
+Report 002 names the choices and compares none. Convolutional nets on grey MNIST in [0, 1],
+densities per image in nats. Published (Calibrated decoders, 2020, MNIST bounds on -log p / FID):
+unit 740/60, KL weight tuned -796/53, shared scale -896/32, per pixel -2895/132. Prediction: unit
+variance blurs; a KL weight of 2 s^2 with unit variance equals the shared scale s in gradient, so it
+matches its samples but not its density; shared and optimal agree; per pixel has by far the best
+bound, since it models constant background pixels, and the worst samples. How to read the figure:
+left, log p(x) of held-out images; middle, share of samples near the data (precision) against share
+of data near the samples (recall), by the k = 3 nearest neighbours in pixels of equally many images,
+held-out data in grey; right, samples, one row a decoder. `laptop`: 5 epochs, 400 images, 200 draws;
+the shared scale starts at 0.3, since Adam moves log s by 1e-3 a step.
 """
 
 import torch
@@ -18,39 +21,64 @@ from ppl_vae import log_likelihood, lower_bound, plots, study
 
 UNIT, PIXELWISE = {"likelihood": "normal_unit"}, {"likelihood": "normal_pixelwise"}
 DECODERS = {
-    "unit": UNIT, "unit, KL weight 0.1": UNIT | {"kl_weight": 0.1}, "unit, KL weight 0.02": UNIT | {"kl_weight": 0.02},
+    "unit": UNIT,
+    "unit, KL weight 0.1": UNIT | {"kl_weight": 0.1},
+    "unit, KL weight 0.02": UNIT | {"kl_weight": 0.02},
     "shared": {"likelihood": "normal_shared", "likelihood_options": {"initial_scale": 0.3}},
-    "optimal": {"likelihood": "normal_optimal"}, "per pixel": PIXELWISE,
+    "optimal": {"likelihood": "normal_optimal"},
+    "per pixel": PIXELWISE,
     "per pixel, floor 0.1": {**PIXELWISE, "likelihood_options": {"scale_floor": 0.1}},
-}  # fmt: skip
-COLOURS = dict(zip(DECODERS, ["#882255", "#cc6677", "#ddaa33", "#332288", "#88ccee", "#117733", "#44aa99"]))
+}
+COLOURS = dict(
+    zip(DECODERS, ["#882255", "#cc6677", "#ddaa33", "#332288", "#88ccee", "#117733", "#44aa99"])
+)
 SIZES = {"smoke": (1, 50, 20), "laptop": (5, 400, 200), "paper": (200, 5000, 5000)}
 GRID = {"decoder": list(DECODERS)}
 SEEDS = {"laptop": 3}
-TABLE = {"by": ["decoder"], "value": ["bound", "log_p", "k_above_0.7", "scale", "precision", "recall", "seconds"]}
+TABLE = {
+    "by": ["decoder"],
+    "value": ["bound", "log_p", "k_above_0.7", "scale", "precision", "recall", "seconds"],
+}
 
 
 def covered(points, by, k=3):
-    """The share of `points` (N, D) nearer to some point of `by` than its k-th nearest there (Improved precision and
-    recall metric for assessing generative models, 2019, equation 1)."""  # fmt: skip
+    """The share of `points` (N, D) nearer to some point of `by` than its k-th nearest there
+    (Improved precision and recall metric for assessing generative models, 2019, equation 1)."""
     radius = torch.cdist(by, by).kthvalue(k + 1).values  # the nearest is the point itself
     return (torch.cdist(points, by) <= radius).any(1).double().mean().item()
 
 
 def run(seed, decoder, scale):
     (epochs, images, draws), data = SIZES[scale], load("mnist", scale)
-    vae, history = trained(data.train, seed, scale, latent_size=20, hidden_sizes=(128,), network="conv",
-                           activation="relu", epochs=epochs, batch_size=100, **DECODERS[decoder],
-                           learning_rate=f"linear:1e-3:1e-4:{epochs}")  # fmt: skip
+    vae, history = trained(
+        data.train,
+        seed,
+        scale,
+        latent_size=20,
+        hidden_sizes=(128,),
+        network="conv",
+        activation="relu",
+        epochs=epochs,
+        batch_size=100,
+        **DECODERS[decoder],
+        learning_rate=f"linear:1e-3:1e-4:{epochs}",
+    )
     x, other = data.test[:images], data.validation[:images]
     estimate = log_likelihood(vae, x, num_samples=draws, seed=seed)
     samples, scales = vae.sample(images, mean=True), vae.decode(vae.encode(x)).base_dist.scale
     real, made, held_out = (each.flatten(1) for each in (x, samples, other))
-    return {"log_p": estimate.mean, "k_above_0.7": (estimate.pareto_k > 0.7).double().mean().item(),
-            "bound": lower_bound(vae, x, num_particles=10, seed=seed).mean().item(), "scale": scales.mean().item(),
-            "precision": covered(made, real), "recall": covered(real, made), "real_precision": covered(held_out, real),
-            "real_recall": covered(real, held_out), "seconds": sum(row["seconds"] for row in history.rows),
-            "samples": samples[:10].mul(255).round().int()}  # fmt: skip
+    return {
+        "log_p": estimate.mean,
+        "k_above_0.7": (estimate.pareto_k > 0.7).double().mean().item(),
+        "bound": lower_bound(vae, x, num_particles=10, seed=seed).mean().item(),
+        "scale": scales.mean().item(),
+        "precision": covered(made, real),
+        "recall": covered(real, made),
+        "real_precision": covered(held_out, real),
+        "real_recall": covered(real, held_out),
+        "seconds": sum(row["seconds"] for row in history.rows),
+        "samples": samples[:10].mul(255).round().int(),
+    }
 
 
 def draw(rows):
@@ -58,21 +86,46 @@ def draw(rows):
     for i, decoder in enumerate(dict.fromkeys(row["decoder"] for row in rows)):
         here, c = [row for row in rows if row["decoder"] == decoder], COLOURS[decoder]
         left.plot([row["log_p"] for row in here], [i] * len(here), "o", c=c)
-        middle.plot([row["recall"] for row in here], [row["precision"] for row in here], "o", c=c, label=decoder)
-    middle.plot(rows[0]["real_recall"], rows[0]["real_precision"], "s", c="0.6", label="held-out data")
-    left.set(yticks=range(i + 1), yticklabels=dict.fromkeys(r["decoder"] for r in rows), xlabel="log p(x) (nats)")
+        middle.plot(
+            [row["recall"] for row in here],
+            [row["precision"] for row in here],
+            "o",
+            c=c,
+            label=decoder,
+        )
+    middle.plot(
+        rows[0]["real_recall"], rows[0]["real_precision"], "s", c="0.6", label="held-out data"
+    )
+    left.set(
+        yticks=range(i + 1),
+        yticklabels=dict.fromkeys(r["decoder"] for r in rows),
+        xlabel="log p(x) (nats)",
+    )
     middle.set(xlabel="recall", ylabel="precision")
     middle.legend(frameon=False, fontsize=7)
-    tiles = torch.tensor([image for row in rows if row["seed"] == 0 for image in row["samples"]]) / 255
+    tiles = (
+        torch.tensor([image for row in rows if row["seed"] == 0 for image in row["samples"]]) / 255
+    )
     plots.image_grid(tiles.clamp(0, 1), columns=10, axes=right)
     return figure
 
 
 def answer(rows):
     parts = {"log_p": "nats of log p(x)", "precision": "of precision", "recall": "of recall"}
-    pairs = [("shared", "unit"), ("shared", "optimal"), ("shared", "unit, KL weight 0.02"), ("per pixel", "shared")]
-    gains = ((*p, what, study.paired_difference(rows, "decoder", *p, m)) for p in pairs for m, what in parts.items())
-    return "\n".join(f"- {a} over {b}: {study.plus_minus(*gain)} {what}" for a, b, what, gain in gains)
+    pairs = [
+        ("shared", "unit"),
+        ("shared", "optimal"),
+        ("shared", "unit, KL weight 0.02"),
+        ("per pixel", "shared"),
+    ]
+    gains = (
+        (*p, what, study.paired_difference(rows, "decoder", *p, m))
+        for p in pairs
+        for m, what in parts.items()
+    )
+    return "\n".join(
+        f"- {a} over {b}: {study.plus_minus(*gain)} {what}" for a, b, what, gain in gains
+    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""Does a posterior over the weights help a VAE's held-out likelihood, which method, and at what number of data?
+"""Does a posterior over the weights help a VAE's held-out likelihood, which method, and at what
+number of data?
 
-Report 004 (section 6) placed a Normal over all weights and saw no learning; its code moves q(theta) by the KL alone,
-the row "KL alone". Prediction: coded correctly every method learns; mean-field with N(0, I) loses to points; averaging
-over good draws (chains, ensembles) wins by tenths of a nat where data are few. Settings with more than one value are
-chosen on 200 validation images; the first 250 test images are looked at once. log_p: 1/S sum_s p(x|theta_s), its log by
-importance sampling with a proposal refined for each image, so an overfitted encoder costs nothing there but does in
-`bound`; `_mean`: at the posterior mean of theta. Figure: gains in log_p, above 0 is better; last, over network sizes:
-do the bound with KL(theta)/N and held-out log p pick the same? `laptop` is thinned: N = 300 (1000 too for digits with
-N(0, I)), no Frey faces, ten methods on MNIST, 50 hidden units, 3000 updates, at most 3 candidates but five decays.
+Report 004 (section 6) placed a Normal over all weights and saw no learning; its code moves q(theta)
+by the KL alone, the row "KL alone". Prediction: coded correctly every method learns; mean-field
+with N(0, I) loses to points; averaging over good draws (chains, ensembles) wins by tenths of a nat
+where data are few. Settings with more than one value are chosen on 200 validation images; the first
+250 test images are looked at once. log_p: 1/S sum_s p(x|theta_s), its log by importance sampling
+with a proposal refined for each image, so an overfitted encoder costs nothing there but does in
+`bound`; `_mean`: at the posterior mean of theta. Figure: gains in log_p, above 0 is better; last,
+over network sizes: do the bound with KL(theta)/N and held-out log p pick the same? `laptop` is
+thinned: N = 300 (1000 too for digits with N(0, I)), no Frey faces, ten methods on MNIST, 50 hidden
+units, 3000 updates, at most 3 candidates but five decays.
 """
 
 import torch
@@ -19,25 +22,60 @@ from weight_methods.gains import gains_panel, gains_table, learning, verdict, wi
 from ppl_vae import lower_bound, study
 from ppl_vae.sampling import refined_log_likelihood
 
-MODELS = {"digits": {"latent_size": 10}, "binarized_mnist": {}, "frey_faces": {"likelihood": "normal_shared",
-          "likelihood_options": {"mean": "sigmoid", "initial_scale": 0.2}}}  # fmt: skip
+MODELS = {
+    "digits": {"latent_size": 10},
+    "binarized_mnist": {},
+    "frey_faces": {
+        "likelihood": "normal_shared",
+        "likelihood_options": {"mean": "sigmoid", "initial_scale": 0.2},
+    },
+}
 # updates, hidden units, test images, refinements of a proposal, draws of z
-SIZES = {"smoke": (4, 5, 10, 2, 5), "laptop": (3000, 50, 250, 40, 100), "paper": (20_000, 200, 1000, 90, 100)}
-WIDTHS = {"data": ["digits"], "num_train": [300], "method": ["matrix-normal", POINTS[1]], "hidden": [4, 16, 50, 150]}
-MAIN = {"data": list(MODELS), "num_train": [100, 300, 1000, 5000, None], "method": list(METHODS), "hidden": [None]}
-DIGITS, MNIST = ({**MAIN, "data": [name], "num_train": [300]} for name in ("digits", "binarized_mnist"))
-GRID = {"smoke": [DIGITS, {**WIDTHS, "hidden": [4, 8]}], "paper": [MAIN, WIDTHS], "laptop": [
-    {**DIGITS, "method": DRAWS}, {**MNIST, "method": DRAWS[:-1]}, {**DIGITS, "num_train": [1000], "method": CHECK},
-    {**DIGITS, "method": FITTED}, WIDTHS, {**MNIST, "method": FITTED[:4]}]}  # fmt: skip
-TABLE = {"by": ["data", "num_train", "method", "hidden"],
-         "value": ["log_p", "log_p_mean", "bound", "bound_mean", "kl_weights", "objective", "ms"]}  # fmt: skip
+SIZES = {
+    "smoke": (4, 5, 10, 2, 5),
+    "laptop": (3000, 50, 250, 40, 100),
+    "paper": (20_000, 200, 1000, 90, 100),
+}
+WIDTHS = {
+    "data": ["digits"],
+    "num_train": [300],
+    "method": ["matrix-normal", POINTS[1]],
+    "hidden": [4, 16, 50, 150],
+}
+MAIN = {
+    "data": list(MODELS),
+    "num_train": [100, 300, 1000, 5000, None],
+    "method": list(METHODS),
+    "hidden": [None],
+}
+DIGITS, MNIST = (
+    {**MAIN, "data": [name], "num_train": [300]} for name in ("digits", "binarized_mnist")
+)
+GRID = {
+    "smoke": [DIGITS, {**WIDTHS, "hidden": [4, 8]}],
+    "paper": [MAIN, WIDTHS],
+    "laptop": [
+        {**DIGITS, "method": DRAWS},
+        {**MNIST, "method": DRAWS[:-1]},
+        {**DIGITS, "num_train": [1000], "method": CHECK},
+        {**DIGITS, "method": FITTED},
+        WIDTHS,
+        {**MNIST, "method": FITTED[:4]},
+    ],
+}
+TABLE = {
+    "by": ["data", "num_train", "method", "hidden"],
+    "value": ["log_p", "log_p_mean", "bound", "bound_mean", "kl_weights", "objective", "ms"],
+}
 
 
 def run(seed, data, num_train, method, hidden, scale):
     steps, units, images, refinements, num_samples = SIZES[scale]
     how, parts = {"num_steps": refinements, "num_samples": num_samples}, load(data, scale)
     how["compile"] = "off" if scale == "smoke" else "record"
-    order = torch.randperm(len(parts.train), generator=torch.Generator().manual_seed(seed))[:num_train]
+    order = torch.randperm(len(parts.train), generator=torch.Generator().manual_seed(seed))[
+        :num_train
+    ]
     binary = data != "frey_faces"
     x, validation, test = (
         t.gt(0.5).float() if binary else t
@@ -51,7 +89,10 @@ def run(seed, data, num_train, method, hidden, scale):
             best = score, posterior, row, settings
     score, posterior, row, settings = best
     bounds = [lower_bound(vae, test, num_particles=4, seed=0).mean() for vae in posterior.models()]
-    row |= {"log_p": posterior.predictive(test, **how).mean().item(), "bound": torch.stack(bounds).mean().item()}
+    row |= {
+        "log_p": posterior.predictive(test, **how).mean().item(),
+        "bound": torch.stack(bounds).mean().item(),
+    }
     if "ensemble" not in method:  # the mean of several modes is no model
         mean = posterior.mean_vae()
         row["log_p_mean"] = refined_log_likelihood(mean, test, **how)[0].mean().item()

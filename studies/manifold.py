@@ -1,10 +1,12 @@
-"""Is the centre of the MNIST manifold a 3, and does the Frey manifold run from left to right profile?
+"""Is the centre of the MNIST manifold a 3, and does the Frey manifold run from left to right
+profile?
 
-Report 004 reads both off one picture each. Prediction: what lies at the centre changes with the seed, since nothing in
-the model breaks the symmetry of the latent plane; a direction of the Frey plane does follow the profile, but which one
-is as arbitrary. How to read the figure: decoder means on a grid of equal prior mass (z_1 to the right, z_2 upward), one
-panel a seed. Measured: the class of the decoded centre by its nearest training image, how many classes the grid shows,
-and for Frey the share of variance of left-right asymmetry (left half minus right half) that is linear in z.
+Report 004 reads both off one picture each. Prediction: what lies at the centre changes with the
+seed, since nothing in the model breaks the symmetry of the latent plane; a direction of the Frey
+plane does follow the profile, but which one is as arbitrary. How to read the figure: decoder means
+on a grid of equal prior mass (z_1 to the right, z_2 upward), one panel a seed. Measured: the class
+of the decoded centre by its nearest training image, how many classes the grid shows, and for Frey
+the share of variance of left-right asymmetry (left half minus right half) that is linear in z.
 `laptop`: the report's networks and optimiser for 3 and 100 epochs; Frey's shuffled split.
 """
 
@@ -15,11 +17,20 @@ from models import FREY, REPLICATION, load, trained
 from ppl_vae import plots, study
 
 SETTINGS = {"mnist": REPLICATION, "frey_faces": FREY}
-EPOCHS = {"smoke": {"mnist": 2, "frey_faces": 2}, "laptop": {"mnist": 3, "frey_faces": 100},
-          "paper": {"mnist": 2000, "frey_faces": 2000}}  # fmt: skip
-GRID = {scale: [{"data": [name], "epochs": [epochs]} for name, epochs in by.items()] for scale, by in EPOCHS.items()}
+EPOCHS = {
+    "smoke": {"mnist": 2, "frey_faces": 2},
+    "laptop": {"mnist": 3, "frey_faces": 100},
+    "paper": {"mnist": 2000, "frey_faces": 2000},
+}
+GRID = {
+    scale: [{"data": [name], "epochs": [epochs]} for name, epochs in by.items()]
+    for scale, by in EPOCHS.items()
+}
 SIDE = 10
-TABLE = {"by": ["data"], "value": ["centre_class", "classes_shown", "asymmetry_explained", "validation_bound"]}
+TABLE = {
+    "by": ["data"],
+    "value": ["centre_class", "classes_shown", "asymmetry_explained", "validation_bound"],
+}
 
 
 def explained(z, y):
@@ -31,10 +42,17 @@ def explained(z, y):
 
 def run(seed, data, epochs, scale):
     images = load(data, scale)
-    vae, history = trained(images.train, seed, scale, images.validation, latent_size=2, epochs=epochs, **SETTINGS[data])
+    vae, history = trained(
+        images.train, seed, scale, images.validation, latent_size=2, epochs=epochs, **SETTINGS[data]
+    )
     pictures = vae.decode(plots.manifold_grid(SIDE)).mean.detach()
-    row = {"validation_bound": history.rows[-1]["validation_lower_bound"], "pictures": (255 * pictures).round().int(),
-           "centre_class": None, "classes_shown": None, "asymmetry_explained": None}  # fmt: skip
+    row = {
+        "validation_bound": history.rows[-1]["validation_lower_bound"],
+        "pictures": (255 * pictures).round().int(),
+        "centre_class": None,
+        "classes_shown": None,
+        "asymmetry_explained": None,
+    }
     if data == "mnist":
         codes = torch.cat([pictures, vae.decode(torch.zeros(1, 2)).mean.detach()]).flatten(1)
         nearest = torch.cdist(codes, images.train[:10_000].flatten(1)).argmin(1)
@@ -42,7 +60,10 @@ def run(seed, data, epochs, scale):
         return {**row, "centre_class": classes[-1].item(), "classes_shown": len(classes.unique())}
     left, right = images.validation.chunk(2, -1)
     asymmetry = (left.flatten(1).mean(1) - right.flatten(1).mean(1)).double()
-    return {**row, "asymmetry_explained": explained(vae.encode(images.validation).double(), asymmetry)}
+    return {
+        **row,
+        "asymmetry_explained": explained(vae.encode(images.validation).double(), asymmetry),
+    }
 
 
 def draw(rows):
@@ -64,8 +85,12 @@ def answer(rows):
     share = study.mean_at(rows, "asymmetry_explained", data="frey_faces")
     always = "confirmed" if threes == len(centres) else "refuted"
     profile = "confirmed" if share[0] > 0.5 else "refuted"
-    return f"""- MNIST's centre decodes to {centres} by seed; report: 3 (**{always}** as a property of the model).
-- Frey: {study.plus_minus(*share)} of the variance of left-right asymmetry is linear in z: **{profile}**."""
+    return (
+        f"- MNIST's centre decodes to {centres} by seed; report: 3 "
+        f"(**{always}** as a property of the model).\n"
+        f"- Frey: {study.plus_minus(*share)} of the variance of left-right asymmetry is linear "
+        f"in z: **{profile}**."
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
-"""Does AEVB train better models than wake-sleep and Monte Carlo EM, by log p(x), with few and with many data?
+"""Does AEVB train better models than wake-sleep and Monte Carlo EM, by log p(x), with few and with
+many data?
 
-Figure 3 of Auto-Encoding Variational Bayes: three latents, 100 hidden units, 1000 and 50000 training images.
-Prediction: AEVB is ahead of wake-sleep at both sizes from the start; Monte Carlo EM keeps up with 1000 data and falls
-far behind with 50000, where each datum's chain is visited too seldom; importance sampling and the paper's reciprocal
-estimator agree within a nat. How to read the figure: test log p(x) after training by method and number of data, error
-bars over seeds; hollow marks are the reciprocal estimator, crosses the paper's values at 60 million samples. Each model
-gets its guide fitted anew, model fixed, before importance sampling, so that all are judged alike.
-`laptop`: 2e5 samples (the paper: 6e7), so the order of methods compares, not the level; log p(x) of 60 test images.
+Figure 3 of Auto-Encoding Variational Bayes: three latents, 100 hidden units, 1000 and 50000
+training images.
+Prediction: AEVB is ahead of wake-sleep at both sizes from the start; Monte Carlo EM keeps up with
+1000 data and falls far behind with 50000, where each datum's chain is visited too seldom;
+importance sampling and the paper's reciprocal estimator agree within a nat. How to read the figure:
+test log p(x) after training by method and number of data, error bars over seeds; hollow marks are
+the reciprocal estimator, crosses the paper's values at 60 million samples. Each model gets its
+guide fitted anew, model fixed, before importance sampling, so that all are judged alike. `laptop`:
+2e5 samples (the paper: 6e7), so the order of methods compares, not the level; log p(x) of 60 test
+images.
 """
 
 from matplotlib.figure import Figure
@@ -15,11 +19,20 @@ from rivals import RIVALS
 
 from ppl_vae import VAEConfig, build, fit, log_likelihood, study
 
-REPORT = {(1000, "AEVB"): -143.2, (1000, "MCEM"): -141.6, (1000, "wake-sleep"): -144.8, (50000, "AEVB"): -138.1,
-          (50000, "wake-sleep"): -140.8, (50000, "MCEM"): -150.4}  # test, nats, 60 million samples  # fmt: skip
+REPORT = {
+    (1000, "AEVB"): -143.2,
+    (1000, "MCEM"): -141.6,
+    (1000, "wake-sleep"): -144.8,
+    (50000, "AEVB"): -138.1,
+    (50000, "wake-sleep"): -140.8,
+    (50000, "MCEM"): -150.4,
+}  # test, nats, 60 million samples
 AXES = {"method": ["AEVB", "wake-sleep", "MCEM"], "num_data": [1000, 50000]}
 SIZES = {"smoke": (1000, 3), "laptop": (200_000, 60), "paper": (60_000_000, 1000)}
-GRID = {scale: {**AXES, "num_samples": [n], "num_images": [images]} for scale, (n, images) in SIZES.items()}
+GRID = {
+    scale: {**AXES, "num_samples": [n], "num_images": [images]}
+    for scale, (n, images) in SIZES.items()
+}
 SEEDS = {"laptop": 2}
 TABLE = {"by": ["num_data", "method"], "value": ["importance", "reciprocal", "gap", "largest_k"]}
 MODEL = {"latent_size": 3, "hidden_sizes": (100,), "activation": "tanh", "init": "normal_0.01"}
@@ -36,13 +49,30 @@ def run(seed, method, num_data, num_samples, num_images, scale):
         RIVALS[method](vae, x, num_samples, seed=seed)
     vae.model.requires_grad_(False)
     epochs = 1 if smoke else 40_000 // min(len(x), 10_000)  # the guide anew, 400 steps
-    fit(vae, x[:10_000], epochs=epochs, learning_rate=f"linear:3e-3:3e-4:{epochs}", seed=seed, progress=False)
+    fit(
+        vae,
+        x[:10_000],
+        epochs=epochs,
+        learning_rate=f"linear:3e-3:3e-4:{epochs}",
+        seed=seed,
+        progress=False,
+    )
     images, draws = data.test[:num_images], {} if not smoke else {"num_samples": 50}
     importance = log_likelihood(vae, images, seed=seed, **draws)
-    chains = {"num_temperatures": 5, "num_leapfrog": 3} if smoke else {"num_temperatures": 60, "num_leapfrog": 5}
-    reciprocal = log_likelihood(vae, images, 40 if smoke else 200, "reciprocal", seed, "off", **chains)
-    return {"importance": importance.mean, "reciprocal": reciprocal.mean, "largest_k": importance.pareto_k.max().item(),
-            "gap": (reciprocal.values - importance.values).mean().item()}  # fmt: skip
+    chains = (
+        {"num_temperatures": 5, "num_leapfrog": 3}
+        if smoke
+        else {"num_temperatures": 60, "num_leapfrog": 5}
+    )
+    reciprocal = log_likelihood(
+        vae, images, 40 if smoke else 200, "reciprocal", seed, "off", **chains
+    )
+    return {
+        "importance": importance.mean,
+        "reciprocal": reciprocal.mean,
+        "largest_k": importance.pareto_k.max().item(),
+        "gap": (reciprocal.values - importance.values).mean().item(),
+    }
 
 
 def draw(rows):
@@ -52,25 +82,47 @@ def draw(rows):
         place = places.setdefault((num_data, method), len(places) + (num_data > 1000) * 0.6)
         for value, fill in (("importance", "#332288"), ("reciprocal", "none")):
             mean, error = study.mean_at(rows, value, num_data=num_data, method=method)
-            axes.errorbar(place, mean, error, marker="o", color="#332288", markerfacecolor=fill, capsize=3)
+            axes.errorbar(
+                place, mean, error, marker="o", color="#332288", markerfacecolor=fill, capsize=3
+            )
         axes.plot(place, reported, "x", color="#cc6677")
-    axes.set_xticks(list(places.values()), [f"{method}\nN = {num_data}" for num_data, method in places])
-    axes.set(ylabel="log p(x), test (nats an image)", title="Full: importance; hollow: reciprocal; crosses: the paper")
+    axes.set_xticks(
+        list(places.values()), [f"{method}\nN = {num_data}" for num_data, method in places]
+    )
+    axes.set(
+        ylabel="log p(x), test (nats an image)",
+        title="Full: importance; hollow: reciprocal; crosses: the paper",
+    )
     return figure
 
 
 def answer(rows):
-    apart = [f"{row['method']} of N = {row['num_data']} ({row['gap']:+.1f})" for row in rows if abs(row["gap"]) > 1]
-    lines = [f"Reciprocal and importance agree within a nat in {len(rows) - len(apart)} of {len(rows)} runs "
-             f"(**refined**; apart: {', '.join(apart) or 'none'}).", ""]  # fmt: skip
+    apart = [
+        f"{row['method']} of N = {row['num_data']} ({row['gap']:+.1f})"
+        for row in rows
+        if abs(row["gap"]) > 1
+    ]
+    lines = [
+        f"Reciprocal and importance agree within a nat in {len(rows) - len(apart)} of "
+        f"{len(rows)} runs "
+        f"(**refined**; apart: {', '.join(apart) or 'none'}).",
+        "",
+    ]
     for num_data in (1000, 50000):
         own = [row for row in rows if row["num_data"] == num_data]
         for rival in RIVALS:
             lead = study.paired_difference(own, "method", "AEVB", rival, "importance")
             paper = REPORT[num_data, "AEVB"] - REPORT[num_data, rival]
-            verdict = "not shown" if abs(lead[0]) < 2 * lead[1] else "confirmed" if lead[0] * paper > 0 else "refuted"
+            verdict = (
+                "not shown"
+                if abs(lead[0]) < 2 * lead[1]
+                else "confirmed"
+                if lead[0] * paper > 0
+                else "refuted"
+            )
             lines.append(
-                f"- N = {num_data}: AEVB over {rival} {study.plus_minus(*lead)}, paper {paper:+.1f} ({verdict})"
+                f"- N = {num_data}: AEVB over {rival} {study.plus_minus(*lead)}, paper "
+                f"{paper:+.1f} ({verdict})"
             )
     return "\n".join(lines)
 

@@ -1,14 +1,16 @@
 """Does a VAE describe held-out Frey faces better than probabilistic PCA with as many latents?
 
-Report 004 compares its VAEs with autoencoders only; several are worse than PCA. Probabilistic PCA is the linear VAE at
-its optimum, in closed form: log p(x) exact, nothing to tune. The VAE differs in its two nets (200 tanh units each) and
-keeps the noise, one learned scale for all pixels; settings and when to stop were chosen on validation data. Shuffled
-split, so held-out faces lie between known ones; densities of 560 pixels in [0, 1] (x / 255), nats. Prediction: the
-faces lie on a curved sheet, so the VAE wins at every size, by most at few latents. Published for probabilistic PCA over
-other shuffles of 1765/200: 561, 672, 755, 860 at q = 2, 5, 10, 20. How to read the figure: left, mean log p(x) of 200
-test faces against q: probabilistic PCA, the VAE's lower bound (which can only be too low) and importance sampling;
-right, VAE minus probabilistic PCA, and what annealing adds to the bound on the first 20 faces, where Pareto k says that
-importance sampling is not to be trusted. `laptop`: at most 250 epochs.
+Report 004 compares its VAEs with autoencoders only; several are worse than PCA. Probabilistic PCA
+is the linear VAE at its optimum, in closed form: log p(x) exact, nothing to tune. The VAE differs
+in its two nets (200 tanh units each) and keeps the noise, one learned scale for all pixels;
+settings and when to stop were chosen on validation data. Shuffled split, so held-out faces lie
+between known ones; densities of 560 pixels in [0, 1] (x / 255), nats. Prediction: the faces lie on
+a curved sheet, so the VAE wins at every size, by most at few latents. Published for probabilistic
+PCA over other shuffles of 1765/200: 561, 672, 755, 860 at q = 2, 5, 10, 20. How to read the figure:
+left, mean log p(x) of 200 test faces against q: probabilistic PCA, the VAE's lower bound (which can
+only be too low) and importance sampling; right, VAE minus probabilistic PCA, and what annealing
+adds to the bound on the first 20 faces, where Pareto k says that importance sampling is not to be
+trusted. `laptop`: at most 250 epochs.
 """
 
 from matplotlib.figure import Figure
@@ -18,30 +20,55 @@ from sklearn.decomposition import PCA
 from ppl_vae import log_likelihood, lower_bound, study
 
 PUBLISHED = {2: 561, 5: 672, 10: 755, 20: 860}
-SETTINGS = {"hidden_sizes": (200,), "activation": "tanh", "batch_size": 50, "likelihood": "normal_shared",
-            "likelihood_options": {"initial_scale": 0.1}}  # fmt: skip
+SETTINGS = {
+    "hidden_sizes": (200,),
+    "activation": "tanh",
+    "batch_size": 50,
+    "likelihood": "normal_shared",
+    "likelihood_options": {"initial_scale": 0.1},
+}
 SIZES = {"smoke": (2, 20, 4, 2), "laptop": (250, 1000, 20, 200), "paper": (1000, 5000, 200, 1000)}
 GRID = {"latent_size": [2, 5, 10, 20]}
 MEASURES = {"pca": "0.5", "bound": "#332288", "importance": "#88ccee"}
-TABLE = {"by": ["latent_size"], "value": ["bound", "importance", "k_above_0.7", "annealed_gain", "training_bound"]}
+TABLE = {
+    "by": ["latent_size"],
+    "value": ["bound", "importance", "k_above_0.7", "annealed_gain", "training_bound"],
+}
 
 
 def run(seed, latent_size, scale):
     (epochs, draws, faces, temperatures), data = SIZES[scale], load("frey_faces", scale, "shuffled")
-    train, validation, test = (part.flatten(1).double() for part in (data.train, data.validation, data.test))
+    train, validation, test = (
+        part.flatten(1).double() for part in (data.train, data.validation, data.test)
+    )
     pca = PCA(latent_size).fit(train)
-    vae, history = trained(data.train, seed, scale, data.validation, latent_size=latent_size, **SETTINGS, epochs=epochs,
-                           learning_rate=f"linear:3e-3:1e-4:{epochs}", early_stopping=max(2, epochs // 5))  # fmt: skip
+    vae, history = trained(
+        data.train,
+        seed,
+        scale,
+        data.validation,
+        latent_size=latent_size,
+        **SETTINGS,
+        epochs=epochs,
+        learning_rate=f"linear:3e-3:1e-4:{epochs}",
+        early_stopping=max(2, epochs // 5),
+    )
     x, few = data.test, data.test[:faces]
     estimate = log_likelihood(vae, x, num_samples=draws, seed=seed)
     annealed = log_likelihood(vae, few, 4, "annealed", seed=seed, num_temperatures=temperatures)
     bound = lower_bound(vae, x, num_particles=100, seed=seed)
-    return {"pca": pca.score(test), "pca_validation": pca.score(validation),
-            "validation_bound": max(r["validation_lower_bound"] for r in history.rows), "bound": bound.mean().item(),
-            "importance": estimate.mean, "k_above_0.7": (estimate.pareto_k > 0.7).double().mean().item(),
-            "annealed_gain": annealed.mean - bound[:faces].mean().item(), "epochs": len(history.rows),
-            "training_bound": lower_bound(vae, data.train, num_particles=10, seed=seed).mean().item(),
-            "over_pca": bound.mean().item() - pca.score(test)}  # fmt: skip
+    return {
+        "pca": pca.score(test),
+        "pca_validation": pca.score(validation),
+        "validation_bound": max(r["validation_lower_bound"] for r in history.rows),
+        "bound": bound.mean().item(),
+        "importance": estimate.mean,
+        "k_above_0.7": (estimate.pareto_k > 0.7).double().mean().item(),
+        "annealed_gain": annealed.mean - bound[:faces].mean().item(),
+        "epochs": len(history.rows),
+        "training_bound": lower_bound(vae, data.train, num_particles=10, seed=seed).mean().item(),
+        "over_pca": bound.mean().item() - pca.score(test),
+    }
 
 
 def draw(rows):
@@ -51,8 +78,14 @@ def draw(rows):
         means = [study.mean_at(rows, name, latent_size=size) for size in sizes]
         left.errorbar(sizes, *zip(*means), marker="o", capsize=3, c=colour, label=name)
     for name, colour in (("over_pca", "#332288"), ("annealed_gain", "#cc6677")):
-        right.errorbar(sizes, *zip(*(study.mean_at(rows, name, latent_size=size) for size in sizes)), marker="o",
-                       capsize=3, c=colour, label=name)  # fmt: skip
+        right.errorbar(
+            sizes,
+            *zip(*(study.mean_at(rows, name, latent_size=size) for size in sizes)),
+            marker="o",
+            capsize=3,
+            c=colour,
+            label=name,
+        )
     left.set(xlabel="latents q", ylabel="log p(x) of test faces (nats a face)", xticks=sizes)
     right.set(xlabel="latents q", ylabel="nats a face", xticks=sizes)
     right.axhline(0, c="0.7", lw=1)
@@ -65,11 +98,21 @@ def answer(rows):
     lines = []
     for size in sorted({row["latent_size"] for row in rows}):
         gain, error = study.mean_at(rows, "over_pca", latent_size=size)
-        pca, verdict = study.mean_at(rows, "pca", latent_size=size)[0], "wins" if gain > 2 * error else "does not win"
-        lines.append(f"- q = {size}: bound over probabilistic PCA ({pca:.0f}; published {PUBLISHED[size]}) "
-                     f"{study.plus_minus(gain, error)} nats: the VAE {verdict}.")  # fmt: skip
-    most = max({row["latent_size"] for row in rows}, key=lambda q: study.mean_at(rows, "over_pca", latent_size=q))
-    return "\n".join([*lines, f"- The lead is largest at q = {most} (predicted: at the fewest latents)."])
+        pca, verdict = (
+            study.mean_at(rows, "pca", latent_size=size)[0],
+            "wins" if gain > 2 * error else "does not win",
+        )
+        lines.append(
+            f"- q = {size}: bound over probabilistic PCA ({pca:.0f}; published {PUBLISHED[size]}) "
+            f"{study.plus_minus(gain, error)} nats: the VAE {verdict}."
+        )
+    most = max(
+        {row["latent_size"] for row in rows},
+        key=lambda q: study.mean_at(rows, "over_pca", latent_size=q),
+    )
+    return "\n".join(
+        [*lines, f"- The lead is largest at q = {most} (predicted: at the fewest latents)."]
+    )
 
 
 if __name__ == "__main__":

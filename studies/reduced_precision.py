@@ -1,10 +1,10 @@
 """What does it cost the bound to take matrix products in bfloat16?
 
-Prediction: products lose about 2^-8 of relative precision while sums, densities and updates keep single precision, so
-the validation bound, itself computed in single precision here, differs by less than it does between two seeds. How to
-read the figure: validation bound by epoch, a line a seed and precision; the colours should not be told apart.
-Speed is not measured here but in `training_speed`, and only where the processor has such products.
-`laptop`: MNIST, 784-500-20, five epochs.
+Prediction: products lose about 2^-8 of relative precision while sums, densities and updates keep
+single precision, so the validation bound, itself computed in single precision here, differs by less
+than it does between two seeds. How to read the figure: validation bound by epoch, a line a seed and
+precision; the colours should not be told apart. Speed is not measured here but in `training_speed`,
+and only where the processor has such products. `laptop`: MNIST, 784-500-20, five epochs.
 """
 
 from matplotlib.figure import Figure
@@ -22,9 +22,14 @@ TABLE = {"by": ["precision"], "value": ["validation_bound"]}
 
 def run(seed, precision, epochs, scale):
     data = load("mnist", scale)
-    vae, history = trained(data.train, seed, scale, data.validation, latent_size=20, epochs=epochs, precision=precision)
+    vae, history = trained(
+        data.train, seed, scale, data.validation, latent_size=20, epochs=epochs, precision=precision
+    )
     bound = evaluation.lower_bound(vae, data.validation).mean().item()
-    return {"validation_bound": bound, "curve": [row["validation_lower_bound"] for row in history.rows]}
+    return {
+        "validation_bound": bound,
+        "curve": [row["validation_lower_bound"] for row in history.rows],
+    }
 
 
 def draw(rows):
@@ -33,15 +38,26 @@ def draw(rows):
     for row in rows:
         label = row["precision"] if row["seed"] == 0 else None
         colour, style = ("#cc6677", "--") if row["precision"] == "bfloat16" else ("#332288", "-")
-        axes.plot(range(1, 1 + len(row["curve"])), row["curve"], color=colour, linestyle=style, label=label)
+        axes.plot(
+            range(1, 1 + len(row["curve"])),
+            row["curve"],
+            color=colour,
+            linestyle=style,
+            label=label,
+        )
     axes.set(xlabel="epoch", ylabel="validation bound (nats an image)")
     axes.legend(frameon=False)
     return figure
 
 
 def answer(rows):
-    difference = study.paired_difference(rows, "precision", "bfloat16", "float32", "validation_bound")
-    return f"bfloat16 products change the validation bound by {study.plus_minus(*difference)} nats an image."
+    difference = study.paired_difference(
+        rows, "precision", "bfloat16", "float32", "validation_bound"
+    )
+    return (
+        f"bfloat16 products change the validation bound by {study.plus_minus(*difference)} "
+        "nats an image."
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""What holds around every test: one thread, no window system, one seed, no parameters, and untouched global settings.
+"""What holds around every test: one thread, no window system, one seed, no parameters, and
+untouched global settings.
 
-Knows the global settings of torch, numpy, Pyro and matplotlib; must not know any room of the package.
+Knows the global settings of torch, numpy, Pyro and matplotlib; must not know any room of the
+package.
 """
 
 import signal
@@ -14,7 +16,9 @@ import pytest
 import torch
 
 matplotlib.use("Agg")
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so it is in a shell's background job, and in all its children
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # so it is in a shell's background job, and in all its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 
@@ -36,14 +40,18 @@ def global_settings() -> dict[str, Any]:
 
 
 def changed(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """ "name: old -> new" for each setting that differs, joined by semicolons; empty when none does."""
+    """ "name: old -> new" for each setting that differs, joined by semicolons; empty when none
+    does.
+    """
     names = [name for name in before if before[name] != after.get(name)]
     return "; ".join(f"{name}: {before[name]} -> {after.get(name)}" for name in names)
 
 
 @pytest.fixture(autouse=True)
 def untouched_global_settings() -> Iterator[None]:
-    """Fail whoever changes a global setting; start seeded, so that no order of the tests changes a draw."""
+    """Fail whoever changes a global setting; start seeded, so that no order of the tests changes a
+    draw.
+    """
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
     before = global_settings()

@@ -1,4 +1,5 @@
-"""Small programs that several tests share: priors as a user would write them, a tiny VAE and data for it.
+"""Small programs that several tests share: priors as a user would write them, a tiny VAE and data
+for it.
 
 Knows the public way of building a VAE; must not know estimators, training or any closed form.
 """
@@ -46,20 +47,26 @@ def scale_then_z(latent_size: int) -> Tensor:
 
 
 def own_weight(latent_size: int) -> Tensor:
-    """Two sites, the first a number drawn in the default precision, and a parameter of the program's own."""
+    """Two sites, the first a number drawn in the default precision, and a parameter of the
+    program's own.
+    """
     first = pyro.sample("first", dist.Normal(0.0, 1.0))
     weight = pyro.param("weight", lambda: torch.randn(1, latent_size))
     return pyro.sample("z", dist.Normal(torch.tanh(first[..., None] @ weight), 0.5).to_event(1))
 
 
 def gamma_scale(latent_size: int) -> Tensor:
-    """Two sites, the first of which needs random numbers whose law depends on a value of the program."""
+    """Two sites, the first of which needs random numbers whose law depends on a value of the
+    program.
+    """
     scale = pyro.sample("scale", dist.Gamma(3.0, 3.0))
     return pyro.sample("z", dist.Normal(torch.zeros(latent_size), scale[..., None]).to_event(1))
 
 
 class NormalMixture(nn.Module):
-    """Two Normals whose locations are parameters; the index is summed out, so no closed-form KL exists."""
+    """Two Normals whose locations are parameters; the index is summed out, so no closed-form KL
+    exists.
+    """
 
     def __init__(self, latent_size: int) -> None:
         super().__init__()
@@ -67,7 +74,9 @@ class NormalMixture(nn.Module):
 
     def forward(self) -> Tensor:
         index = dist.Categorical(logits=torch.zeros(2))
-        return pyro.sample("z", dist.MixtureSameFamily(index, dist.Normal(self.locations, 0.5).to_event(1)))
+        return pyro.sample(
+            "z", dist.MixtureSameFamily(index, dist.Normal(self.locations, 0.5).to_event(1))
+        )
 
 
 PRIORS = {
@@ -88,11 +97,21 @@ def pixels(num_data: int = 40, event_shape: tuple[int, ...] = (6,), seed: int = 
     """Binary data whose pixels depend on one another, (num_data, *event_shape)."""
     generator = torch.Generator().manual_seed(seed)
     size = int(torch.tensor(event_shape).prod())
-    logits = torch.randn(num_data, 2, generator=generator) @ torch.randn(2, size, generator=generator) * 2
+    logits = (
+        torch.randn(num_data, 2, generator=generator)
+        @ torch.randn(2, size, generator=generator)
+        * 2
+    )
     return torch.bernoulli(logits.sigmoid(), generator=generator).reshape(num_data, *event_shape)
 
 
-def tiny(prior: Any = None, posterior: Any = None, num_data: int | None = None, seed: int = 0, **fields: Any) -> VAE:
+def tiny(
+    prior: Any = None,
+    posterior: Any = None,
+    num_data: int | None = None,
+    seed: int = 0,
+    **fields: Any,
+) -> VAE:
     """A VAE of six binary pixels and two latents, or what `fields` of `VAEConfig` make of it."""
     config = VAEConfig(**{"event_shape": (6,), "latent_size": 2, "hidden_sizes": (5,), **fields})
     return build(config, prior=prior, posterior=posterior, num_data=num_data, seed=seed)

@@ -1,10 +1,12 @@
-"""Check your own prior: inherit `PriorBattery`, name the prior, and pytest runs every check below on it.
+"""Check your own prior: inherit `PriorBattery`, name the prior, and pytest runs every check below
+on it.
 
     class TestRing(PriorBattery):
         prior = "my_prior.py:Ring"
 
-Knows the public way of building, training, saving and loading a VAE; must not know how any prior is written. The
-statistical checks fix their seeds; with others each would fail about once in ten thousand runs.
+Knows the public way of building, training, saving and loading a VAE; must not know how any prior is
+written. The statistical checks fix their seeds; with others each would fail about once in ten
+thousand runs.
 """
 
 from collections.abc import Iterator
@@ -33,12 +35,16 @@ PIXELS = (6,)
 def pixels(num_data: int) -> Tensor:
     """Binary data, (num_data, 6), whose pixels depend on one another."""
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(num_data, 2, generator=generator) @ torch.randn(2, 6, generator=generator) * 3
+    logits = (
+        torch.randn(num_data, 2, generator=generator) @ torch.randn(2, 6, generator=generator) * 3
+    )
     return (logits > 0).float()
 
 
 def unpacked(sites: list[LatentSite], vector: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Real vectors (n, d) -> for each site its values on the site's support, and log |d value / d vector| (n,)."""
+    """Real vectors (n, d) -> for each site its values on the site's support, and log |d value / d
+    vector| (n,).
+    """
     sizes = [site.unconstrained_shape.numel() for site in sites]
     result = {}
     for site, part in zip(sites, vector.split(sizes, -1)):
@@ -57,7 +63,9 @@ def packed(sites: list[LatentSite], values: dict[str, Tensor]) -> Tensor:
 
 
 class PriorBattery:
-    """What every prior passes. `prior` is a name or reference, tried with these `options` and `latent_size`."""
+    """What every prior passes. `prior` is a name or reference, tried with these `options` and
+    `latent_size`.
+    """
 
     prior: str
     options: ClassVar[dict[str, Any]] = {}
@@ -66,7 +74,9 @@ class PriorBattery:
 
     def vae(self, seed: int = 0) -> VAE:
         """A small VAE with this prior."""
-        config = VAEConfig(PIXELS, self.latent_size, (5,), prior=self.prior, prior_options=self.options)
+        config = VAEConfig(
+            PIXELS, self.latent_size, (5,), prior=self.prior, prior_options=self.options
+        )
         return build(config, seed=seed)
 
     def sites(self, vae: VAE) -> list[LatentSite]:
@@ -85,7 +95,9 @@ class PriorBattery:
 
         def at_values() -> None:
             for site in sites:
-                pyro.sample(site.name, dist.Delta(values[site.name], event_dim=len(site.event_shape)))
+                pyro.sample(
+                    site.name, dist.Delta(values[site.name], event_dim=len(site.event_shape))
+                )
 
         with local_parameters(), torch.no_grad(), pyro.plate("data", len(values["z"])):
             trace = replayed_trace(vae.model.prior, poutine.trace(at_values).get_trace())
@@ -116,9 +128,11 @@ class PriorBattery:
 
     @pytest.mark.usefixtures("double_precision")
     def test_samples_agree_with_the_density_region_by_region(self) -> None:
-        """Eight regions' masses by counting 10000 draws, and by integrating the density over 30000 of a broad proposal.
+        """Eight regions' masses by counting 10000 draws, and by integrating the density over 30000
+        of a broad proposal.
 
-        One integral of the whole density would be 1 for a normalised density that is not the one sampled from.
+        One integral of the whole density would be 1 for a normalised density that is not the one
+        sampled from.
         """
         vae = self.vae().double().eval()
         sites = self.sites(vae)
@@ -126,12 +140,19 @@ class PriorBattery:
         drawn = packed(sites, self.draws(vae, 10_000))
         centres, scale = drawn[:100], 0.5 * drawn.std(0)
         kernel = dist.StudentT(3.0, centres, scale).to_event(1)
-        proposal = dist.MixtureSameFamily(dist.Categorical(logits=torch.zeros(100).to(drawn)), kernel)
+        proposal = dist.MixtureSameFamily(
+            dist.Categorical(logits=torch.zeros(100).to(drawn)), kernel
+        )
         vector = proposal.sample((30_000,))
         parts = unpacked(sites, vector)
         log_p = self.log_density(vae, {name: value for name, (value, _) in parts.items()})
-        weight = (log_p + sum(jacobian for _, jacobian in parts.values()) - proposal.log_prob(vector)).exp()
-        middle, radius = drawn.median(0).values, ((drawn - drawn.median(0).values) / scale).norm(dim=-1).median()
+        weight = (
+            log_p + sum(jacobian for _, jacobian in parts.values()) - proposal.log_prob(vector)
+        ).exp()
+        middle, radius = (
+            drawn.median(0).values,
+            ((drawn - drawn.median(0).values) / scale).norm(dim=-1).median(),
+        )
 
         def regions(u: Tensor) -> Tensor:
             sign = (u > middle)[:, -2:].long() @ torch.tensor([1, 2])
@@ -147,7 +168,9 @@ class PriorBattery:
     def test_gradient_reaches_every_parameter(self, estimator: str) -> None:
         vae = self.vae()
         with local_parameters():
-            evidence_terms(vae.model, vae.guide, pixels(50), estimator).loss(torch.tensor(0.0)).backward()
+            evidence_terms(vae.model, vae.guide, pixels(50), estimator).loss(
+                torch.tensor(0.0)
+            ).backward()
         for name, parameter in vae.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
@@ -155,7 +178,9 @@ class PriorBattery:
 
     @pytest.mark.usefixtures("double_precision")
     def test_estimators_agree_in_expectation(self) -> None:
-        """At 20000 draws of one datum; where no closed form is known both estimators are one and agree to the bit."""
+        """At 20000 draws of one datum; where no closed form is known both estimators are one and
+        agree to the bit.
+        """
         vae = self.vae().double().eval()
         x = pixels(1).double().expand(20_000, *PIXELS)
         bounds = []
@@ -169,14 +194,18 @@ class PriorBattery:
         assert difference.mean().abs() <= LIMIT * error
         assert (error > 0) == any(kl.kind == "analytic" for kl in terms.kl.values())
 
-    def test_saved_and_loaded_it_is_the_same(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_saved_and_loaded_it_is_the_same(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("PPL_VAE_TRUST", str(tmp_path / "trusted.json"))
         vae = self.vae(seed=3).eval()
         save(vae, tmp_path / "vae.safetensors")
         other = load(tmp_path / "vae.safetensors")
         assert other.config == vae.config
         assert set(other.state_dict()) == set(vae.state_dict())
-        assert all(torch.equal(value, vae.state_dict()[name]) for name, value in other.state_dict().items())
+        assert all(
+            torch.equal(value, vae.state_dict()[name]) for name, value in other.state_dict().items()
+        )
         draws = []
         for one in (vae, other):
             torch.manual_seed(4)
@@ -190,13 +219,17 @@ class PriorBattery:
 
     def test_a_recorded_step_is_the_eager_step_to_the_bit(self) -> None:
         (eager, _), (recorded, history) = self.fitted("off"), self.fitted("record")
-        assert history.tier == "record", "the prior does something that cannot be recorded as one graph of tensors"
+        assert history.tier == "record", (
+            "the prior does something that cannot be recorded as one graph of tensors"
+        )
         assert all(torch.equal(a, b) for a, b in zip(eager.parameters(), recorded.parameters()))
         start = self.vae().state_dict()
         moved = {name for name, p in recorded.named_parameters() if not torch.equal(p, start[name])}
         assert moved == {name for name, _ in recorded.named_parameters()}
 
-    @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler warns of its own parts
+    @pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning"
+    )  # torch's compiler warns of its own parts
     def test_a_compiled_step_is_the_eager_step_up_to_rounding(self) -> None:
         if not self.compiled:
             pytest.skip("set compiled = True")
@@ -208,9 +241,27 @@ class PriorBattery:
 
     def test_on_the_command_line(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PPL_VAE_TRUST", str(tmp_path / "trusted.json"))
-        options = [word for name, value in self.options.items() for word in (f"--prior.{name}", str(value))]
-        run = ["--prior", self.prior, *options, "--latent-size", str(self.latent_size), "--hidden-sizes", "5"]
-        fast = ["--epochs", "1", "--batch-size", "400", "--no-progress", "--out", str(tmp_path / "run")]
+        options = [
+            word for name, value in self.options.items() for word in (f"--prior.{name}", str(value))
+        ]
+        run = [
+            "--prior",
+            self.prior,
+            *options,
+            "--latent-size",
+            str(self.latent_size),
+            "--hidden-sizes",
+            "5",
+        ]
+        fast = [
+            "--epochs",
+            "1",
+            "--batch-size",
+            "400",
+            "--no-progress",
+            "--out",
+            str(tmp_path / "run"),
+        ]
         assert main(["train", "--data", "digits", *run, *fast]) == 0
         vae = load(tmp_path / "run")
         assert dict(vae.config.prior_options) == self.options

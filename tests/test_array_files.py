@@ -39,19 +39,36 @@ def test_an_array_is_cut_at_80_and_90_percent_and_its_pixels_divided_by_255(tmp_
 
 def test_floats_and_booleans_are_taken_as_they_are(tmp_path: Path) -> None:
     x = GENERATOR.normal(size=(20, 5))
-    assert torch.equal(torch.cat(parts(saved(tmp_path / "x.npy", x), split="ordered")), torch.from_numpy(x).float())
     assert torch.equal(
-        torch.cat(parts(saved(tmp_path / "b.npy", x > 0), split="ordered")), torch.from_numpy(x > 0).float()
+        torch.cat(parts(saved(tmp_path / "x.npy", x), split="ordered")), torch.from_numpy(x).float()
+    )
+    assert torch.equal(
+        torch.cat(parts(saved(tmp_path / "b.npy", x > 0), split="ordered")),
+        torch.from_numpy(x > 0).float(),
     )
 
 
 def test_an_archive_names_its_parts_and_labels(tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", train=PIXELS[:30], validation=PIXELS[30:40], test=PIXELS[40:],
-             test_labels=np.arange(10), note="not data")  # fmt: skip
+    np.savez(
+        tmp_path / "x.npz",
+        train=PIXELS[:30],
+        validation=PIXELS[30:40],
+        test=PIXELS[40:],
+        test_labels=np.arange(10),
+        note="not data",
+    )
     data = load_data(str(tmp_path / "x.npz"), binarization="static")
     assert [len(part) for part in (data.train, data.validation, data.test)] == [30, 10, 10]
-    assert data.split == "given" and data.event_shape == (4, 3) and set(data.train.unique().tolist()) == {0.0, 1.0}
-    assert data.train_labels is None and data.test_labels is not None and data.test_labels.tolist() == list(range(10))
+    assert (
+        data.split == "given"
+        and data.event_shape == (4, 3)
+        and set(data.train.unique().tolist()) == {0.0, 1.0}
+    )
+    assert (
+        data.train_labels is None
+        and data.test_labels is not None
+        and data.test_labels.tolist() == list(range(10))
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,7 +88,9 @@ def test_an_archive_names_its_parts_and_labels(tmp_path: Path) -> None:
         (PIXELS.astype(float), "values from 0 to 255"),
     ],
 )
-def test_what_cannot_be_data_is_refused_in_one_line(array: np.ndarray, words: str, tmp_path: Path) -> None:
+def test_what_cannot_be_data_is_refused_in_one_line(
+    array: np.ndarray, words: str, tmp_path: Path
+) -> None:
     with pytest.raises(InputError) as error:
         load_data(saved(tmp_path / "x.npy", array), binarization="dynamic")
     assert words in str(error.value) and str(tmp_path) in str(error.value)
@@ -86,10 +105,20 @@ def test_what_cannot_be_data_is_refused_in_one_line(array: np.ndarray, words: st
             "dtype float64, expected that of train",
         ),
         ({"train": PIXELS, "validation": PIXELS, "test": PIXELS[:, :2]}, "test in"),
-        ({"train": PIXELS, "validation": PIXELS, "test": PIXELS, "test_labels": np.zeros(3, int)}, "50 whole numbers"),
+        (
+            {
+                "train": PIXELS,
+                "validation": PIXELS,
+                "test": PIXELS,
+                "test_labels": np.zeros(3, int),
+            },
+            "50 whole numbers",
+        ),
     ],
 )
-def test_an_archive_that_does_not_fit_together_is_refused(arrays: dict, words: str, tmp_path: Path) -> None:
+def test_an_archive_that_does_not_fit_together_is_refused(
+    arrays: dict, words: str, tmp_path: Path
+) -> None:
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(InputError, match=words):
         load_data(str(tmp_path / "x.npz"))
@@ -97,7 +126,9 @@ def test_an_archive_that_does_not_fit_together_is_refused(arrays: dict, words: s
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 no archive", b"\x93NUMPY no array"])
-def test_a_missing_or_damaged_file_is_refused(content: bytes | None, suffix: str, tmp_path: Path) -> None:
+def test_a_missing_or_damaged_file_is_refused(
+    content: bytes | None, suffix: str, tmp_path: Path
+) -> None:
     path = tmp_path / f"x{suffix}"
     if content is not None:
         path.write_bytes(content)
@@ -106,14 +137,18 @@ def test_a_missing_or_damaged_file_is_refused(content: bytes | None, suffix: str
 
 
 def test_files_of_the_wrong_kind_and_damaged_archives_are_refused(tmp_path: Path) -> None:
-    """Any one byte of a compressed archive turned over gives the data, or one line, and nothing else."""
+    """Any one byte of a compressed archive turned over gives the data, or one line, and nothing
+    else.
+    """
     np.savez_compressed(tmp_path / "x.npz", train=PIXELS, validation=PIXELS, test=PIXELS)
     whole = (tmp_path / "x.npz").read_bytes()
     (tmp_path / "x.npy").write_bytes(whole)
     with pytest.raises(InputError, match="another kind of file"):
         load_data(str(tmp_path / "x.npy"))
     for position in range(0, len(whole), 37):
-        (tmp_path / "x.npz").write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
+        (tmp_path / "x.npz").write_bytes(
+            whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :]
+        )
         try:
             load_data(str(tmp_path / "x.npz"))
         except InputError as error:
@@ -133,7 +168,9 @@ def test_the_command_line_trains_on_a_file_and_evaluates_it_from_another_folder(
     small = ["--latent-size", "2", "--hidden-sizes", "4", "--epochs", "1", "--no-progress"]
     assert main(["train", "--data", "mine.npy", "--binarization", "dynamic", *small]) == 0
     run = tmp_path / "runs" / "mine"
-    assert json.loads((run / "config.json").read_text())["data"]["name"] == str(tmp_path / "mine.npy")
+    assert json.loads((run / "config.json").read_text())["data"]["name"] == str(
+        tmp_path / "mine.npy"
+    )
     assert main(["train", "--resume", str(run), "--epochs", "2", "--no-progress"]) == 0
     monkeypatch.chdir("/")
     assert main(["evaluate", str(run), "--num-samples", "10", "--no-progress"]) == 0

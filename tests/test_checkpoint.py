@@ -1,4 +1,5 @@
-"""Files that come back as they were, damaged or hostile ones that are refused, and user code run only where trusted.
+"""Files that come back as they were, damaged or hostile ones that are refused, and user code run
+only where trusted.
 
 Knows `checkpoint.py` and the safetensors format; must not know how a run goes on.
 """
@@ -17,7 +18,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ppl_vae.checkpoint import CHECKPOINT, config_from_json, load, read_tensors, run_lock, save, write_tensors
+from ppl_vae.checkpoint import (
+    CHECKPOINT,
+    config_from_json,
+    load,
+    read_tensors,
+    run_lock,
+    save,
+    write_tensors,
+)
 from ppl_vae.checks import InputError
 from ppl_vae.files import atomic_write
 from ppl_vae.training import fit
@@ -38,7 +47,8 @@ class Ring(torch.nn.Module):
 
     def forward(self):
         radius = pyro.sample("radius", dist.LogNormal(0.0, 0.2))
-        return pyro.sample("z", dist.Normal(radius[..., None] * torch.ones_like(self.scale), self.scale).to_event(1))
+        loc = radius[..., None] * torch.ones_like(self.scale)
+        return pyro.sample("z", dist.Normal(loc, self.scale).to_event(1))
 """
 
 
@@ -93,7 +103,9 @@ class TestRoundTrip:
         again = load(tmp_path / "vae")
         assert again.config == vae.config and again.num_data == vae.num_data
         assert not any(m.training for m in again.modules())
-        assert all(torch.equal(value, again.state_dict()[n]) for n, value in vae.state_dict().items())
+        assert all(
+            torch.equal(value, again.state_dict()[n]) for n, value in vae.state_dict().items()
+        )
         torch.testing.assert_close(again.encode(x), vae.encode(x))
 
     def test_double_precision_stays_double(self, tmp_path):
@@ -112,14 +124,26 @@ class TestRoundTrip:
         vae = tiny(prior)
         save(vae, tmp_path / "vae")
         assert "pass prior=..." in refused(tmp_path / "vae")
-        assert torch.equal(load(tmp_path / "vae", prior=prior).encode(pixels(3)), vae.encode(pixels(3)))
+        assert torch.equal(
+            load(tmp_path / "vae", prior=prior).encode(pixels(3)), vae.encode(pixels(3))
+        )
 
     def test_a_run_folder_gives_its_best_epoch(self, tmp_path):
         vae = tiny()
-        fit(vae, pixels(30), validation=pixels(30, seed=1), early_stopping=2, epochs=30, learning_rate=0.3,
-            checkpoint=tmp_path / "run", progress=False)  # fmt: skip
+        fit(
+            vae,
+            pixels(30),
+            validation=pixels(30, seed=1),
+            early_stopping=2,
+            epochs=30,
+            learning_rate=0.3,
+            checkpoint=tmp_path / "run",
+            progress=False,
+        )
         again = load(tmp_path / "run")
-        assert all(torch.equal(value, again.state_dict()[n]) for n, value in vae.state_dict().items())
+        assert all(
+            torch.equal(value, again.state_dict()[n]) for n, value in vae.state_dict().items()
+        )
 
     def test_other_tensors_than_the_configuration_has_are_refused(self, tmp_path):
         save(tiny(), tmp_path / "vae")
@@ -182,7 +206,10 @@ class TestHostileFiles:
             ({"config": {"hidden_size": [3]}}, "did you mean 'hidden_sizes'?"),
             ({"config": {"latent_size": "2"}}, "latent_size: got '2'"),
             ({"config": {"event_shape": "six"}}, "event_shape: got 'six'"),
-            ({"config": {"network_options": "abc"}}, "network_options: got 'abc', expected a mapping"),
+            (
+                {"config": {"network_options": "abc"}},
+                "network_options: got 'abc', expected a mapping",
+            ),
             ({"config": {"prior": 5}}, "prior: got 5"),
             ({"config": {"likelihood": None}}, "likelihood: got None"),
             ({"config": None}, "config"),
@@ -210,10 +237,16 @@ class TestHostileFiles:
         ],
     )
     @pytest.mark.parametrize("field", ["prior", "posterior"])
-    def test_no_function_of_any_module_is_called_on_a_checkpoints_word(self, tmp_path, reference, field, monkeypatch):
+    def test_no_function_of_any_module_is_called_on_a_checkpoints_word(
+        self, tmp_path, reference, field, monkeypatch
+    ):
         save(tiny(), tmp_path / "vae")
-        path = rewritten(tmp_path / "vae", config={field: reference, f"{field}_options": {"command": "true"}})
-        monkeypatch.setattr("ppl_vae.vae.resolve", lambda name: pytest.fail(f"{name} was looked up"))
+        path = rewritten(
+            tmp_path / "vae", config={field: reference, f"{field}_options": {"command": "true"}}
+        )
+        monkeypatch.setattr(
+            "ppl_vae.vae.resolve", lambda name: pytest.fail(f"{name} was looked up")
+        )
         assert f"code in module '{reference}'" in refused(path)
 
     @pytest.mark.parametrize(
@@ -247,7 +280,11 @@ class TestTrust:
         checkpoint, _, marker = ring
         monkeypatch.setenv("PPL_VAE_TRUST", str(tmp_path / "somebody-else.json"))
         message = refused(checkpoint)
-        assert "not trained with here" in message and "trust_code=True" in message and not marker.exists()
+        assert (
+            "not trained with here" in message
+            and "trust_code=True" in message
+            and not marker.exists()
+        )
 
     def test_trust_code_runs_it(self, ring, monkeypatch, tmp_path):
         checkpoint, _, marker = ring
@@ -262,21 +299,31 @@ class TestTrust:
         exec(compile(path.read_text(), "given", "exec"), code)
         marker.unlink()
         path.unlink()
-        assert load(checkpoint, prior=code["Ring"]).sample(2).shape == (2, 6) and not marker.exists()
+        assert (
+            load(checkpoint, prior=code["Ring"]).sample(2).shape == (2, 6) and not marker.exists()
+        )
         assert "which is not there" in refused(checkpoint)
 
     def test_a_new_process_loads_it_by_its_file(self, ring):
         checkpoint, _, _ = ring
-        code = f"from ppl_vae.checkpoint import load; print(tuple(load({str(checkpoint)!r}).sample(4).shape))"
+        code = (
+            "from ppl_vae.checkpoint import load; "
+            f"print(tuple(load({str(checkpoint)!r}).sample(4).shape))"
+        )
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1]
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[1],
         )
         assert done.stdout.strip() == "(4, 6)", done.stderr
 
     def test_the_trust_file_holds_paths_and_hashes_and_a_broken_one_trusts_nobody(self, ring):
         checkpoint, path, _ = ring
         trust = Path(os.environ["PPL_VAE_TRUST"])
-        assert json.loads(trust.read_text()) == {str(path): [hashlib.sha256(path.read_bytes()).hexdigest()]}
+        assert json.loads(trust.read_text()) == {
+            str(path): [hashlib.sha256(path.read_bytes()).hexdigest()]
+        }
         for text in ("{broken", "[]", '{"a": 1}', json.dumps({str(path): "x"})):
             trust.write_text(text)
             assert "not trained with here" in refused(checkpoint)
@@ -309,7 +356,9 @@ class TestWriting:
         order = []
         for name in ("fsync", "replace"):
             real = getattr(os, name)
-            monkeypatch.setattr(os, name, lambda *a, name=name, real=real: (order.append(name), real(*a))[1])
+            monkeypatch.setattr(
+                os, name, lambda *a, name=name, real=real: (order.append(name), real(*a))[1]
+            )
         with atomic_write(tmp_path / "file") as file:
             file.write(b"new")
         assert order == ["fsync", "replace", "fsync"]
@@ -320,7 +369,8 @@ class TestWriting:
             save(tiny(), tmp_path / "file" / "vae")
 
     @pytest.mark.parametrize(
-        "dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool]
+        "dtype",
+        [torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool],
     )
     def test_every_kind_of_tensor_comes_back(self, tmp_path, dtype):
         tensors = {
@@ -333,10 +383,13 @@ class TestWriting:
         again, header = read_tensors(tmp_path / "file")
         assert header["extra"] == [1, None, "text"]
         assert all(
-            torch.equal(again[name], value) and again[name].dtype == value.dtype for name, value in tensors.items()
+            torch.equal(again[name], value) and again[name].dtype == value.dtype
+            for name, value in tensors.items()
         )
 
-    def test_a_second_process_on_a_folder_is_refused_and_the_lock_goes_with_its_process(self, tmp_path):
+    def test_a_second_process_on_a_folder_is_refused_and_the_lock_goes_with_its_process(
+        self, tmp_path
+    ):
         code = f"""
 from pathlib import Path
 from ppl_vae.checkpoint import run_lock
@@ -345,10 +398,15 @@ with run_lock(Path({str(tmp_path)!r})):
     input()
 """
         root = Path(__file__).parents[1]
-        holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root)
+        holder = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root
+        )
         try:
             assert holder.stdout.readline() == b"held\n"
-            with pytest.raises(InputError, match="another process at work in it"), run_lock(tmp_path):
+            with (
+                pytest.raises(InputError, match="another process at work in it"),
+                run_lock(tmp_path),
+            ):
                 pass
         finally:
             holder.kill()

@@ -27,8 +27,13 @@ def test_a_refusal_is_one_line_and_a_value_error():
 
 def test_a_near_name_is_suggested_and_a_far_one_is_not():
     assert checks.choice("prior", "laplace", ["laplace"]) == "laplace"
-    assert said(checks.choice, "prior", "laplac", ["laplace", "normal"]).endswith("; did you mean 'laplace'?")
-    assert said(checks.choice, "prior", "xyz", ["laplace"]) == "prior: got 'xyz', expected one of laplace"
+    assert said(checks.choice, "prior", "laplac", ["laplace", "normal"]).endswith(
+        "; did you mean 'laplace'?"
+    )
+    assert (
+        said(checks.choice, "prior", "xyz", ["laplace"])
+        == "prior: got 'xyz', expected one of laplace"
+    )
     assert "got None" in said(checks.choice, "prior", None, ["laplace"])
 
 
@@ -69,7 +74,11 @@ def test_sizes_are_positive_integers(value):
 
 
 def test_a_single_size_is_a_tuple_of_one():
-    assert checks.sizes("s", 3) == (3,) and checks.sizes("s", [3, 4]) == (3, 4) and checks.sizes("s", ()) == ()
+    assert (
+        checks.sizes("s", 3) == (3,)
+        and checks.sizes("s", [3, 4]) == (3, 4)
+        and checks.sizes("s", ()) == ()
+    )
 
 
 def test_options_are_a_mapping_of_known_names():
@@ -86,18 +95,26 @@ def test_options_are_a_mapping_of_known_names():
 
 class TestData:
     def test_good_data_come_back_as_they_are(self):
-        for x in (torch.rand(3, 2, 2), torch.zeros(3, 2, 2, dtype=torch.uint8), torch.rand(3, 2, 2).double()):
+        for x in (
+            torch.rand(3, 2, 2),
+            torch.zeros(3, 2, 2, dtype=torch.uint8),
+            torch.rand(3, 2, 2).double(),
+        ):
             assert checks.data("x", x, (2, 2)) is x
 
     @pytest.mark.parametrize(
         ("x", "message"),
         [
-            (torch.rand(3, 4), "x's shape: got (3, 4), expected (N, 2, 2); use x.reshape(-1, 2, 2)"),
+            (
+                torch.rand(3, 4),
+                "x's shape: got (3, 4), expected (N, 2, 2); use x.reshape(-1, 2, 2)",
+            ),
             (torch.rand(2, 2), "or x[None] for a single datum"),
             (torch.rand(0, 2, 2), "x's number of rows: got 0, expected at least 1"),
             (
                 torch.ones(3, 2, 2).int(),
-                "x's dtype: got torch.int32, expected floating point, or uint8 pixels; use x.float()",
+                "x's dtype: got torch.int32, expected floating point, or uint8 pixels; use "
+                "x.float()",
             ),
             ([[1.0]], "x: got list, expected a torch.Tensor"),
         ],
@@ -112,7 +129,9 @@ class TestData:
         assert "values from row 6 on" in said(checks.finite, "x", x)
         x[6:8] = 2.0
         message = said(checks.inside, "x", x, (0.0, 1.0), "likelihood 'bernoulli'")
-        assert message.startswith("x for likelihood 'bernoulli': got values outside [0, 1] from row 6 on, expected")
+        assert message.startswith(
+            "x for likelihood 'bernoulli': got values outside [0, 1] from row 6 on, expected"
+        )
 
     def test_bytes_and_unbounded_supports_need_no_look(self):
         x = torch.full((2, 3), 7.0)

@@ -1,7 +1,8 @@
-"""The command line: every option arrives, every bad value is one line and status 2, a run is never lost or overwritten.
+"""The command line: every option arrives, every bad value is one line and status 2, a run is never
+lost or overwritten.
 
-Knows the commands and a run's folder from outside. Nothing here is statistical. Other processes are started where one
-process cannot show it: a user's own code, an interrupt, `python -m`.
+Knows the commands and a run's folder from outside. Nothing here is statistical. Other processes are
+started where one process cannot show it: a user's own code, an interrupt, `python -m`.
 """
 
 import csv
@@ -22,7 +23,17 @@ import pytest
 import torch
 import xarray
 
-from ppl_vae import VAEConfig, __version__, build, diagnostics, fit, load, load_data, log_likelihood, lower_bound
+from ppl_vae import (
+    VAEConfig,
+    __version__,
+    build,
+    diagnostics,
+    fit,
+    load,
+    load_data,
+    log_likelihood,
+    lower_bound,
+)
 from ppl_vae.checkpoint import read_tensors
 from ppl_vae.cli import commands, main, options
 from ppl_vae.cli.parser import make_parser, parse
@@ -44,7 +55,8 @@ class Scaled(torch.nn.Module):
 
     def forward(self):
         scale = pyro.sample("scale", dist.LogNormal(0.0, self.spread))
-        return pyro.sample("z", dist.Normal(torch.zeros(self.latent_size), scale[..., None]).to_event(1))
+        loc = torch.zeros(self.latent_size)
+        return pyro.sample("z", dist.Normal(loc, scale[..., None]).to_event(1))
 """
 
 
@@ -68,7 +80,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 
 def subprocess_run(*argv: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "ppl_vae", *argv], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "ppl_vae", *argv], capture_output=True, text=True, timeout=120
+    )
 
 
 def history(folder: str) -> list[dict[str, str]]:
@@ -93,16 +107,30 @@ class TestOptions:
         }
         for field in dataclasses.fields(VAEConfig):
             if field.name.endswith("_options"):
-                flag, text, value = f"--{field.name[:-8]}.some-name", "32,0.5,a", {"some_name": (32, 0.5, "a")}
+                flag, text, value = (
+                    f"--{field.name[:-8]}.some-name",
+                    "32,0.5,a",
+                    {"some_name": (32, 0.5, "a")},
+                )
             else:
-                flag, (text, value) = f"--{field.name.replace('_', '-')}", examples.get(field.name, ("name", "name"))
+                flag, (text, value) = (
+                    f"--{field.name.replace('_', '-')}",
+                    examples.get(field.name, ("name", "name")),
+                )
             assert getattr(parse(["train", flag, text]), field.name) == value
             assert getattr(parse(["train", f"{flag}={text}"]), field.name) == value
 
     def test_every_argument_of_fit_has_a_flag_that_arrives(self) -> None:
-        of_the_run = {"vae": None, "data": "--data", "binarization": "--binarization", "checkpoint": "--out",
-                      "resume": "--resume"}  # fmt: skip
-        flags = {flag for action in subparsers()["train"]._actions for flag in action.option_strings}
+        of_the_run = {
+            "vae": None,
+            "data": "--data",
+            "binarization": "--binarization",
+            "checkpoint": "--out",
+            "resume": "--resume",
+        }
+        flags = {
+            flag for action in subparsers()["train"]._actions for flag in action.option_strings
+        }
         for parameter in inspect.signature(fit).parameters.values():
             flag = of_the_run.get(parameter.name, f"--{parameter.name.replace('_', '-')}")
             assert flag is None or flag in flags
@@ -115,7 +143,9 @@ class TestOptions:
                 assert value == ("3" if parameter.annotation in (str, str | None) else 3)
 
     def test_a_new_field_appears_by_itself(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        newer = dataclasses.make_dataclass("Newer", [("weights", str | None, None)], bases=(VAEConfig,), frozen=True)
+        newer = dataclasses.make_dataclass(
+            "Newer", [("weights", str | None, None)], bases=(VAEConfig,), frozen=True
+        )
         monkeypatch.setattr(options, "VAEConfig", newer)
         assert parse(["train", "--weights", "mean_field"]).weights == "mean_field"
         assert parse(["train", "--weights", "none"]).weights is None
@@ -126,31 +156,60 @@ class TestOptions:
             for action in parser._actions:
                 if action.option_strings and action.dest != "help":
                     assert action.option_strings[0] in text, name
-                    assert re.search(r"\w.* \(default: .+\)$", action.help), f"{name} {action.option_strings}"
-        assert "--batch-size N M, data a step (default: 100)" in " ".join(subparsers()["train"].format_help().split())
+                    assert re.search(r"\w.* \(default: .+\)$", action.help), (
+                        f"{name} {action.option_strings}"
+                    )
+        assert "--batch-size N M, data a step (default: 100)" in " ".join(
+            subparsers()["train"].format_help().split()
+        )
 
     def test_defaults_are_those_of_the_library(self, run: Callable[..., str]) -> None:
         run("train", "--epochs", "1", "--no-progress", "--out", "run")
         assert load("run").config == VAEConfig(event_shape=(8, 8))
         settings = read_tensors(Path("run/checkpoint.safetensors"))[1]["settings"]
-        for name in ("estimator", "num_particles", "batch_size", "optimizer", "weight_penalty", "seed", "compile"):
+        for name in (
+            "estimator",
+            "num_particles",
+            "batch_size",
+            "optimizer",
+            "weight_penalty",
+            "seed",
+            "compile",
+        ):
             assert settings[name] == inspect.signature(fit).parameters[name].default
 
     def test_values_reach_the_config_and_the_run(self, run: Callable[..., str]) -> None:
-        words = """train --out run --no-progress --event-shape 64 --latent-size 3 --hidden-sizes 7,5 --activation relu
-            --network.dropout 0.25 --init normal_0.01 --likelihood normal_shared --likelihood.mean sigmoid
-            --likelihood.initial-scale=0.5 --estimator A --num-particles 2 --batch-size 500 --epochs 1
-            --kl-weight linear:0:1:2 --learning-rate 0.002 --optimizer adagrad --weight-penalty 0.5 --early-stopping 3
+        words = """train --out run --no-progress --event-shape 64 --latent-size 3
+            --hidden-sizes 7,5 --activation relu --network.dropout 0.25 --init normal_0.01
+            --likelihood normal_shared --likelihood.mean sigmoid --likelihood.initial-scale=0.5
+            --estimator A --num-particles 2 --batch-size 500 --epochs 1 --kl-weight linear:0:1:2
+            --learning-rate 0.002 --optimizer adagrad --weight-penalty 0.5 --early-stopping 3
             --seed 4 --compile off"""
         run(*words.split())
         assert load("run").config == VAEConfig(
-            event_shape=(64,), latent_size=3, hidden_sizes=(7, 5), activation="relu", init="normal_0.01",
-            likelihood="normal_shared", network_options={"dropout": 0.25},
-            likelihood_options={"mean": "sigmoid", "initial_scale": 0.5})  # fmt: skip
+            event_shape=(64,),
+            latent_size=3,
+            hidden_sizes=(7, 5),
+            activation="relu",
+            init="normal_0.01",
+            likelihood="normal_shared",
+            network_options={"dropout": 0.25},
+            likelihood_options={"mean": "sigmoid", "initial_scale": 0.5},
+        )
         settings = read_tensors(Path("run/checkpoint.safetensors"))[1]["settings"]
-        given = {"estimator": "A", "num_particles": 2, "batch_size": 500, "epochs": 1, "kl_weight": "linear:0:1:2",
-                 "learning_rate": "0.002", "optimizer": "adagrad", "weight_penalty": 0.5, "early_stopping": 3,
-                 "seed": 4, "compile": "off"}  # fmt: skip
+        given = {
+            "estimator": "A",
+            "num_particles": 2,
+            "batch_size": 500,
+            "epochs": 1,
+            "kl_weight": "linear:0:1:2",
+            "learning_rate": "0.002",
+            "optimizer": "adagrad",
+            "weight_penalty": 0.5,
+            "early_stopping": 3,
+            "seed": 4,
+            "compile": "off",
+        }
         assert given.items() <= settings.items()
 
     def test_the_seed_fixes_the_initial_weights(self, run: Callable[..., str]) -> None:
@@ -195,7 +254,9 @@ class TestBadValues:
             "demo --seed -1",
         ],
     )
-    def test_a_bad_value_is_one_line_and_status_2(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_a_bad_value_is_one_line_and_status_2(
+        self, command: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         assert main(command.split()) == 2
         out, err = capsys.readouterr()
         assert out == ""
@@ -212,62 +273,110 @@ class TestBadValues:
         assert main(["train", "--out", "file"]) == 2
         assert capsys.readouterr().err.count("\n") == 2
 
-    @pytest.mark.parametrize("text", ["", "[]", '{"config": 3}', '{"config": {}, "data": {"path": 3}, "fit": {}}'])
-    def test_a_config_file_that_is_none(self, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    @pytest.mark.parametrize(
+        "text", ["", "[]", '{"config": 3}', '{"config": {}, "data": {"path": 3}, "fit": {}}']
+    )
+    def test_a_config_file_that_is_none(
+        self, text: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         Path("config.json").write_text(text)
         assert main(["sample", "."]) == 2
         assert capsys.readouterr().err.count("\n") == 1
 
-    def test_a_loss_that_is_not_finite_is_one_line_and_status_1(self, capsys: pytest.CaptureFixture[str]) -> None:
-        command = ["train", *QUICK, "--likelihood", "normal_pixelwise", "--learning-rate", "1e30", "--out", "run"]
+    def test_a_loss_that_is_not_finite_is_one_line_and_status_1(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        command = [
+            "train",
+            *QUICK,
+            "--likelihood",
+            "normal_pixelwise",
+            "--learning-rate",
+            "1e30",
+            "--out",
+            "run",
+        ]
         assert main([*command, "--epochs", "50"]) == 1
-        assert re.fullmatch(r"ppl-vae: FloatingPointError: loss not finite[^\n]+\n", capsys.readouterr().err)
+        assert re.fullmatch(
+            r"ppl-vae: FloatingPointError: loss not finite[^\n]+\n", capsys.readouterr().err
+        )
 
 
 class TestRun:
-    def test_a_run_folder_holds_its_settings_history_and_checkpoint(self, run: Callable[..., str]) -> None:
+    def test_a_run_folder_holds_its_settings_history_and_checkpoint(
+        self, run: Callable[..., str]
+    ) -> None:
         out = run("train", *QUICK, "--epochs", "2", "--binarization", "dynamic")
         folder = Path("runs/digits")
         record = json.loads((folder / "config.json").read_text())
         assert record["data"] == {"name": "digits", "split": "shuffled", "binarization": "dynamic"}
-        assert (record["version"], record["fit"]["epochs"], record["config"]["latent_size"]) == (__version__, 2, 2)
+        assert (record["version"], record["fit"]["epochs"], record["config"]["latent_size"]) == (
+            __version__,
+            2,
+            2,
+        )
         assert [row["epoch"] for row in history(str(folder))] == ["1", "2"]
-        assert read_tensors(folder / "checkpoint.safetensors")[1]["settings"]["binarization"] == "dynamic"
+        assert (
+            read_tensors(folder / "checkpoint.safetensors")[1]["settings"]["binarization"]
+            == "dynamic"
+        )
         assert "z analytic" in out
         assert "ppl-vae evaluate runs/digits" in out
 
-    def test_it_is_never_overwritten(self, run: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    def test_it_is_never_overwritten(
+        self, run: Callable[..., str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
         run("train", *QUICK, "--epochs", "1")
         before = parameters("runs/digits")
         assert main(["train", *QUICK, "--out", "runs/digits", "--seed", "1"]) == 2
         assert "--resume" in capsys.readouterr().err
         run("train", *QUICK, "--epochs", "1", "--seed", "1")
         assert sorted(p.name for p in Path("runs").iterdir()) == ["digits", "digits-2"]
-        assert all(torch.equal(value, before[name]) for name, value in parameters("runs/digits").items())
+        assert all(
+            torch.equal(value, before[name]) for name, value in parameters("runs/digits").items()
+        )
         Path("mine").mkdir()
         Path("mine/config.json").write_text("{}")
         assert main(["train", *QUICK, "--out", "mine"]) == 2
         assert Path("mine/config.json").read_text() == "{}"
 
     def test_resumed_it_equals_one_that_was_never_stopped(self, run: Callable[..., str]) -> None:
-        command = ["train", *QUICK, "--activation", "relu", "--binarization", "dynamic", "--seed", "3"]
+        command = [
+            "train",
+            *QUICK,
+            "--activation",
+            "relu",
+            "--binarization",
+            "dynamic",
+            "--seed",
+            "3",
+        ]
         run(*command, "--epochs", "4", "--out", "whole")
         run(*command, "--epochs", "2", "--out", "parts")
         run("train", "--resume", "parts", "--epochs", "4", "--no-progress")
         whole = parameters("whole")
         assert all(torch.equal(value, whole[name]) for name, value in parameters("parts").items())
-        assert json.loads(Path("parts/config.json").read_text()) == json.loads(Path("whole/config.json").read_text())
+        assert json.loads(Path("parts/config.json").read_text()) == json.loads(
+            Path("whole/config.json").read_text()
+        )
         assert len(history("parts")) == 4
 
     def test_resumed_it_takes_no_other_settings(
         self, run: Callable[..., str], capsys: pytest.CaptureFixture[str]
     ) -> None:
         run("train", *QUICK, "--epochs", "2", "--out", "run")
-        for words in (["--seed", "3"], ["--epochs", "1"], ["--prior.radius", "2"], ["--out", "other"]):
+        for words in (
+            ["--seed", "3"],
+            ["--epochs", "1"],
+            ["--prior.radius", "2"],
+            ["--out", "other"],
+        ):
             assert main(["train", "--resume", "run", *words]) == 2
             assert words[0].split(".")[0] in capsys.readouterr().err
 
-    def test_killed_before_its_first_checkpoint_it_starts_again(self, run: Callable[..., str]) -> None:
+    def test_killed_before_its_first_checkpoint_it_starts_again(
+        self, run: Callable[..., str]
+    ) -> None:
         run("train", *QUICK, "--epochs", "1", "--out", "whole")
         Path("cut").mkdir()
         Path("cut/config.json").write_bytes(Path("whole/config.json").read_bytes())
@@ -278,13 +387,17 @@ class TestRun:
 
     def test_interrupted_it_is_saved_and_goes_on(self, run: Callable[..., str]) -> None:
         words = ["train", *QUICK, "--epochs", "200", "--compile", "off", "--out", "run"]
-        process = subprocess.Popen([sys.executable, "-m", "ppl_vae", *words], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ppl_vae", *words], stderr=subprocess.PIPE, text=True
+        )
         while not Path("run/history.csv").exists() and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         err = process.communicate(timeout=60)[1]
         assert process.returncode == 130
-        assert re.fullmatch(r"ppl-vae: stopped in epoch \d+[^\n]*\(ppl-vae train --resume run\)\n", err)
+        assert re.fullmatch(
+            r"ppl-vae: stopped in epoch \d+[^\n]*\(ppl-vae train --resume run\)\n", err
+        )
         done = len(history("run"))
         assert 1 <= done < 200
         values = json.loads(Path("run/config.json").read_text())
@@ -301,8 +414,20 @@ def test_a_users_prior_trains_samples_loads_in_another_process_and_resumes(
     program = MY_PRIOR[MY_PRIOR.index("class") :].strip().splitlines()
     assert sum(bool(line) for line in program) <= 12
     Path("my_prior.py").write_text(MY_PRIOR)
-    other = subprocess_run("train", *QUICK, "--prior", "my_prior.py:Scaled", "--prior.spread", "0.4", "--estimator",
-                           estimator, "--epochs", "2", "--out", "run")  # fmt: skip
+    other = subprocess_run(
+        "train",
+        *QUICK,
+        "--prior",
+        "my_prior.py:Scaled",
+        "--prior.spread",
+        "0.4",
+        "--estimator",
+        estimator,
+        "--epochs",
+        "2",
+        "--out",
+        "run",
+    )
     assert (other.returncode, other.stderr) == (0, "")
     assert f"scale {'analytic' if estimator == 'B' else 'sampled'}" in other.stdout
     assert load("run").model.prior.spread == 0.4
@@ -318,7 +443,14 @@ def test_a_users_prior_trains_samples_loads_in_another_process_and_resumes(
 
 def test_the_worked_example_of_a_users_prior(run: Callable[..., str]) -> None:
     """z lies as far from 0 as the option says."""
-    ring = ["--prior", f"{ROOT}/studies/priors/ring.py:ring", "--prior.radius", "4", "--prior.width", "0.01"]
+    ring = [
+        "--prior",
+        f"{ROOT}/studies/priors/ring.py:ring",
+        "--prior.radius",
+        "4",
+        "--prior.width",
+        "0.01",
+    ]
     run("train", *QUICK, *ring, "--epochs", "1", "--out", "run")
     with torch.no_grad():
         assert load("run").model.prior().norm().item() == pytest.approx(4.0, abs=0.05)
@@ -335,27 +467,64 @@ class TestLookingAtARun:
         run("train", *QUICK, "--epochs", "3", "--binarization", "static", "--out", "run")
         return "run"
 
-    def test_evaluate_writes_and_prints_what_the_library_says(self, folder: str, run: Callable[..., str]) -> None:
-        report = json.loads(evaluated(run, folder, "--part", "validation", "--num-data", "40", "--seed", "5"))
+    def test_evaluate_writes_and_prints_what_the_library_says(
+        self, folder: str, run: Callable[..., str]
+    ) -> None:
+        report = json.loads(
+            evaluated(run, folder, "--part", "validation", "--num-data", "40", "--seed", "5")
+        )
         vae, x = load(folder), load_data("digits", binarization="static").validation[:40]
         bound, likelihood = lower_bound(vae, x, seed=5).double(), log_likelihood(vae, x, 50, seed=5)
         assert report["lower_bound"]["mean"] == pytest.approx(bound.mean().item())
-        assert report["lower_bound"]["standard_error"] == pytest.approx(bound.std().item() / 40**0.5)
+        assert report["lower_bound"]["standard_error"] == pytest.approx(
+            bound.std().item() / 40**0.5
+        )
         assert report["log_likelihood"]["mean"] == pytest.approx(likelihood.mean)
-        assert report["log_likelihood"]["standard_error"] == pytest.approx(likelihood.standard_error)
+        assert report["log_likelihood"]["standard_error"] == pytest.approx(
+            likelihood.standard_error
+        )
         assert report["pareto_k"]["largest"] == pytest.approx(likelihood.pareto_k.max().item())
         assert report["kl"]["z"]["kind"] == "analytic"
-        out = run("evaluate", folder, "--part", "validation", "--num-data", "40", "--seed", "5", "--num-samples", "50")
-        assert f"{likelihood.mean:.2f} ± {likelihood.standard_error:.2f} nats per datum (50 importance samples)" in out
+        out = run(
+            "evaluate",
+            folder,
+            "--part",
+            "validation",
+            "--num-data",
+            "40",
+            "--seed",
+            "5",
+            "--num-samples",
+            "50",
+        )
+        assert (
+            f"{likelihood.mean:.2f} ± {likelihood.standard_error:.2f} nats per datum (50 "
+            "importance samples)" in out
+        )
 
-    def test_numbers_of_grey_pixels_under_a_bernoulli_are_marked(self, folder: str, run: Callable[..., str]) -> None:
+    def test_numbers_of_grey_pixels_under_a_bernoulli_are_marked(
+        self, folder: str, run: Callable[..., str]
+    ) -> None:
         """Trap 15: they are an objective, and must not be read beside those of binarised data."""
         run("train", *QUICK, "--epochs", "1", "--out", "grey")
         few = ("--num-data", "10", "--num-samples", "10", "--no-progress")
-        assert "grey pixels" in run("evaluate", "grey", *few) and "grey pixels" not in run("evaluate", folder, *few)
+        assert "grey pixels" in run("evaluate", "grey", *few) and "grey pixels" not in run(
+            "evaluate", folder, *few
+        )
 
     def test_the_bound_evaluated_is_the_one_trained(self, run: Callable[..., str]) -> None:
-        run("train", *QUICK, "--estimator", "iwae", "--num-particles", "7", "--epochs", "1", "--out", "run")
+        run(
+            "train",
+            *QUICK,
+            "--estimator",
+            "iwae",
+            "--num-particles",
+            "7",
+            "--epochs",
+            "1",
+            "--out",
+            "run",
+        )
         report = json.loads(evaluated(run, "run"))
         bound = lower_bound(load("run"), load_data("digits").test, "iwae", 7, seed=0)
         assert report["lower_bound"]["mean"] == pytest.approx(bound.double().mean().item())
@@ -368,12 +537,16 @@ class TestLookingAtARun:
 
     def test_diagnose_writes_draws_and_figures(self, folder: str, run: Callable[..., str]) -> None:
         out = run("diagnose", folder, "--num-data", "20", "--num-samples", "30")
-        with xarray.open_dataset("run/posterior.nc", group="posterior", engine="h5netcdf") as posterior:
+        with xarray.open_dataset(
+            "run/posterior.nc", group="posterior", engine="h5netcdf"
+        ) as posterior:
             assert posterior["z"].shape == (1, 30, 20, 2)
         assert "pareto_k" in out
         drawn = {"pareto_k", "calibration", "predictive_checks", "latent_scatter"}
         assert all(f"{name}.png" in out for name in drawn) and "signal_to_noise.png" not in out
-        assert drawn <= {path.stem for path in Path("run/figures").iterdir()} and "checks pass" in out
+        assert (
+            drawn <= {path.stem for path in Path("run/figures").iterdir()} and "checks pass" in out
+        )
 
     def test_diagnose_shows_what_is_known_of_random_weights(self, run: Callable[..., str]) -> None:
         run("train", *QUICK, "--weights", "mean_field", "--epochs", "1", "--out", "run")
@@ -386,7 +559,9 @@ class TestLookingAtARun:
     ) -> None:
         check = diagnostics.Check("name", 1.0, 2.0, "unit", verdict, "meaning")
         draws = torch.zeros(3, 2, dtype=torch.long)
-        found = diagnostics.Examination([check], torch.zeros(3), diagnostics.Calibration(draws, 9, ("a", "b")), {}, {})
+        found = diagnostics.Examination(
+            [check], torch.zeros(3), diagnostics.Calibration(draws, 9, ("a", "b")), {}, {}
+        )
         monkeypatch.setattr(diagnostics, "examine", lambda *args, **options: found)
         monkeypatch.setattr(diagnostics, "examination_figures", lambda found: {})
         monkeypatch.setattr(commands, "figures", lambda *args: {})
@@ -397,19 +572,38 @@ class TestLookingAtARun:
     @pytest.mark.parametrize(
         ("words", "names"),
         [
-            ([], "interpolations latent_scatter manifold prior_samples reconstructions training_curves traversals"),
+            (
+                [],
+                "interpolations latent_scatter manifold prior_samples reconstructions "
+                "training_curves traversals",
+            ),
             (["--latent-size", "3", "--event-shape", "64"], "latent_scatter training_curves"),
-            (["--data", "uniform_square", "--likelihood", "normal_shared"],
-             "latent_scatter prior_samples reconstructions training_curves"),
+            (
+                ["--data", "uniform_square", "--likelihood", "normal_shared"],
+                "latent_scatter prior_samples reconstructions training_curves",
+            ),
         ],
-    )  # fmt: skip
-    def test_sample_draws_what_fits_the_data(self, words: list[str], names: str, run: Callable[..., str]) -> None:
+    )
+    def test_sample_draws_what_fits_the_data(
+        self, words: list[str], names: str, run: Callable[..., str]
+    ) -> None:
         run("train", *QUICK, *words, "--epochs", "1", "--out", "run")
         run("sample", "run", "--num-data", "50")
         assert sorted(path.stem for path in Path("run/figures").iterdir()) == names.split()
 
     def test_the_same_seed_draws_the_same_figures(self, run: Callable[..., str]) -> None:
-        run("train", *QUICK, "--data", "uniform_square", "--likelihood", "normal_unit", "--epochs", "1", "--out", "run")
+        run(
+            "train",
+            *QUICK,
+            "--data",
+            "uniform_square",
+            "--likelihood",
+            "normal_unit",
+            "--epochs",
+            "1",
+            "--out",
+            "run",
+        )
         pictures = []
         for seed in ("1", "1", "2"):
             run("sample", "run", "--num-data", "50", "--seed", seed)
@@ -446,8 +640,12 @@ class TestReadme:
 
     def test_its_program_runs(self) -> None:
         program = re.findall(r"```python\n(.*?)```", self.TEXT, flags=re.DOTALL)[0]
-        short = program.replace("epochs=50", "epochs=1, progress=False").replace("num_samples=1000", "num_samples=20")
-        done = subprocess.run([sys.executable, "-c", short], capture_output=True, text=True, timeout=120)
+        short = program.replace("epochs=50", "epochs=1, progress=False").replace(
+            "num_samples=1000", "num_samples=20"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", short], capture_output=True, text=True, timeout=120
+        )
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith("{'direction': 'analytic', 'z': 'analytic'}")
         assert Path("ring.safetensors").exists()

@@ -1,7 +1,7 @@
 """Files of the data sets that are missing, damaged, or cut short on their way.
 
-Mirrors are played by an HTTP server on 127.0.0.1 that serves the real bytes; tests that need those bytes are skipped
-unless $PPL_VAE_DATA names a folder with them.
+Mirrors are played by an HTTP server on 127.0.0.1 that serves the real bytes; tests that need those
+bytes are skipped unless $PPL_VAE_DATA names a folder with them.
 """
 
 import dataclasses
@@ -27,14 +27,17 @@ from ppl_vae.datasets import SPLITS, load_data
 
 REAL = Path(os.environ.get("PPL_VAE_DATA") or "no such folder")
 needs_files = pytest.mark.skipif(
-    not (REAL / "train-images-idx3-ubyte.gz").is_file(), reason="PPL_VAE_DATA names no folder with the real files"
+    not (REAL / "train-images-idx3-ubyte.gz").is_file(),
+    reason="PPL_VAE_DATA names no folder with the real files",
 )
 LABELS = "t10k-labels-idx1-ubyte.gz"
 
 
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of each test's own, and mirrors that refuse every connection: no test leaves the machine."""
+    """A cache folder of each test's own, and mirrors that refuse every connection: no test leaves
+    the machine.
+    """
     monkeypatch.setattr(data_files, "_cache_folder", lambda: tmp_path / "cache")
     for name in data_files.SOURCES:
         set_mirrors(monkeypatch, name, "http://127.0.0.1:9/")
@@ -42,11 +45,15 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def set_mirrors(monkeypatch: pytest.MonkeyPatch, name: str, *mirrors: str) -> None:
-    monkeypatch.setitem(data_files.SOURCES, name, dataclasses.replace(data_files.SOURCES[name], mirrors=mirrors))
+    monkeypatch.setitem(
+        data_files.SOURCES, name, dataclasses.replace(data_files.SOURCES[name], mirrors=mirrors)
+    )
 
 
 class Mirror(http.server.BaseHTTPRequestHandler):
-    """Serves `files` by name; the folder in the path says how: good, cut (half, then closed), wrong, slow or gone."""
+    """Serves `files` by name; the folder in the path says how: good, cut (half, then closed),
+    wrong, slow or gone.
+    """
 
     files: dict[str, bytes]
 
@@ -59,7 +66,13 @@ class Mirror(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[::-1] if manner == "wrong" else body if manner == "good" else body[: len(body) // 2])
+        self.wfile.write(
+            body[::-1]
+            if manner == "wrong"
+            else body
+            if manner == "good"
+            else body[: len(body) // 2]
+        )
         if manner == "slow":
             self.server.released.wait(30)  # type: ignore[attr-defined]
 
@@ -76,7 +89,9 @@ def serve() -> Iterator[Callable[[dict[str, bytes]], http.server.ThreadingHTTPSe
         server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         server.asked, server.released = [], threading.Event()  # type: ignore[attr-defined]
         server.address = f"http://127.0.0.1:{server.server_port}/"  # type: ignore[attr-defined]
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
         servers.append(server)
         return server
 
@@ -95,7 +110,9 @@ def files_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("name", [name for name in SPLITS if name not in ("digits", "uniform_square")])
+@pytest.mark.parametrize(
+    "name", [name for name in SPLITS if name not in ("digits", "uniform_square")]
+)
 def test_a_missing_file_off_line_names_the_file_the_folders_and_the_mirrors(
     name: str, tmp_path: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +120,13 @@ def test_a_missing_file_off_line_names_the_file_the_folders_and_the_mirrors(
     with pytest.raises(InputError) as caught:
         load_data(name)
     first = next(iter(data_files.SOURCES[name].checksums))
-    for word in (first, str(tmp_path), str(empty_cache), "http://127.0.0.1:9/ (ConnectionError)", "set PPL_VAE_DATA"):
+    for word in (
+        first,
+        str(tmp_path),
+        str(empty_cache),
+        "http://127.0.0.1:9/ (ConnectionError)",
+        "set PPL_VAE_DATA",
+    ):
         assert word in str(caught.value)
     assert files_in(tmp_path) == []
 
@@ -115,7 +138,9 @@ def test_an_unset_folder_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_files
-@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:20] + b"?" + b[21:], lambda b: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b[:20] + b"?" + b[21:], lambda b: b""]
+)
 def test_a_damaged_file_in_the_users_folder_is_refused_and_kept(
     damage: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +161,11 @@ def no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_files
 @pytest.mark.parametrize("first", ["gone", "cut", "wrong", None])
 def test_a_failing_mirror_is_followed_by_the_next(
-    first: str | None, serve: Callable, no_folder: None, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+    first: str | None,
+    serve: Callable,
+    no_folder: None,
+    empty_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     files = mnist_files()
     server = serve(files)
@@ -150,10 +179,16 @@ def test_a_failing_mirror_is_followed_by_the_next(
 
 @needs_files
 @pytest.mark.parametrize(
-    ("manner", "reason"), [("gone", "HTTPError"), ("cut", "Error|wrong checksum"), ("wrong", "wrong checksum")]
+    ("manner", "reason"),
+    [("gone", "HTTPError"), ("cut", "Error|wrong checksum"), ("wrong", "wrong checksum")],
 )
 def test_a_mirror_that_fails_leaves_no_file_behind(
-    manner: str, reason: str, serve: Callable, no_folder: None, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+    manner: str,
+    reason: str,
+    serve: Callable,
+    no_folder: None,
+    empty_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = serve(mnist_files())
     set_mirrors(monkeypatch, "mnist", server.address + manner + "/")
@@ -192,9 +227,13 @@ def test_a_damaged_copy_in_the_cache_is_downloaded_anew(
 def test_fashion_mnist_keeps_to_its_own_folder(
     serve: Callable, empty_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MNIST's bytes stand in for Fashion-MNIST's, with their checksums; MNIST's own files must not be taken."""
+    """MNIST's bytes stand in for Fashion-MNIST's, with their checksums; MNIST's own files must not
+    be taken.
+    """
     files = mnist_files()
-    sums = {name: "sha256:" + hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    sums = {
+        name: "sha256:" + hashlib.sha256(content).hexdigest() for name, content in files.items()
+    }
     source = dataclasses.replace(data_files.SOURCES["fashion_mnist"], checksums=sums)
     monkeypatch.setitem(data_files.SOURCES, "fashion_mnist", source)
     monkeypatch.setenv("PPL_VAE_DATA", str(REAL))
@@ -215,7 +254,9 @@ def test_fashion_mnist_keeps_to_its_own_folder(
 def test_binarized_mnist_from_its_text_files_equals_the_archive(
     serve: Callable, no_folder: None, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The three text files are rebuilt from the archive; their published md5 sums show that they are the originals."""
+    """The three text files are rebuilt from the archive; their published md5 sums show that they
+    are the originals.
+    """
     files = {}
     for part, x in np.load(REAL / "binarized_mnist_larochelle.npz").items():
         text = np.full((len(x), 2 * 784), ord(" "), dtype=np.uint8)
@@ -238,28 +279,39 @@ def test_a_process_killed_in_the_middle_of_a_download_leaves_no_file_under_its_n
     files = mnist_files()
     server = serve(files)
     program = (
-        "import sys, pathlib\nfrom ppl_vae import data_files as f\nfrom dataclasses import replace\n"
+        "import sys, pathlib\nfrom ppl_vae import data_files as f\n"
+        "from dataclasses import replace\n"
         "f._cache_folder = lambda: pathlib.Path(sys.argv[1])\n"
         "f.fetch(replace(f.SOURCES['mnist'], mirrors=(sys.argv[2],)), sys.argv[3])\n"
     )
     name = "train-images-idx3-ubyte.gz"
     command = [sys.executable, "-c", program, str(empty_cache), server.address + "slow/", name]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[1]) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[1]
+    ) as process:
         deadline = time.monotonic() + 60
-        while not any(p.stat().st_size > 1_000_000 for p in empty_cache.glob("*")) and time.monotonic() < deadline:
+        while (
+            not any(p.stat().st_size > 1_000_000 for p in empty_cache.glob("*"))
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
-    assert any(p.stat().st_size > 1_000_000 for p in empty_cache.glob("*")), "the download had not begun"
+    assert any(p.stat().st_size > 1_000_000 for p in empty_cache.glob("*")), (
+        "the download had not begun"
+    )
     assert not (empty_cache / name).exists()
     set_mirrors(monkeypatch, "mnist", server.address + "good/")
     assert data_files.fetch(data_files.SOURCES["mnist"], name).read_bytes() == files[name]
 
 
 def python2_pickle(array: np.ndarray) -> bytes:
-    """What Python 2's cPickle, protocol 2, writes for a list of one uint8 array of two axes, with numpy 1."""
+    """What Python 2's cPickle, protocol 2, writes for a list of one uint8 array of two axes, with
+    numpy 1.
+    """
     rows, columns = (b"M" + struct.pack("<H", size) for size in array.shape)
     start = b"\x80\x02]cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-    dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"
+    dtype += b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
     return (
         start
         + b"(K\x01"
@@ -282,7 +334,9 @@ def test_frey_faces_from_the_pickle_equals_the_archive(
     checksum = {"freyfaces.pkl": "sha256:" + hashlib.sha256(content).hexdigest()}
     checksums = {**data_files.SOURCES["frey_faces"].checksums, **checksum}
     mirrors = (serve({"freyfaces.pkl": content}).address + "good/",)
-    source = dataclasses.replace(data_files.SOURCES["frey_faces"], checksums=checksums, mirrors=mirrors)
+    source = dataclasses.replace(
+        data_files.SOURCES["frey_faces"], checksums=checksums, mirrors=mirrors
+    )
     monkeypatch.setitem(data_files.SOURCES, "frey_faces", source)
     downloaded = load_data("frey_faces")
     monkeypatch.setenv("PPL_VAE_DATA", str(REAL))

@@ -1,7 +1,7 @@
 """Data sets: what the tensors hold, which arguments are refused, and how each file format is read.
 
-Knows the arrays. Where the files come from is tested in test_data_files.py. Tests that need the real bytes are skipped
-unless $PPL_VAE_DATA names a folder with them.
+Knows the arrays. Where the files come from is tested in test_data_files.py. Tests that need the
+real bytes are skipped unless $PPL_VAE_DATA names a folder with them.
 """
 
 import dataclasses
@@ -22,12 +22,13 @@ from ppl_vae.datasets import load_data
 
 REAL = Path(os.environ.get("PPL_VAE_DATA") or "no such folder")
 needs_files = pytest.mark.skipif(
-    not (REAL / "train-images-idx3-ubyte.gz").is_file(), reason="PPL_VAE_DATA names no folder with the real files"
+    not (REAL / "train-images-idx3-ubyte.gz").is_file(),
+    reason="PPL_VAE_DATA names no folder with the real files",
 )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# What the tensors hold
+# --------------------------------------------------------------------------------------------------
+# - What the tensors hold
 
 
 def sorted_rows(x: torch.Tensor) -> np.ndarray:
@@ -49,7 +50,9 @@ def test_digits_are_the_bundled_ones_each_once_with_its_label() -> None:
 def test_digits_come_in_the_same_order_whatever_the_seed_and_every_class_is_in_every_part() -> None:
     data, again = load_data("digits"), load_data("digits", seed=5)
     assert torch.equal(data.train, again.train) and torch.equal(data.test, again.test)
-    assert all(len(y.unique()) == 10 for y in (data.train_labels, data.validation_labels, data.test_labels))
+    assert all(
+        len(y.unique()) == 10 for y in (data.train_labels, data.validation_labels, data.test_labels)
+    )
 
 
 def test_a_dataset_is_frozen() -> None:
@@ -95,17 +98,26 @@ def test_frey_faces_shuffled_is_the_published_permutation() -> None:
 def test_binarized_mnist_is_binary_unlabelled_and_says_so() -> None:
     data = load_data("binarized_mnist")
     assert data.binarization == "static" and data.train_labels is None
-    assert [tuple(x.shape) for x in (data.train, data.validation)] == [(50000, 28, 28), (10000, 28, 28)]
+    assert [tuple(x.shape) for x in (data.train, data.validation)] == [
+        (50000, 28, 28),
+        (10000, 28, 28),
+    ]
     assert set(data.test.unique().tolist()) == {0.0, 1.0}
-    assert torch.equal(data.test.byte(), torch.from_numpy(np.load(REAL / "binarized_mnist_larochelle.npz")["test"]))
+    assert torch.equal(
+        data.test.byte(), torch.from_numpy(np.load(REAL / "binarized_mnist_larochelle.npz")["test"])
+    )
 
 
 def test_uniform_square_has_the_moments_of_the_uniform_and_labels_by_quadrant() -> None:
-    """Mean 1/2, variance 1/12, covariance 0, each within 5 standard errors; fixed seed, failure rate below 1e-5."""
+    """Mean 1/2, variance 1/12, covariance 0, each within 5 standard errors; fixed seed, failure
+    rate below 1e-5.
+    """
     x = load_data("uniform_square", num_data=20_000, seed=3).train.double()
     assert x.shape == (20_000, 2) and x.min() >= 0 and x.max() <= 1
     assert (x.mean(0) - 1 / 2).abs().max() < 5 * (1 / 12 / 20_000) ** 0.5
-    assert (x.var(0) - 1 / 12).abs().max() < 5 * (1 / 180 / 20_000) ** 0.5  # Var (x - 1/2)^2 = 1/80 - 1/144
+    assert (x.var(0) - 1 / 12).abs().max() < 5 * (
+        1 / 180 / 20_000
+    ) ** 0.5  # Var (x - 1/2)^2 = 1/80 - 1/144
     assert abs(np.cov(x.T.numpy())[0, 1]) < 5 / 12 / 20_000**0.5
 
 
@@ -120,15 +132,18 @@ def test_uniform_square_is_drawn_from_its_seed_alone_and_the_parts_differ() -> N
     first, second = load_data("uniform_square", seed=1), load_data("uniform_square", seed=1)
     assert torch.equal(first.train, second.train)
     assert not torch.equal(first.train, load_data("uniform_square", seed=2).train)
-    assert not torch.equal(first.validation, first.test) and not torch.equal(first.train[:1000], first.test)
+    assert not torch.equal(first.validation, first.test) and not torch.equal(
+        first.train[:1000], first.test
+    )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Binarisation
+# --------------------------------------------------------------------------------------------------
+# - Binarisation
 
 
 def test_static_pixels_are_bernoulli_draws_of_the_grey_ones() -> None:
-    """(sum b - sum x) / sqrt(sum x(1 - x)) is standard normal: within 4 in each third of the grey scale and part.
+    """(sum b - sum x) / sqrt(sum x(1 - x)) is standard normal: within 4 in each third of the grey
+    scale and part.
 
     Nine comparisons at a fixed seed: failure rate 6e-4 for another seed.
     """
@@ -144,15 +159,21 @@ def test_static_pixels_are_bernoulli_draws_of_the_grey_ones() -> None:
 
 
 def test_static_draws_are_fixed_by_the_seed() -> None:
-    first, again, other = (load_data("digits", binarization="static", seed=seed) for seed in (0, 0, 1))
+    first, again, other = (
+        load_data("digits", binarization="static", seed=seed) for seed in (0, 0, 1)
+    )
     assert torch.equal(first.train, again.train) and torch.equal(first.test, again.test)
     assert not torch.equal(first.train, other.train)
 
 
 def test_dynamic_leaves_train_grey_and_fixes_the_rest_as_static_does() -> None:
-    grey, dynamic, static = (load_data("digits", binarization=kind) for kind in ("none", "dynamic", "static"))
+    grey, dynamic, static = (
+        load_data("digits", binarization=kind) for kind in ("none", "dynamic", "static")
+    )
     assert torch.equal(dynamic.train, grey.train) and dynamic.binarization == "dynamic"
-    assert torch.equal(dynamic.validation, static.validation) and torch.equal(dynamic.test, static.test)
+    assert torch.equal(dynamic.validation, static.validation) and torch.equal(
+        dynamic.test, static.test
+    )
 
 
 def test_loading_leaves_the_global_random_streams_alone() -> None:
@@ -163,8 +184,8 @@ def test_loading_leaves_the_global_random_streams_alone() -> None:
     np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Arguments
+# --------------------------------------------------------------------------------------------------
+# - Arguments
 
 
 @pytest.mark.parametrize(
@@ -183,7 +204,9 @@ def test_loading_leaves_the_global_random_streams_alone() -> None:
         (("binarized_mnist", {"binarization": "dynamic"}), ("it is binary", "load mnist")),
     ],
 )
-def test_a_bad_argument_gets_one_line_that_says_what_would_do(arguments: tuple, words: tuple[str, ...]) -> None:
+def test_a_bad_argument_gets_one_line_that_says_what_would_do(
+    arguments: tuple, words: tuple[str, ...]
+) -> None:
     name, keywords = arguments
     with pytest.raises(InputError) as caught:
         load_data(name, **keywords)
@@ -191,18 +214,21 @@ def test_a_bad_argument_gets_one_line_that_says_what_would_do(arguments: tuple, 
     assert "\n" not in str(caught.value)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Formats
+# --------------------------------------------------------------------------------------------------
+# - Formats
 
 
 def idx(values: bytes, *sizes: int, kind: int = 8) -> bytes:
-    return gzip.compress(struct.pack(f">BBBB{len(sizes)}I", 0, 0, kind, len(sizes), *sizes) + values)
+    return gzip.compress(
+        struct.pack(f">BBBB{len(sizes)}I", 0, 0, kind, len(sizes), *sizes) + values
+    )
 
 
 def test_an_idx_file_is_read_as_its_header_says(tmp_path: Path) -> None:
     (tmp_path / "good.gz").write_bytes(idx(bytes(range(12)), 2, 3, 2))
     np.testing.assert_array_equal(
-        datasets._read_idx(tmp_path / "good.gz", (2, 3, 2)), np.arange(12, dtype=np.uint8).reshape(2, 3, 2)
+        datasets._read_idx(tmp_path / "good.gz", (2, 3, 2)),
+        np.arange(12, dtype=np.uint8).reshape(2, 3, 2),
     )
 
 
@@ -219,7 +245,17 @@ def test_an_idx_file_is_read_as_its_header_says(tmp_path: Path) -> None:
         (idx(bytes(11), 2, 3, 2), "11 values"),
         (gzip.compress(b"\x00\x00\x08\x03\x00\x00"), "sizes"),
     ],
-    ids=["truncated", "not_gzip", "damaged", "empty", "floats", "one_axis", "other_sizes", "too_few", "short_header"],
+    ids=[
+        "truncated",
+        "not_gzip",
+        "damaged",
+        "empty",
+        "floats",
+        "one_axis",
+        "other_sizes",
+        "too_few",
+        "short_header",
+    ],
 )
 def test_a_bad_idx_file_is_refused_in_words(content: bytes, words: str, tmp_path: Path) -> None:
     (tmp_path / "bad.gz").write_bytes(content)
@@ -239,7 +275,9 @@ class Malicious:
 
 
 def test_a_pickle_that_calls_something_is_refused_before_the_call(tmp_path: Path) -> None:
-    (tmp_path / "frames.pkl").write_bytes(pickle.dumps([Malicious(tmp_path / "called")], protocol=2))
+    (tmp_path / "frames.pkl").write_bytes(
+        pickle.dumps([Malicious(tmp_path / "called")], protocol=2)
+    )
     with pytest.raises(InputError, match="mkdir, expected numpy arrays and nothing else"):
         datasets._read_pickled_frames(tmp_path / "frames.pkl")
     assert not (tmp_path / "called").exists()

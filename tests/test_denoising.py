@@ -1,6 +1,7 @@
 """Corruption of what a guide sees, and KL weights that meet a constraint.
 
-Knows the linear-Gaussian truths; must not know how a handler reaches the guide. Statistical tests fix their seeds.
+Knows the linear-Gaussian truths; must not know how a handler reaches the guide. Statistical tests
+fix their seeds.
 """
 
 import math
@@ -34,7 +35,9 @@ class TestCorruption:
     def test_salt_and_pepper_sets_a_share_of_the_pixels_evenly_to_0_and_1(self) -> None:
         seen = corrupted("salt_and_pepper", 0.3, torch.full((200, 200), 0.5))
         for value, share in ((0.0, 0.15), (1.0, 0.15), (0.5, 0.7)):
-            assert abs((seen == value).float().mean() - share) < LIMIT * math.sqrt(share * (1 - share) / 40_000)
+            assert abs((seen == value).float().mean() - share) < LIMIT * math.sqrt(
+                share * (1 - share) / 40_000
+            )
 
     def test_masking_sets_a_share_to_0(self) -> None:
         seen = corrupted("masking", 0.3, torch.ones(200, 200))
@@ -56,16 +59,27 @@ class TestCorruption:
         assert evidence(x) is x
 
     def test_the_bound_is_the_likelihood_less_the_exact_cost_of_the_noise(self) -> None:
-        """Mean shift of q under noise of deviation c: KL = c^2/2 sum_j v_j^2 |W_j|^2 / s^4, exactly.
+        """Mean shift of q under noise of deviation c: KL = c^2/2 sum_j v_j^2 |W_j|^2 / s^4,
+        exactly.
 
-        4000 copies; fails by chance less than once in 10,000 seeds. Were the likelihood's x corrupted too, or the
-        guide's left clean, the bound would be tens of standard errors away.
+        4000 copies; fails by chance less than once in 10,000 seeds. Were the likelihood's x
+        corrupted too, or the guide's left clean, the bound would be tens of standard errors away.
         """
         truth = linear_gaussian("exact")
         x, level = truth.draw(4), 0.3
-        cost = 0.5 * level**2 * (truth.posterior_variance * truth.weight.square().sum(0)).sum() / truth.scale**4
+        cost = (
+            0.5
+            * level**2
+            * (truth.posterior_variance * truth.weight.square().sum(0)).sum()
+            / truth.scale**4
+        )
         truth.vae.train()
-        with torch.no_grad(), local_parameters(), torch.random.fork_rng(), Corruption("normal", level):
+        with (
+            torch.no_grad(),
+            local_parameters(),
+            torch.random.fork_rng(),
+            Corruption("normal", level),
+        ):
             torch.manual_seed(0)
             terms = evidence_terms(truth.vae.model, truth.vae.guide, x.repeat(4000, 1), "A")
         gap = truth.log_likelihood(x) - terms.lower_bound.reshape(4000, 4)
@@ -76,20 +90,32 @@ class TestCorruption:
         x = truth.draw(4)
         with torch.no_grad(), local_parameters():
             objective = Objective("A", 1, "normal")
-            _, report = objective(truth.vae.model, truth.vae.guide, x, *torch.ones(3), corruption_level=9.0)
-        assert report["lower_bound"].item() == pytest.approx(truth.log_likelihood(x).mean().item(), abs=1e-4)
+            _, report = objective(
+                truth.vae.model, truth.vae.guide, x, *torch.ones(3), corruption_level=9.0
+            )
+        assert report["lower_bound"].item() == pytest.approx(
+            truth.log_likelihood(x).mean().item(), abs=1e-4
+        )
 
 
 def pixels() -> Tensor:
     """Binary data, (60, 6), whose pixels depend on one another."""
     generator = torch.Generator().manual_seed(0)
-    return (torch.randn(60, 2, generator=generator) @ torch.randn(2, 6, generator=generator) > 0).float()
+    return (
+        torch.randn(60, 2, generator=generator) @ torch.randn(2, 6, generator=generator) > 0
+    ).float()
 
 
 def run(compile: str = "record", **settings: Any) -> tuple[Any, Any]:
     """(vae, history) of a small run."""
     vae = build(VAEConfig((6,), 2, (8,)), seed=0)
-    return vae, fit(vae, pixels(), **{"batch_size": 20, "epochs": 3, **settings}, compile=compile, progress=False)
+    return vae, fit(
+        vae,
+        pixels(),
+        **{"batch_size": 20, "epochs": 3, **settings},
+        compile=compile,
+        progress=False,
+    )
 
 
 class TestScheduledDenoising:
@@ -97,19 +123,31 @@ class TestScheduledDenoising:
     def test_a_recorded_run_follows_the_schedule_bit_for_bit(self, kind: str) -> None:
         settings = {"corruption": kind, "corruption_level": "linear:0.4:0:3"}
         (eager, first), (recorded, second) = (run(tier, **settings) for tier in ("off", "record"))
-        assert [row["corruption_level"] for row in first.rows] == pytest.approx([0.4 * 2 / 3, 0.4 / 3, 0.0])
+        assert [row["corruption_level"] for row in first.rows] == pytest.approx(
+            [0.4 * 2 / 3, 0.4 / 3, 0.0]
+        )
         states = eager.state_dict(), recorded.state_dict()
         assert second.tier == "record"
-        assert [name for name in states[0] if not torch.equal(states[0][name], states[1][name])] == []
+        assert [
+            name for name in states[0] if not torch.equal(states[0][name], states[1][name])
+        ] == []
 
     def test_a_level_changes_the_run_and_no_corruption_ignores_it(self) -> None:
-        weights = [run(**settings)[0].model.decoder.network[0].weight for settings in (
-            {}, {"corruption_level": 0.4}, {"corruption": "masking", "corruption_level": 0.4})]  # fmt: skip
+        weights = [
+            run(**settings)[0].model.decoder.network[0].weight
+            for settings in (
+                {},
+                {"corruption_level": 0.4},
+                {"corruption": "masking", "corruption_level": 0.4},
+            )
+        ]
         assert torch.equal(weights[0], weights[1])
         assert not torch.equal(weights[0], weights[2])
 
     def test_an_unknown_kind_is_refused(self) -> None:
-        with pytest.raises(InputError, match=r"corruption.*one of none, salt_and_pepper, normal, masking"):
+        with pytest.raises(
+            InputError, match=r"corruption.*one of none, salt_and_pepper, normal, masking"
+        ):
             run(corruption="salt")
 
 
@@ -139,11 +177,17 @@ class TestConstrained:
         run(**settings, epochs=3, checkpoint=tmp_path)
         run(**settings, epochs=6, checkpoint=tmp_path, resume=True)
         states = whole.state_dict(), load(tmp_path).state_dict()
-        assert [name for name in states[0] if not torch.equal(states[0][name], states[1][name])] == []
+        assert [
+            name for name in states[0] if not torch.equal(states[0][name], states[1][name])
+        ] == []
 
-    @pytest.mark.parametrize("text", ["constrained", "constrained:kl", "constrained:kl:-1", "constrained:elbo:3"])
+    @pytest.mark.parametrize(
+        "text", ["constrained", "constrained:kl", "constrained:kl:-1", "constrained:elbo:3"]
+    )
     def test_a_constraint_without_a_term_and_a_bound_is_refused(self, text: str) -> None:
-        with pytest.raises(InputError, match="'constrained:kl:NATS' or 'constrained:reconstruction:NATS'"):
+        with pytest.raises(
+            InputError, match="'constrained:kl:NATS' or 'constrained:reconstruction:NATS'"
+        ):
             schedule("kl_weight", text)
 
     def test_only_the_kl_weight_can_be_learned(self) -> None:

@@ -20,7 +20,9 @@ from ppl_vae.diagnostics import (
 def test_uniform_ranks_stay_in_the_band_and_others_leave_it() -> None:
     """Ranks 0..99 once each are uniform to half a rank; their squares are not."""
     ranks = torch.arange(100)
-    axes = calibration_figure(Calibration(torch.stack([ranks, ranks**2 // 100], 1), 99, ("a", "b"))).axes[0]
+    axes = calibration_figure(
+        Calibration(torch.stack([ranks, ranks**2 // 100], 1), 99, ("a", "b"))
+    ).axes[0]
     band = axes.patches[0].get_height() / 2
     uniform, squared = (line.get_ydata() for line in axes.lines)
     assert np.abs(uniform).max() < 0.01 and np.abs(squared).max() > band > 0.1
@@ -42,7 +44,9 @@ def test_pareto_k_rises_and_infinite_values_are_shown_at_the_top() -> None:
 
 def test_signal_to_noise_is_a_distribution_function_in_decibels() -> None:
     """Ratios 0.1, 1 and 10 are -20, 0 and 20 dB."""
-    axes = signal_to_noise_figure({"w": torch.tensor([[10.0, 0.1, 1.0]]), "v": torch.zeros(2)}).axes[0]
+    axes = signal_to_noise_figure(
+        {"w": torch.tensor([[10.0, 0.1, 1.0]]), "v": torch.zeros(2)}
+    ).axes[0]
     x, y = axes.lines[0].get_data()
     assert np.allclose(x, [-20, 0, 20], atol=1e-5) and np.allclose(y, [0, 0.5, 1])
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["w", "v"]

@@ -1,4 +1,5 @@
-"""Draws in arviz's containers, and each diagnostic in three states of q: exact, overconfident, conservative.
+"""Draws in arviz's containers, and each diagnostic in three states of q: exact, overconfident,
+conservative.
 
 Knows the diagnostics room and the ground truths; must not know how blocks are cut inside.
 """
@@ -28,8 +29,12 @@ def truth(request: pytest.FixtureRequest) -> LinearGaussian:
 
 
 class TestInferenceData:
-    def test_holds_draws_of_q_and_what_the_programs_say_of_them(self, truth: LinearGaussian) -> None:
-        """Densities are recomputed from the draws; moments of 4000 draws within 5 standard errors, p < 1e-4."""
+    def test_holds_draws_of_q_and_what_the_programs_say_of_them(
+        self, truth: LinearGaussian
+    ) -> None:
+        """Densities are recomputed from the draws; moments of 4000 draws within 5 standard errors,
+        p < 1e-4.
+        """
         x = truth.draw(6)
         data = to_inference_data(truth.vae, x, 4000)
         z = torch.tensor(data.posterior["z"].values)[0].double()
@@ -48,19 +53,30 @@ class TestInferenceData:
         assert np.allclose(data.log_likelihood["x"].values[0], log_x, atol=1e-3)
         weights = data.sample_stats["log_weight"].values[0].T.astype(float)
         if truth.q_scale != 1:
-            assert np.allclose(data.sample_stats["pareto_k"], az.psislw(weights.copy())[1], atol=1e-3)
+            assert np.allclose(
+                data.sample_stats["pareto_k"], az.psislw(weights.copy())[1], atol=1e-3
+            )
 
-    def test_blocks_of_data_and_of_draws_fill_every_cell_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_blocks_of_data_and_of_draws_fill_every_cell_once(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         truth = linear_gaussian("exact")
         x = truth.draw(7)
         for rows in (3, 20):
-            monkeypatch.setattr("ppl_vae.diagnostics.draws.decoder_rows", lambda vae, rows=rows: rows)
+            monkeypatch.setattr(
+                "ppl_vae.diagnostics.draws.decoder_rows", lambda vae, rows=rows: rows
+            )
             monkeypatch.setattr("ppl_vae.diagnostics.draws.MOST_PREDICTED", 5 * 7 * 5)
             data = to_inference_data(truth.vae, x, 8)
-            assert np.allclose(data.sample_stats["log_weight"].values[0], truth.log_likelihood(x), atol=1e-4)
+            assert np.allclose(
+                data.sample_stats["log_weight"].values[0], truth.log_likelihood(x), atol=1e-4
+            )
             assert data.posterior_predictive["x"].shape == (1, 5, 7, 5)
             z = torch.tensor(data.posterior["z"].values[0, :5])
-            residual = torch.tensor(data.posterior_predictive["x"].values[0]) - truth.vae.decode(z).mean.detach()
+            residual = (
+                torch.tensor(data.posterior_predictive["x"].values[0])
+                - truth.vae.decode(z).mean.detach()
+            )
             assert residual.std().item() == pytest.approx(truth.scale, rel=0.2)
 
     def test_a_factor_of_the_guide_is_no_draw(self) -> None:
@@ -70,7 +86,9 @@ class TestInferenceData:
         assert az.plot_forest(idata) is not None
 
     def test_prior_draws_are_the_model_s_own(self) -> None:
-        """Variance of 20000 prior predictive draws is |W_d|^2 + s^2 within 5 %, five standard errors."""
+        """Variance of 20000 prior predictive draws is |W_d|^2 + s^2 within 5 %, five standard
+        errors.
+        """
         truth = linear_gaussian("exact")
         data = to_inference_data(truth.vae, truth.draw(2), 20_000)
         assert data.prior["z"].dims == ("chain", "draw", "latent")
@@ -84,13 +102,26 @@ class TestInferenceData:
         data = to_inference_data(truth.vae, x, 20, seed=7, labels=[3, 1, 4, 1])
         data.to_netcdf(str(tmp_path / "posterior.nc"))
         read = az.from_netcdf(str(tmp_path / "posterior.nc"))
-        assert set(read.groups()) == {"posterior", "sample_stats", "log_likelihood", "posterior_predictive", "prior",
-                                      "prior_predictive", "observed_data", "constant_data"}  # fmt: skip
+        assert set(read.groups()) == {
+            "posterior",
+            "sample_stats",
+            "log_likelihood",
+            "posterior_predictive",
+            "prior",
+            "prior_predictive",
+            "observed_data",
+            "constant_data",
+        }
         for group in data.groups():
             assert read[group].identical(data[group]), group
         assert json.loads(read.attrs["config"])["latent_size"] == 2
-        assert (read.attrs["seed"], read.attrs["inference_library_version"]) == (7, ppl_vae.__version__)
-        assert np.array_equal(read.observed_data["x"], x) and read.constant_data["labels"].values.tolist() == [
+        assert (read.attrs["seed"], read.attrs["inference_library_version"]) == (
+            7,
+            ppl_vae.__version__,
+        )
+        assert np.array_equal(read.observed_data["x"], x) and read.constant_data[
+            "labels"
+        ].values.tolist() == [
             3,
             1,
             4,
@@ -100,20 +131,38 @@ class TestInferenceData:
     def test_as_a_data_tree(self) -> None:
         truth = linear_gaussian("exact")
         tree, data = (f(truth.vae, truth.draw(3), 5) for f in (to_datatree, to_inference_data))
-        assert set(tree.children) == set(data.groups()) and tree["posterior"].to_dataset().identical(data.posterior)
+        assert set(tree.children) == set(data.groups()) and tree[
+            "posterior"
+        ].to_dataset().identical(data.posterior)
 
     def test_a_seed_fixes_it_and_the_global_generator_stays(self) -> None:
         truth = linear_gaussian("conservative")
         state = torch.get_rng_state()
-        first, second, other = (to_inference_data(truth.vae, truth.draw(3), 10, seed=s) for s in (0, 0, 1))
-        assert first.posterior.equals(second.posterior) and not first.posterior.equals(other.posterior)
+        first, second, other = (
+            to_inference_data(truth.vae, truth.draw(3), 10, seed=s) for s in (0, 0, 1)
+        )
+        assert first.posterior.equals(second.posterior) and not first.posterior.equals(
+            other.posterior
+        )
         assert torch.equal(state, torch.get_rng_state())
 
     def test_events_of_any_shape_and_a_point_posterior_without_weights(self) -> None:
-        vae = build(VAEConfig(event_shape=(2, 3), latent_size=2, hidden_sizes=(4,), posterior="point"), seed=0)
+        vae = build(
+            VAEConfig(event_shape=(2, 3), latent_size=2, hidden_sizes=(4,), posterior="point"),
+            seed=0,
+        )
         data = to_inference_data(vae, torch.zeros(5, 2, 3), 6)
-        assert data.posterior_predictive["x"].dims == ("chain", "draw", "datum", "x_dim_0", "x_dim_1")
-        assert np.isnan(data.sample_stats["log_weight"]).all() and np.isfinite(data.sample_stats["lp"]).all()
+        assert data.posterior_predictive["x"].dims == (
+            "chain",
+            "draw",
+            "datum",
+            "x_dim_0",
+            "x_dim_1",
+        )
+        assert (
+            np.isnan(data.sample_stats["log_weight"]).all()
+            and np.isfinite(data.sample_stats["lp"]).all()
+        )
 
 
 @pytest.fixture(scope="module")
@@ -127,34 +176,56 @@ def data() -> Any:
 class TestArvizItself:
     def test_summary(self, data: Any) -> None:
         truth, found = data
-        mean = az.summary(found, var_names=["z"], kind="stats", round_to="none")["mean"].to_numpy().reshape(20, 2)
+        mean = (
+            az.summary(found, var_names=["z"], kind="stats", round_to="none")["mean"]
+            .to_numpy()
+            .reshape(20, 2)
+        )
         assert np.allclose(mean, truth.posterior_mean(truth.draw(20)), atol=0.1)
 
     def test_loo_of_exact_posterior_draws_is_log_p(self, data: Any) -> None:
         truth, found = data
-        assert az.loo(found).elpd_loo == pytest.approx(truth.log_likelihood(truth.draw(20)).sum().item(), abs=0.5)
+        assert az.loo(found).elpd_loo == pytest.approx(
+            truth.log_likelihood(truth.draw(20)).sum().item(), abs=0.5
+        )
 
     def test_compare_prefers_the_model_that_made_the_data(self, data: Any) -> None:
         truth, found = data
         wrong = linear_gaussian("exact", scale=4.0, seed=5)
-        table = az.compare({"right": found, "wrong": to_inference_data(wrong.vae, truth.draw(20), 4000)})
+        table = az.compare(
+            {"right": found, "wrong": to_inference_data(wrong.vae, truth.draw(20), 4000)}
+        )
         assert table.index[0] == "right" and table.loc["wrong", "elpd_diff"] > 0
 
     def test_compare_takes_held_out_likelihoods(self, data: Any) -> None:
         """The difference of two exact likelihoods, summed over 20 data, is what the table says."""
         truth, wrong = data[0], linear_gaussian("exact", scale=4.0, seed=5)
         x = truth.draw(20)
-        table = az.compare({n: to_elpd(log_likelihood(t.vae, x, 100, seed=0)) for n, t in (("a", truth), ("b", wrong))})
+        table = az.compare(
+            {
+                n: to_elpd(log_likelihood(t.vae, x, 100, seed=0))
+                for n, t in (("a", truth), ("b", wrong))
+            }
+        )
         difference = (truth.log_likelihood(x) - wrong.log_likelihood(x)).sum().item()
-        assert table.loc["a", "elpd_loo"] - table.loc["b", "elpd_loo"] == pytest.approx(difference, abs=1e-3)
+        assert table.loc["a", "elpd_loo"] - table.loc["b", "elpd_loo"] == pytest.approx(
+            difference, abs=1e-3
+        )
 
-    @pytest.mark.parametrize("draw", [
-        lambda d: az.plot_khat(to_elpd(log_likelihood(linear_gaussian("overconfident").vae, torch.zeros(9, 5), 500))),
-        lambda d: az.plot_ppc(d, num_pp_samples=20),
-        lambda d: az.plot_ppc(d, group="prior", num_pp_samples=20),
-        lambda d: az.plot_khat(az.loo(d, pointwise=True)),
-        lambda d: az.plot_forest(d, var_names=["z"], coords={"datum": [0, 1]}),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "draw",
+        [
+            lambda d: az.plot_khat(
+                to_elpd(
+                    log_likelihood(linear_gaussian("overconfident").vae, torch.zeros(9, 5), 500)
+                )
+            ),
+            lambda d: az.plot_ppc(d, num_pp_samples=20),
+            lambda d: az.plot_ppc(d, group="prior", num_pp_samples=20),
+            lambda d: az.plot_khat(az.loo(d, pointwise=True)),
+            lambda d: az.plot_forest(d, var_names=["z"], coords={"datum": [0, 1]}),
+        ],
+    )
     def test_figures(self, data: Any, draw: Any) -> None:
         draw(data[1])
         assert plt.gcf().axes[0].has_data()

@@ -1,4 +1,5 @@
-"""Index sites of a prior, summed out: against Pyro's enumeration, against sums by hand, in training and evaluation.
+"""Index sites of a prior, summed out: against Pyro's enumeration, against sums by hand, in training
+and evaluation.
 
 Knows priors with discrete sites; must not know how they are summed.
 """
@@ -25,7 +26,10 @@ class IndexedMixture(nn.Module):
 
     def __init__(self, latent_size: int) -> None:
         super().__init__()
-        self.logits, self.locations = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(3, latent_size))
+        self.logits, self.locations = (
+            nn.Parameter(torch.randn(3)),
+            nn.Parameter(torch.randn(3, latent_size)),
+        )
 
     def forward(self) -> Tensor:
         k = pyro.sample("k", dist.Categorical(logits=self.logits), infer={"enumerate": "parallel"})
@@ -43,19 +47,25 @@ def test_an_index_summed_out_is_what_pyro_enumerates(estimator: str, num_particl
     torch.manual_seed(0)
     ours = evidence_terms(vae.model, vae.guide, x, estimator, num_particles).lower_bound
     torch.manual_seed(0)
-    stock = TraceEnum_ELBO(num_particles, max_plate_nesting=min(2, num_particles), vectorize_particles=True)
+    stock = TraceEnum_ELBO(
+        num_particles, max_plate_nesting=min(2, num_particles), vectorize_particles=True
+    )
     assert -ours.sum().item() == pytest.approx(stock.loss(vae.model, vae.guide, x), rel=1e-5)
 
 
 def test_a_chain_of_indices_is_summed_out_of_every_site_that_depends_on_one() -> None:
-    """k -> a -> j -> z, a and z both kept: the density agrees with the sum over all (k, j) by hand."""
+    """k -> a -> j -> z, a and z both kept: the density agrees with the sum over all (k, j) by
+    hand.
+    """
     means, spread = torch.tensor([-1.0, 2.0]), torch.tensor([0.5, 1.5, 3.0])
     enumerated = {"enumerate": "parallel"}
 
     def chain() -> Tensor:
         k = pyro.sample("k", dist.Categorical(torch.tensor([0.3, 0.7])), infer=enumerated)
         a = pyro.sample("a", dist.Normal(means[k], 1.0))
-        j = pyro.sample("j", dist.Categorical(logits=a[..., None] * torch.arange(3.0)), infer=enumerated)
+        j = pyro.sample(
+            "j", dist.Categorical(logits=a[..., None] * torch.arange(3.0)), infer=enumerated
+        )
         scale = (spread[j] + means[k].abs())[..., None]
         return pyro.sample("z", dist.Normal(torch.zeros(2), scale).to_event(1))
 
@@ -72,7 +82,10 @@ def test_a_chain_of_indices_is_summed_out_of_every_site_that_depends_on_one() ->
     log_q = q.nodes["a"]["fn"].log_prob(a) + q.nodes["z"]["fn"].log_prob(z)
     kl = sum(kl.value for kl in terms.kl.values())
     torch.testing.assert_close(kl, log_q - torch.stack(joint).logsumexp(0), rtol=1e-4, atol=1e-4)
-    assert {name: kl.kind for name, kl in terms.kl.items()} == {"a": "enumerated", "z": "enumerated"}
+    assert {name: kl.kind for name, kl in terms.kl.items()} == {
+        "a": "enumerated",
+        "z": "enumerated",
+    }
 
 
 def test_importance_sampling_sums_an_index_out_as_well() -> None:
@@ -81,6 +94,8 @@ def test_importance_sampling_sums_an_index_out_as_well() -> None:
     for parameter in (*vae.model.decoder.parameters(), *vae.guide.parameters()):
         nn.init.zeros_(parameter)
     with torch.no_grad():
-        vae.guide.posterior.heads.bias[2:] = math.log(9.0)  # q(z|x) = N(0, 9 I), which covers the prior
+        vae.guide.posterior.heads.bias[2:] = math.log(
+            9.0
+        )  # q(z|x) = N(0, 9 I), which covers the prior
     values = log_likelihood(vae, x, num_samples=20_000, seed=0).values
     assert (values - 6 * math.log(0.5)).abs().max() < 0.05

@@ -35,7 +35,9 @@ def truth(request: pytest.FixtureRequest) -> LinearGaussian:
 class TestLowerBound:
     @pytest.mark.parametrize("estimator", ["A", "B"])
     def test_is_unbiased_in_each_state_of_q(self, truth: LinearGaussian, estimator: str) -> None:
-        """400 data x 100 draws, 5 standard errors of the mean over data: fails for a right code with p < 1e-6."""
+        """400 data x 100 draws, 5 standard errors of the mean over data: fails for a right code
+        with p < 1e-6.
+        """
         x = truth.draw(400)
         difference = lower_bound(truth.vae, x, estimator, 100, seed=0) - truth.lower_bound(x)
         assert difference.abs().max() > 0 and difference.shape == (400,)
@@ -44,22 +46,30 @@ class TestLowerBound:
     def test_a_is_log_p_without_noise_at_the_exact_posterior_and_b_is_not(self) -> None:
         truth = linear_gaussian("exact")
         x = truth.draw(50)
-        errors = {e: lower_bound(truth.vae, x, e, seed=0) - truth.log_likelihood(x) for e in ("A", "B")}
+        errors = {
+            e: lower_bound(truth.vae, x, e, seed=0) - truth.log_likelihood(x) for e in ("A", "B")
+        }
         assert errors["A"].abs().max() < 1e-4
         assert errors["B"].std() > 0.1
 
-    def test_belongs_to_the_datum_in_evaluation_mode_whatever_the_mode_and_the_number_of_training_data(self) -> None:
+    def test_belongs_to_the_datum_in_evaluation_mode_whatever_the_number_of_data(
+        self,
+    ) -> None:
         truth = linear_gaussian("exact")
         x = truth.draw(7)
         truth.vae.train().num_data = 1000
-        assert torch.allclose(lower_bound(truth.vae, x, "A", seed=0).double(), truth.log_likelihood(x), atol=1e-4)
+        assert torch.allclose(
+            lower_bound(truth.vae, x, "A", seed=0).double(), truth.log_likelihood(x), atol=1e-4
+        )
         assert all(m.training for m in truth.vae.modules())
 
     def test_blocks_do_not_change_what_a_datum_gets(self, monkeypatch: pytest.MonkeyPatch) -> None:
         truth = linear_gaussian("exact")
         x = truth.draw(10)
         monkeypatch.setattr("ppl_vae.evaluation.blocks.decoder_rows", lambda vae: 3)
-        assert torch.allclose(lower_bound(truth.vae, x, "A").double(), truth.log_likelihood(x), atol=1e-4)
+        assert torch.allclose(
+            lower_bound(truth.vae, x, "A").double(), truth.log_likelihood(x), atol=1e-4
+        )
 
     def test_without_a_seed_uses_the_global_generator_and_with_one_leaves_it(self) -> None:
         truth = linear_gaussian("conservative")
@@ -70,7 +80,9 @@ class TestLowerBound:
         assert torch.equal(lower_bound(truth.vae, x, seed=3), lower_bound(truth.vae, x, seed=3))
         assert torch.equal(state, torch.get_rng_state())
 
-    @pytest.mark.parametrize("bad", [{"estimator": "C"}, {"num_particles": 0}, {"x": torch.zeros(3, 4)}])
+    @pytest.mark.parametrize(
+        "bad", [{"estimator": "C"}, {"num_particles": 0}, {"x": torch.zeros(3, 4)}]
+    )
     def test_refuses_bad_values_in_one_line(self, bad: dict) -> None:
         truth = linear_gaussian("exact")
         with pytest.raises(InputError) as error:
@@ -81,7 +93,9 @@ class TestLowerBound:
 class TestImportanceSampling:
     @pytest.mark.parametrize("state", ["exact", "conservative"])
     def test_finds_log_p_where_weights_are_bounded(self, state: str) -> None:
-        """z-scores of 200 data, mean within 5/sqrt(200) of 0 and spread within 25 % of 1: fails by chance p < 1e-4."""
+        """z-scores of 200 data, mean within 5/sqrt(200) of 0 and spread within 25 % of 1: fails by
+        chance p < 1e-4.
+        """
         truth = linear_gaussian(state)
         x = truth.draw(200)
         found = log_likelihood(truth.vae, x, 2000, seed=0)
@@ -93,7 +107,9 @@ class TestImportanceSampling:
             assert abs(z.mean()) < 5 / math.sqrt(200) and abs(z.std() - 1) < 0.25
 
     def test_says_where_an_overconfident_q_makes_it_wrong(self) -> None:
-        """The tail index is 1 - c^2 = 0.84 by arithmetic; the median over 200 data is within 0.1 of it."""
+        """The tail index is 1 - c^2 = 0.84 by arithmetic; the median over 200 data is within 0.1 of
+        it.
+        """
         truth = linear_gaussian("overconfident")
         x = truth.draw(200)
         found = log_likelihood(truth.vae, x, 5000, seed=0)
@@ -109,8 +125,12 @@ class TestImportanceSampling:
             assert bool(found.monte_carlo_error.isnan().all()) == (draws == 1)
 
     @pytest.mark.parametrize("num_samples", [1, 7, 750, 1301])
-    def test_any_number_of_draws_is_exactly_that_many(self, num_samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        """At the exact posterior every weight is p(x): a draw too many or too few would shift log p by its share."""
+    def test_any_number_of_draws_is_exactly_that_many(
+        self, num_samples: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """At the exact posterior every weight is p(x): a draw too many or too few would shift log p
+        by its share.
+        """
         truth = linear_gaussian("exact")
         x = truth.draw(11)
         monkeypatch.setattr("ppl_vae.evaluation.importance.decoder_rows", lambda vae: 500)
@@ -122,27 +142,41 @@ class TestImportanceSampling:
         x = truth.draw(20)
         truth.vae.train()
         state = torch.get_rng_state()
-        eager, recorded = (log_likelihood(truth.vae, x, 1000, seed=1, compile=tier) for tier in ("off", "record"))
+        eager, recorded = (
+            log_likelihood(truth.vae, x, 1000, seed=1, compile=tier) for tier in ("off", "record")
+        )
         assert torch.equal(eager.values, recorded.values)
         assert truth.vae.training and torch.equal(state, torch.get_rng_state())
 
-    def test_what_is_compiled_agrees_with_eager_whichever_forms_it_computes(self, monkeypatch: Any) -> None:
-        """Bernoulli pixels, tanh and biases are computed in other forms there: within 1e-5 of eager, relatively."""
-        monkeypatch.setattr("ppl_vae.evaluation.weights.compiled", lambda graph, arguments: rewritten(graph))
+    def test_what_is_compiled_agrees_with_eager_whichever_forms_it_computes(
+        self, monkeypatch: Any
+    ) -> None:
+        """Bernoulli pixels, tanh and biases are computed in other forms there: within 1e-5 of
+        eager, relatively.
+        """
+        monkeypatch.setattr(
+            "ppl_vae.evaluation.weights.compiled", lambda graph, arguments: rewritten(graph)
+        )
         vae = build(VAEConfig(event_shape=(4, 16), latent_size=2, hidden_sizes=(8,)), seed=0)
         with torch.no_grad():
             vae.model.decoder.network[2].weight.mul_(20)
         x = torch.rand(2, 4, 16, generator=torch.Generator().manual_seed(0))
-        found = [log_likelihood(vae, x, 50, seed=0, compile=tier).values for tier in ("off", "inductor")]
+        found = [
+            log_likelihood(vae, x, 50, seed=0, compile=tier).values for tier in ("off", "inductor")
+        ]
         assert torch.allclose(*found, rtol=1e-5) and not torch.equal(*found)
 
-    def test_a_recorded_block_draws_fresh_noise_each_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_recorded_block_draws_fresh_noise_each_time(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Were the noise baked in, every piece of draws would be the first one again."""
         truth = linear_gaussian("conservative")
         monkeypatch.setattr("ppl_vae.evaluation.importance.decoder_rows", lambda vae: 50)
         seen: list[torch.Tensor] = []
         update = RunningWeights.update
-        monkeypatch.setattr(RunningWeights, "update", lambda self, w: (seen.append(w.clone()), update(self, w))[1])
+        monkeypatch.setattr(
+            RunningWeights, "update", lambda self, w: (seen.append(w.clone()), update(self, w))[1]
+        )
         log_likelihood(truth.vae, truth.draw(1), 100, seed=1, compile="record")
         assert len(seen) == 2 and not (seen[0] == seen[1]).any()
 
@@ -156,11 +190,15 @@ class TestImportanceSampling:
             s = pyro.sample("s", dist.LogNormal(torch.zeros(1), 0.5).to_event(1))
             return pyro.sample("z", dist.Normal(torch.zeros(2), s).to_event(1))
 
-        config = VAEConfig(event_shape=(3,), latent_size=2, hidden_sizes=(), likelihood="normal_unit")
+        config = VAEConfig(
+            event_shape=(3,), latent_size=2, hidden_sizes=(), likelihood="normal_unit"
+        )
         vae = build(config, prior=prior, seed=0)
         with torch.no_grad(), torch.random.fork_rng():
             vae.guide.posterior.heads.weight.zero_()
-            vae.guide.posterior.heads.bias.copy_(torch.tensor([0.0, 0.0, 0.0, 0.0, 2.0, 2.0]))  # q wider than p(z|x)
+            vae.guide.posterior.heads.bias.copy_(
+                torch.tensor([0.0, 0.0, 0.0, 0.0, 2.0, 2.0])
+            )  # q wider than p(z|x)
             torch.manual_seed(0)
             x = vae.sample(50)
         layer = vae.model.decoder.network[0]
@@ -168,7 +206,9 @@ class TestImportanceSampling:
         scales = torch.tensor(0.5 * nodes).exp()
         product = (layer.weight @ layer.weight.T).detach().double()
         covariance = scales[:, None, None] ** 2 * product + torch.eye(3, dtype=torch.float64)
-        given_s = dist.MultivariateNormal(layer.bias.detach().double(), covariance).log_prob(x.double()[:, None])
+        given_s = dist.MultivariateNormal(layer.bias.detach().double(), covariance).log_prob(
+            x.double()[:, None]
+        )
         exact = (given_s + torch.tensor(weights / weights.sum()).log()).logsumexp(1)
         found = log_likelihood(vae, x, 20_000, seed=0)
         z = (found.values - exact) / found.monte_carlo_error
@@ -183,7 +223,9 @@ class TestImportanceSampling:
         assert math.isnan(log_likelihood(truth.vae, x[:1], 10).standard_error)
 
     def test_refuses_a_point_posterior(self) -> None:
-        vae = build(VAEConfig(event_shape=(3,), latent_size=2, hidden_sizes=(), posterior="point"), seed=0)
+        vae = build(
+            VAEConfig(event_shape=(3,), latent_size=2, hidden_sizes=(), posterior="point"), seed=0
+        )
         with pytest.raises(InputError, match="point"):
             log_likelihood(vae, torch.zeros(2, 3))
 
@@ -207,27 +249,42 @@ class TestParetoK:
         assert np.allclose(pareto_k(torch.tensor(log_weights)).numpy(), expected, atol=1e-8)
 
     def test_ties_with_the_cutoff_are_left_out_as_arviz_does(self) -> None:
-        log_weights = torch.randn(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        log_weights = torch.randn(
+            400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        )
         for column in (0, 2):
             ordered = log_weights[:, column].argsort(descending=True)
             log_weights[ordered[60 - 10 * column : 62], column] = log_weights[ordered[60], column]
-        assert np.allclose(pareto_k(log_weights).numpy(), az.psislw(log_weights.T.numpy().copy())[1], atol=1e-8)
+        assert np.allclose(
+            pareto_k(log_weights).numpy(), az.psislw(log_weights.T.numpy().copy())[1], atol=1e-8
+        )
 
     def test_is_one_datum_s_own_whatever_the_batch(self) -> None:
         log_weights = torch.randn(1000, 40, generator=torch.Generator().manual_seed(0)) * 3
         together = pareto_k(log_weights)
-        assert torch.equal(together, torch.cat([pareto_k(log_weights[:, i : i + 1]) for i in range(40)]))
+        assert torch.equal(
+            together, torch.cat([pareto_k(log_weights[:, i : i + 1]) for i in range(40)])
+        )
 
     @pytest.mark.parametrize("batch", [1, 10, 100])
     def test_of_the_programs_does_not_grow_with_the_batch(self, batch: int) -> None:
-        """Twenty data with the same k = 0.84 in batches of different size: medians agree with it within 0.15."""
+        """Twenty data with the same k = 0.84 in batches of different size: medians agree with it
+        within 0.15.
+        """
         truth = linear_gaussian("overconfident")
-        k = torch.cat([log_likelihood(truth.vae, rows, 1000, seed=i).pareto_k
-                       for i, rows in enumerate(truth.draw(max(20, batch)).split(batch))])  # fmt: skip
+        k = torch.cat(
+            [
+                log_likelihood(truth.vae, rows, 1000, seed=i).pareto_k
+                for i, rows in enumerate(truth.draw(max(20, batch)).split(batch))
+            ]
+        )
         assert abs(k.median() - 0.84) < 0.15
 
     def test_pieces_of_draws_give_what_all_at_once_do(self) -> None:
-        log_weights = torch.randn(1003, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2
+        log_weights = (
+            torch.randn(1003, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+            * 2
+        )
         running = RunningWeights(1003)
         for piece in log_weights.split(100):
             running.update(piece)
@@ -248,7 +305,9 @@ class TestRewrites:
         """Logits so large either way that a naive product of exponentials overflows."""
         logits = torch.linspace(-200, 200, 1600).repeat(3, 1)
         x = torch.rand(3, 1600, generator=torch.Generator().manual_seed(0))
-        expected = -torch.nn.functional.binary_cross_entropy_with_logits(logits.double(), x.double(), reduction="none")
+        expected = -torch.nn.functional.binary_cross_entropy_with_logits(
+            logits.double(), x.double(), reduction="none"
+        )
         found = bernoulli_log_prob(logits, x, [3, 1600], 16)
         assert torch.allclose(found.double(), expected.sum(-1), rtol=1e-6)
 
@@ -257,17 +316,28 @@ class TestRewrites:
         module, x = LogWeights(vae, 5), torch.zeros(1, 4, 16)
         state = dict(module.named_parameters()) | dict(module.named_buffers())
         with torch.no_grad(), local_parameters():
-            graph = record(lambda *t: functional_call(module, dict(zip(state, t)), t[-1]), [*state.values(), x])
-        before, after = ([str(node.target) for node in each.graph.nodes] for each in (graph, rewritten(graph)))
-        forms = [sum(f"function {form} " in name for name in after) for form in ("tanh", "addmm", "bernoulli_log_prob")]
+            graph = record(
+                lambda *t: functional_call(module, dict(zip(state, t)), t[-1]), [*state.values(), x]
+            )
+        before, after = (
+            [str(node.target) for node in each.graph.nodes] for each in (graph, rewritten(graph))
+        )
+        forms = [
+            sum(f"function {form} " in name for name in after)
+            for form in ("tanh", "addmm", "bernoulli_log_prob")
+        ]
         assert forms == [2, 4, 1]
         assert not any("cross_entropy" in name for name in after)
-        assert any("cross_entropy" in name for name in before)  # what runs without a compiler is left as it was
+        assert any(
+            "cross_entropy" in name for name in before
+        )  # what runs without a compiler is left as it was
 
 
 class TestMeasures:
     def test_reconstruction_error_of_mean_and_draws(self) -> None:
-        """||x - W m - b||^2, plus the trace of W (c v)^2 W' over draws: 1 % for 200 data x 2000 draws is 5 sigma."""
+        """||x - W m - b||^2, plus the trace of W (c v)^2 W' over draws: 1 % for 200 data x 2000
+        draws is 5 sigma.
+        """
         truth = linear_gaussian("conservative")
         x = truth.draw(200)
         residual = (x - truth.posterior_mean(x) @ truth.weight.T - truth.bias).square().sum(1)
@@ -283,4 +353,8 @@ class TestMeasures:
             truth.vae.guide.posterior.heads.weight[1] *= 0.05
         assert active_units(truth.vae, x).tolist() == [True, False, True]
         variance = truth.posterior_mean(x).var(0)
-        assert active_units(truth.vae, x, threshold=variance[0].item() * 1.01).tolist() == [False, False, False]
+        assert active_units(truth.vae, x, threshold=variance[0].item() * 1.01).tolist() == [
+            False,
+            False,
+            False,
+        ]

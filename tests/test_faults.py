@@ -1,7 +1,9 @@
-"""Nothing a machine does to a run loses it: killed at any moment, or the disk full, its newest checkpoint is whole.
+"""Nothing a machine does to a run loses it: killed at any moment, or the disk full, its newest
+checkpoint is whole.
 
-Each fault is real: processes are forked from this one, which has the libraries loaded, and killed; file systems and
-files have limits. Knows `fit`, its folder and the command line; must not know what a checkpoint holds.
+Each fault is real: processes are forked from this one, which has the libraries loaded, and killed;
+file systems and files have limits. Knows `fit`, its folder and the command line; must not know what
+a checkpoint holds.
 """
 
 import contextlib
@@ -26,7 +28,12 @@ from tests.examples import pixels, tiny
 from tests.test_resume import everything, same, same_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-RUN = {"batch_size": 20, "compile": "off", "progress": False, "learning_rate": "linear:0.01:0.001:100"}
+RUN = {
+    "batch_size": 20,
+    "compile": "off",
+    "progress": False,
+    "learning_rate": "linear:0.01:0.001:100",
+}
 ALWAYS = 1_000_000  # epochs
 
 
@@ -36,14 +43,18 @@ def trust_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def go_on(folder: Path, epochs: int, seed: int = 0):
-    """The run of this file, from where the folder has it: its VAE, which starts as another one, and its history."""
+    """The run of this file, from where the folder has it: its VAE, which starts as another one, and
+    its history.
+    """
     vae = tiny(seed=seed)
     return vae, fit(vae, pixels(100), epochs=epochs, checkpoint=folder, resume=True, **RUN)
 
 
 @contextlib.contextmanager
 def child(work: Callable[[], object]) -> Iterator[int]:
-    """A forked process that does the work and ends; waited for, and killed if it is still there, at the end."""
+    """A forked process that does the work and ends; waited for, and killed if it is still there, at
+    the end.
+    """
     process = os.fork()
     if process == 0:
         with contextlib.suppress(BaseException):
@@ -58,45 +69,60 @@ def child(work: Callable[[], object]) -> Iterator[int]:
 
 
 def epochs_saved(folder: Path) -> int:
-    """How far the newest checkpoint has come, 0 without one; it loads and holds a row an epoch, and the history that
-    is written after it, so may be behind it, is the beginning of its rows."""
+    """How far the newest checkpoint has come, 0 without one; it loads and holds a row an epoch, and
+    the history that is written after it, so may be behind it, is the beginning of its rows."""
     if not (folder / CHECKPOINT).exists():
         return 0
     assert torch.isfinite(load(folder).sample(3)).all()
     run = read_tensors(folder / CHECKPOINT)[1]["run"]
     assert [row["epoch"] for row in run["rows"]] == [*range(1, run["epoch"] + 1)]
     history = folder / "history.csv"
-    for row, kept in zip(csv.DictReader(history.read_text().splitlines()) if history.is_file() else [], run["rows"]):
+    for row, kept in zip(
+        csv.DictReader(history.read_text().splitlines()) if history.is_file() else [], run["rows"]
+    ):
         assert {name: float(value) for name, value in row.items()} == kept
     return run["epoch"]
 
 
 def killed_at_random(folder: Path, moments: random.Random, longest: float) -> None:
-    """Let the run go on in a process of its own, from its first step for a random time in seconds, and kill it."""
+    """Let the run go on in a process of its own, from its first step for a random time in seconds,
+    and kill it.
+    """
     reading, writing = os.pipe()
 
     def work() -> None:
         add = Run.add
-        Run.add = lambda self, *rest: (os.write(writing, b".") if self.state.rows == 0 else 0, add(self, *rest))  # type: ignore[assignment]
+        Run.add = lambda self, *rest: (
+            os.write(writing, b".") if self.state.rows == 0 else 0,
+            add(self, *rest),
+        )  # type: ignore[assignment]
         go_on(folder, ALWAYS, seed=moments.randrange(99) if (folder / CHECKPOINT).exists() else 0)
 
     with child(work) as process:
         os.close(writing)
-        assert os.read(reading, 1) == b"."  # it trains: what a slow machine takes to get there is no part of the moment
+        assert (
+            os.read(reading, 1) == b"."
+        )  # it trains: what a slow machine takes to get there is no part of the moment
         os.close(reading)
         time.sleep(moments.uniform(0, longest))
         os.kill(process, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == -signal.SIGKILL
 
 
-def test_killed_50_times_at_random_moments_it_ends_as_the_run_that_never_was(tmp_path: Path) -> None:
-    """Every newest checkpoint loads and goes on, never falls back, and the last equals a whole run to the bit."""
+def test_killed_50_times_at_random_moments_it_ends_as_the_run_that_never_was(
+    tmp_path: Path,
+) -> None:
+    """Every newest checkpoint loads and goes on, never falls back, and the last equals a whole run
+    to the bit.
+    """
     moments, saved = random.Random(0), 0
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     go_on(whole, 1)  # what a first step loads is loaded here, once, and not in each of the children
     began = time.perf_counter()
     go_on(whole, 6)
-    epoch = (time.perf_counter() - began) / 5  # so that a slow machine kills at the same moments as a fast one
+    epoch = (
+        time.perf_counter() - began
+    ) / 5  # so that a slow machine kills at the same moments as a fast one
     for _ in range(50):
         killed_at_random(killed, moments, 3 * epoch)
         before, saved = saved, epochs_saved(killed)
@@ -106,8 +132,12 @@ def test_killed_50_times_at_random_moments_it_ends_as_the_run_that_never_was(tmp
     expected_vae, expected = go_on(whole, saved + 1)
     assert same_rows(found, expected) and same(vae, expected_vae)
     first, second = everything(killed), everything(whole)
-    assert first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
-    assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}  # no half-written file
+    assert first.keys() == second.keys() and all(
+        torch.equal(value, second[name]) for name, value in first.items()
+    )
+    assert {path.name for path in killed.iterdir()} == {
+        path.name for path in whole.iterdir()
+    }  # no half-written file
 
 
 def die(*_: object) -> None:
@@ -122,7 +152,9 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_inside_a_save_it_has_the_old_checkpoint_or_the_new(tmp_path: Path, moment: str) -> None:
+def test_killed_inside_a_save_it_has_the_old_checkpoint_or_the_new(
+    tmp_path: Path, moment: str
+) -> None:
     name, gained = MOMENTS[moment]
     run, whole = tmp_path / "run", tmp_path / "whole"
     go_on(run, 2)
@@ -158,29 +190,40 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("no right to mount a file system; the limit on the size of files stands in for it")
+        pytest.skip(
+            "no right to mount a file system; the limit on the size of files stands in for it"
+        )
     try:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_disk_that_is_full_leaves_the_old_checkpoint_and_says_so(tmp_path: Path, small_disk: Path) -> None:
+def test_a_disk_that_is_full_leaves_the_old_checkpoint_and_says_so(
+    tmp_path: Path, small_disk: Path
+) -> None:
     run, ballast = small_disk / "run", small_disk / "ballast"
     go_on(run, 2)
     free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
     ballast.write_bytes(bytes(free - 4096))
     old = (run / CHECKPOINT).read_bytes()
     message = refused_in_one_line(lambda: go_on(run, 9))
-    assert "No space left on device" in message and "the file that was there before is whole" in message
+    assert (
+        "No space left on device" in message
+        and "the file that was there before is whole" in message
+    )
     assert (run / CHECKPOINT).read_bytes() == old and epochs_saved(run) == 2
     ballast.unlink()
     goes_on_as_if_nothing_had_been(run, tmp_path / "whole", 4)
 
 
 @pytest.mark.parametrize("room", [5000, 100], ids=["for the history alone", "for neither"])
-def test_a_file_that_may_not_grow_leaves_the_old_checkpoint_and_says_so(tmp_path: Path, room: int) -> None:
-    """A limit on file size, as a quota has one, needs no rights: it holds in a child, whose words are read here."""
+def test_a_file_that_may_not_grow_leaves_the_old_checkpoint_and_says_so(
+    tmp_path: Path, room: int
+) -> None:
+    """A limit on file size, as a quota has one, needs no rights: it holds in a child, whose words
+    are read here.
+    """
     run = tmp_path / "run"
     go_on(run, 2)
     assert (run / CHECKPOINT).stat().st_size > room
@@ -208,9 +251,20 @@ def test_a_history_that_cannot_be_written_is_said_in_one_line_too(tmp_path: Path
     assert epochs_saved(tmp_path) == 2
 
 
-def test_the_command_line_says_it_in_one_line_and_status_2(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_the_command_line_says_it_in_one_line_and_status_2(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
     run = tmp_path / "run"
-    train = ["train", "--data", "digits", "--latent-size", "2", "--hidden-sizes", "4", "--no-progress"]
+    train = [
+        "train",
+        "--data",
+        "digits",
+        "--latent-size",
+        "2",
+        "--hidden-sizes",
+        "4",
+        "--no-progress",
+    ]
     assert main([*train, "--epochs", "1", "--out", str(run)]) == 0
     capfd.readouterr()
 

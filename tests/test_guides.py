@@ -1,6 +1,8 @@
-"""The amortised guide built from any prior: which family each site gets, and words for posteriors that cannot be.
+"""The amortised guide built from any prior: which family each site gets, and words for posteriors
+that cannot be.
 
-Knows guides and Pyro traces; must not know estimators or training. Bad priors have a file of their own.
+Knows guides and Pyro traces; must not know estimators or training. Bad priors have a file of their
+own.
 """
 
 import math
@@ -57,7 +59,9 @@ def test_a_site_gets_the_priors_own_family_where_that_has_a_closed_form(prior, f
     ],
 )
 def test_draws_lie_in_the_support_and_the_density_is_normalised_by_its_jacobian(support, draw):
-    """E_p[q/p] = 1 by importance sampling from the prior, within 5 %: a missing Jacobian is off by far more."""
+    """E_p[q/p] = 1 by importance sampling from the prior, within 5 %: a missing Jacobian is off by
+    far more.
+    """
 
     def prior(latent_size):
         return pyro.sample("z", draw(latent_size))
@@ -85,9 +89,13 @@ def test_sites_are_read_from_the_prior_in_order_with_shape_and_support():
 def test_a_support_that_depends_on_another_site_is_refused():
     def prior():
         top = pyro.sample("top", dist.LogNormal(0.0, 1.0))
-        return pyro.sample("z", dist.Uniform(torch.zeros(2), top[..., None].expand(*top.shape, 2)).to_event(1))
+        return pyro.sample(
+            "z", dist.Uniform(torch.zeros(2), top[..., None].expand(*top.shape, 2)).to_event(1)
+        )
 
-    with pytest.raises(InputError, match="site 'z': got a support that differs between data: upper_bound"):
+    with pytest.raises(
+        InputError, match="site 'z': got a support that differs between data: upper_bound"
+    ):
         latent_sites(prior, 2)
 
 
@@ -106,7 +114,9 @@ def test_several_sites_are_sampled_in_the_priors_order_from_one_pass_of_the_enco
     calls = []
     vae.guide.posterior.encoder.register_forward_hook(lambda *_: calls.append(1))
     nodes = poutine.trace(vae.guide).get_trace(pixels(4)).nodes
-    assert [n for n, s in nodes.items() if s["type"] == "sample"] == ["data", "scale", "z"] and len(calls) == 1
+    assert [n for n, s in nodes.items() if s["type"] == "sample"] == ["data", "scale", "z"] and len(
+        calls
+    ) == 1
     assert vae.guide.posterior.heads.out_features == 2 * (1 + 2)
 
 
@@ -114,7 +124,8 @@ def test_heads_of_one_product_do_not_mix_sites():
     """Moving the bias of one site's output moves that site alone."""
     vae = tiny(PRIORS["scale_then_z"])
     before = [
-        guide_site(vae, name).base_dist.loc if name == "z" else guide_site(vae, name).loc for name in ("scale", "z")
+        guide_site(vae, name).base_dist.loc if name == "z" else guide_site(vae, name).loc
+        for name in ("scale", "z")
     ]
     with torch.no_grad():
         vae.guide.posterior.heads.bias[0] += 1.0
@@ -140,7 +151,9 @@ def test_the_mean_on_a_simplex_is_no_one_dimensional_quadrature():
     torch.manual_seed(0)
     draws = q.sample((1_000_000,))
     error = draws.std(0) / math.sqrt(200 * 256)
-    assert ((torch.stack([mean(q) for _ in range(200)]).mean(0) - draws.mean(0)).abs() < 5 * error).all()
+    assert (
+        (torch.stack([mean(q) for _ in range(200)]).mean(0) - draws.mean(0)).abs() < 5 * error
+    ).all()
 
 
 class Own(nn.Module):
@@ -174,9 +187,16 @@ class TestAUsersOwnPosterior:
         ("posterior", "message"),
         [
             (Own("rows"), "name a plate of data 'data'"),
-            (Own(sites=("scale",)), "posterior: got no site z, expected every latent site of the prior"),
+            (
+                Own(sites=("scale",)),
+                "posterior: got no site z, expected every latent site of the prior",
+            ),
             (Own(event_dims=0), "posterior: got ValueError"),
-            (Own(shape=(3,)), "posterior's site 'z': got batch and event shape ((3,), (3,)), expected ((3,), (2,))"),
+            (
+                Own(shape=(3,)),
+                "posterior's site 'z': got batch and event shape ((3,), (3,)), expected ((3,), "
+                "(2,))",
+            ),
             (lambda x: 1 / 0, "posterior: got ZeroDivisionError: division by zero"),
             (lambda x: None, "no site z"),
             (7, "posterior: got int, expected a callable"),

@@ -1,8 +1,10 @@
-"""Whatever is given as data, latents or a number, a public function answers it or refuses it in one line.
+"""Whatever is given as data, latents or a number, a public function answers it or refuses it in one
+line.
 
-Inputs are generated: every container, number type, shape and kind of value, combined at random. An answer is finite and
-of the documented shape; a refusal is an `InputError` of one line. No error of torch, numpy or Pyro gets through, and no
-warning. Knows the public functions; must not know which of them checks what.
+Inputs are generated: every container, number type, shape and kind of value, combined at random. An
+answer is finite and of the documented shape; a refusal is an `InputError` of one line. No error of
+torch, numpy or Pyro gets through, and no warning. Knows the public functions; must not know which
+of them checks what.
 """
 
 import json
@@ -17,7 +19,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppl_vae import VAE, InputError, VAEConfig, build, fit, load_data, log_likelihood, lower_bound, to_inference_data
+from ppl_vae import (
+    VAE,
+    InputError,
+    VAEConfig,
+    build,
+    fit,
+    load_data,
+    log_likelihood,
+    lower_bound,
+    to_inference_data,
+)
 from ppl_vae.cli.run_folder import RunFolder
 from ppl_vae.diagnostics import (
     diagnose,
@@ -35,24 +47,52 @@ EVENT = (2, 3)
 VAES: dict[str, Callable[[], VAE]] = {
     "bernoulli": lambda: tiny(event_shape=EVENT),
     "continuous_bernoulli": lambda: tiny(event_shape=EVENT, likelihood="continuous_bernoulli"),
-    "normal_unit": lambda: build(VAEConfig(EVENT, 2, (5,), likelihood="normal_unit", posterior="iaf"), seed=0),
-    "normal_pixelwise": lambda: tiny(scale_then_z, event_shape=EVENT, likelihood="normal_pixelwise"),
+    "normal_unit": lambda: build(
+        VAEConfig(EVENT, 2, (5,), likelihood="normal_unit", posterior="iaf"), seed=0
+    ),
+    "normal_pixelwise": lambda: tiny(
+        scale_then_z, event_shape=EVENT, likelihood="normal_pixelwise"
+    ),
     "flat": lambda: tiny(event_shape=(6,), likelihood="normal_optimal", hidden_sizes=()),
 }
 vae_of = cache(lambda kind: VAES[kind]())
 bayesian = cache(lambda: tiny(event_shape=EVENT, num_data=9, weights="mean_field"))
 
-SHAPES = [(5, *EVENT), (1, *EVENT), (2, *EVENT), (0, *EVENT), (5, 1, *EVENT), EVENT, (5, 6), (1, 6), (3, 2), (5, 3, 2),
-          ()]  # fmt: skip
-DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8, torch.int64, torch.int32,
-          torch.bool, torch.complex64]  # fmt: skip
+SHAPES = [
+    (5, *EVENT),
+    (1, *EVENT),
+    (2, *EVENT),
+    (0, *EVENT),
+    (5, 1, *EVENT),
+    EVENT,
+    (5, 6),
+    (1, 6),
+    (3, 2),
+    (5, 3, 2),
+    (),
+]
+DTYPES = [
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.uint8,
+    torch.int64,
+    torch.int32,
+    torch.bool,
+    torch.complex64,
+]
 VALUES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "grey": lambda u: u,
     "binary": torch.round,
     "constant": lambda u: torch.ones_like(u),
     "black": torch.zeros_like,
     "outside": lambda u: 3 * u - 1,
-    "one NaN": lambda u: u.reshape(-1).index_fill(0, torch.tensor([0]), torch.nan).reshape(u.shape) if u.numel() else u,
+    "one NaN": lambda u: (
+        u.reshape(-1).index_fill(0, torch.tensor([0]), torch.nan).reshape(u.shape)
+        if u.numel()
+        else u
+    ),
     "infinite": lambda u: torch.full_like(u, torch.inf),
     "large": lambda u: 1e14 * u,
     "huge": lambda u: 1e300 * u,
@@ -72,14 +112,18 @@ CONTAINERS: dict[str, Callable[[torch.Tensor], Any]] = {
 
 @st.composite
 def anything(draw: st.DrawFn, shapes: list[tuple[int, ...]]) -> Any:
-    """Some of everything; each part is the good one half of the time, so that single faults are seen too."""
+    """Some of everything; each part is the good one half of the time, so that single faults are
+    seen too.
+    """
 
     def pick(choices: Any) -> Any:
         options = list(choices)
         return draw(st.sampled_from([options[0]] * len(options) + options))
 
     shape, values, dtype, container = pick(shapes), pick(VALUES), pick(DTYPES), pick(CONTAINERS)
-    u = torch.rand(shape, generator=torch.Generator().manual_seed(draw(st.integers(0, 9))), dtype=torch.float64)
+    u = torch.rand(
+        shape, generator=torch.Generator().manual_seed(draw(st.integers(0, 9))), dtype=torch.float64
+    )
     x = VALUES[values](u)
     whole = dtype in (torch.uint8, torch.int64, torch.int32)
     return CONTAINERS[container]((x.nan_to_num(0, 9, -9).clamp(-9, 9) if whole else x).to(dtype))
@@ -91,7 +135,9 @@ def pinned(examples: int) -> Callable:
 
 
 def answered(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function returns; None if it refuses in one line. Any other error, or a warning, goes on its way."""
+    """What the function returns; None if it refuses in one line. Any other error, or a warning,
+    goes on its way.
+    """
     try:
         return function(*arguments)
     except InputError as error:
@@ -145,7 +191,9 @@ FUNCTIONS: dict[str, Callable[[VAE, Any], None]] = {
     "encode draws": lambda vae, x: check(vae.encode(x, 3), (3, len(x), 2)),
     "reconstruct": lambda vae, x: check(vae.reconstruct(x), tuple(x.shape)),
     "to_inference_data": inference_data,
-    "to_datatree": lambda vae, x: check(to_datatree(vae, x, 3)["posterior"]["z"].values, (1, 3, len(x), 2)),
+    "to_datatree": lambda vae, x: check(
+        to_datatree(vae, x, 3)["posterior"]["z"].values, (1, 3, len(x), 2)
+    ),
     "posterior_predictive_check": predictive,
 }
 
@@ -161,7 +209,9 @@ FEW = {"num_temperatures": 5, "num_leapfrog": 2}
 
 
 def gaps(vae: VAE, x: Any) -> None:
-    found = inference_gaps(vae, x, method="importance", num_steps=3, num_particles=2, seed=0, num_samples=20)
+    found = inference_gaps(
+        vae, x, method="importance", num_steps=3, num_particles=2, seed=0, num_samples=20
+    )
     check(found.approximation, (len(x),))
     check(found.amortisation, (len(x),))
 
@@ -178,7 +228,9 @@ SLOW: dict[str, Callable[[VAE, Any], None]] = {
     "quadrature": lambda vae, x: likelihood(vae, x, method="quadrature", num_points=21),
     "inference_gaps": gaps,
     "nuts_reference": reference,
-    "diagnose": lambda vae, x: check([made.threshold for made in diagnose(vae, x, num_samples=20)], (6,)),
+    "diagnose": lambda vae, x: check(
+        [made.threshold for made in diagnose(vae, x, num_samples=20)], (6,)
+    ),
     "functional_spread": lambda _, x: check(functional_spread(bayesian(), x, 3, seed=0), (len(x),)),
     "lower_bound_when_pruned": lambda _, x: check(
         list(lower_bound_when_pruned(bayesian(), x, (0.0, 0.5), 2, seed=0).values()), (2,)
@@ -243,8 +295,26 @@ def test_latents_of_any_precision_are_those_of_the_model_and_keep_their_gradient
 
 
 X = torch.ones(3, *EVENT)
-NUMBERS = [2, np.int64(2), np.float32(0.5), 0.5, 0, -1, 2.5, np.nan, np.inf, True, None, "2", "x", [], (1, 2), 1 + 2j,
-           torch.tensor(2), np.array([1, 2])]  # fmt: skip
+NUMBERS = [
+    2,
+    np.int64(2),
+    np.float32(0.5),
+    0.5,
+    0,
+    -1,
+    2.5,
+    np.nan,
+    np.inf,
+    True,
+    None,
+    "2",
+    "x",
+    [],
+    (1, 2),
+    1 + 2j,
+    torch.tensor(2),
+    np.array([1, 2]),
+]
 
 
 def run_with(name: str) -> Callable[[Any], Any]:
@@ -254,15 +324,43 @@ def run_with(name: str) -> Callable[[Any], Any]:
 
 def likelihood_with(method: str, name: str) -> Callable[[Any], Any]:
     arguments = {"num_samples": 4, **(FEW if method in ("annealed", "reciprocal") else {})}
-    return lambda value: log_likelihood(vae_of("bernoulli"), X, method=method, **{**arguments, name: value})
+    return lambda value: log_likelihood(
+        vae_of("bernoulli"), X, method=method, **{**arguments, name: value}
+    )
 
 
 ARGUMENTS: dict[str, Callable[[Any], Any]] = {
-    **{f"fit {name}": run_with(name) for name in (
-        "epochs", "batch_size", "num_particles", "kl_weight", "weight_kl_weight", "learning_rate", "weight_penalty",
-        "corruption_level", "early_stopping", "seed", "checkpoint_every", "estimator", "optimizer", "binarization",
-        "kl_balance", "corruption", "compile", "precision", "device", "checkpoint", "resume", "progress")},
-    **{f"importance {name}": likelihood_with("importance", name) for name in ("num_samples", "seed", "prior_share")},
+    **{
+        f"fit {name}": run_with(name)
+        for name in (
+            "epochs",
+            "batch_size",
+            "num_particles",
+            "kl_weight",
+            "weight_kl_weight",
+            "learning_rate",
+            "weight_penalty",
+            "corruption_level",
+            "early_stopping",
+            "seed",
+            "checkpoint_every",
+            "estimator",
+            "optimizer",
+            "binarization",
+            "kl_balance",
+            "corruption",
+            "compile",
+            "precision",
+            "device",
+            "checkpoint",
+            "resume",
+            "progress",
+        )
+    },
+    **{
+        f"importance {name}": likelihood_with("importance", name)
+        for name in ("num_samples", "seed", "prior_share")
+    },
     **{f"annealed {name}": likelihood_with("annealed", name) for name in FEW},
     "quadrature num_points": likelihood_with("quadrature", "num_points"),
     "method": lambda value: log_likelihood(vae_of("bernoulli"), X, 4, method=value),
@@ -271,19 +369,29 @@ ARGUMENTS: dict[str, Callable[[Any], Any]] = {
     "num_particles": lambda value: check(lower_bound(vae_of("bernoulli"), X, "A", value), (3,)),
     "seed": lambda value: lower_bound(vae_of("bernoulli"), X, seed=value),
     "threshold": lambda value: active_units(vae_of("bernoulli"), X, value),
-    "reconstruction_error": lambda value: check(reconstruction_error(vae_of("bernoulli"), X, value), (3,)),
+    "reconstruction_error": lambda value: check(
+        reconstruction_error(vae_of("bernoulli"), X, value), (3,)
+    ),
     "draws": lambda value: to_inference_data(vae_of("bernoulli"), X, value),
     "draws' seed": lambda value: to_inference_data(vae_of("bernoulli"), X, 2, value),
     "labels": lambda value: to_inference_data(vae_of("bernoulli"), X, 2, labels=value),
-    "replicates": lambda value: posterior_predictive_check(vae_of("bernoulli"), X, num_samples=value),
+    "replicates": lambda value: posterior_predictive_check(
+        vae_of("bernoulli"), X, num_samples=value
+    ),
     "simulations": lambda value: simulation_based_calibration(vae_of("bernoulli"), value, 3),
     "simulations' draws": lambda value: simulation_based_calibration(vae_of("bernoulli"), 3, value),
     "gap's data": lambda value: bidirectional_gap(vae_of("bernoulli"), value, 2, 0, **FEW),
     "gap's draws": lambda value: bidirectional_gap(vae_of("bernoulli"), 2, value, 0, **FEW),
     "gap's temperatures": lambda value: bidirectional_gap(vae_of("bernoulli"), 2, 2, 0, value, 2),
-    "steps": lambda value: inference_gaps(vae_of("bernoulli"), X, "importance", value, num_samples=4),
-    "rate": lambda value: inference_gaps(vae_of("bernoulli"), X, "importance", 2, value, num_samples=4),
-    "particles": lambda value: inference_gaps(vae_of("bernoulli"), X, "importance", 2, 0.1, value, num_samples=4),
+    "steps": lambda value: inference_gaps(
+        vae_of("bernoulli"), X, "importance", value, num_samples=4
+    ),
+    "rate": lambda value: inference_gaps(
+        vae_of("bernoulli"), X, "importance", 2, value, num_samples=4
+    ),
+    "particles": lambda value: inference_gaps(
+        vae_of("bernoulli"), X, "importance", 2, 0.1, value, num_samples=4
+    ),
     "chains": lambda value: nuts_reference(vae_of("bernoulli"), X, 8, 2, value, **FEW),
     "NUTS draws": lambda value: nuts_reference(vae_of("bernoulli"), X, value, 2, 2, **FEW),
     "shares": lambda value: lower_bound_when_pruned(bayesian(), X, value, 2),
@@ -292,22 +400,30 @@ ARGUMENTS: dict[str, Callable[[Any], Any]] = {
     "hidden_sizes": lambda value: build(VAEConfig(EVENT, 2, value)),
     "event_shape": lambda value: build(VAEConfig(value, 2, (3,))),
     "build's seed": lambda value: build(VAEConfig(EVENT, 2, (3,)), seed=value),
-    "num_data": lambda value: fit(tiny(num_data=value, event_shape=EVENT), X, epochs=1, compile="off", progress=False),
+    "num_data": lambda value: fit(
+        tiny(num_data=value, event_shape=EVENT), X, epochs=1, compile="off", progress=False
+    ),
     "load_data": load_data,
     "square": lambda value: load_data("uniform_square", num_data=value),
     "digits' seed": lambda value: load_data("digits", binarization="static", seed=value),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_arguments_are_taken_or_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_are_taken_or_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     for value in NUMBERS:
         answered(ARGUMENTS[name], value)
 
 
 def test_numbers_that_are_not_finite_are_null_in_a_run_s_json(tmp_path: Path) -> None:
-    values = {"mean": np.nan, "errors": (1.0, -np.inf), "nested": [{"k": np.inf, "n": 2, "name": "NaN"}]}
+    values = {
+        "mean": np.nan,
+        "errors": (1.0, -np.inf),
+        "nested": [{"k": np.inf, "n": 2, "name": "NaN"}],
+    }
     text = RunFolder(tmp_path).write_json("evaluation.json", values).read_text()
     expected = {"mean": None, "errors": [1.0, None], "nested": [{"k": None, "n": 2, "name": "NaN"}]}
     assert json.loads(text, parse_constant=pytest.fail) == expected
@@ -315,5 +431,8 @@ def test_numbers_that_are_not_finite_are_null_in_a_run_s_json(tmp_path: Path) ->
 
 def test_a_plain_autoencoder_is_not_diagnosed_but_referred_to_evaluate() -> None:
     vae = build(VAEConfig(EVENT, 2, (5,), posterior="point"), seed=0)
-    with pytest.raises(InputError, match=r"posterior: got 'point', which has no density to check, .*; evaluate says"):
+    with pytest.raises(
+        InputError,
+        match=r"posterior: got 'point', which has no density to check, .*; evaluate says",
+    ):
         diagnose(vae, X)

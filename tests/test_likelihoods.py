@@ -17,15 +17,26 @@ from ppl_vae.likelihoods import LIKELIHOODS, build_likelihood
 def density(name: str, outputs: list[float], x: torch.Tensor, **options: object) -> torch.Tensor:
     """exp log p(x) of one pixel, whose outputs are the same for every x (K,)."""
     head = build_likelihood(name, (1,), options).eval()
-    return head(torch.tensor(outputs)[:, None].expand(len(x), -1, 1)).log_prob(x[:, None]).exp().detach()
+    return (
+        head(torch.tensor(outputs)[:, None].expand(len(x), -1, 1))
+        .log_prob(x[:, None])
+        .exp()
+        .detach()
+    )
 
 
 @pytest.mark.parametrize("logit", [-6.0, -1.0, -1e-3, 0.0, 2e-3, 0.7, 8.0])
 def test_continuous_bernoulli_integrates_to_one_and_the_bernoulli_objective_does_not(logit):
-    """Trap 15: only the first of the two is a density of grey pixels. Simpson's rule on 2001 points."""
+    """Trap 15: only the first of the two is a density of grey pixels. Simpson's rule on 2001
+    points.
+    """
     x = torch.linspace(0, 1, 2001)
     weights = torch.tensor([1.0, *[4.0, 2.0] * 999, 4.0, 1.0]) / 6000
-    integral = {name: (weights * density(name, [logit], x)).sum().item() for name in LIKELIHOODS if "bern" in name}
+    integral = {
+        name: (weights * density(name, [logit], x)).sum().item()
+        for name in LIKELIHOODS
+        if "bern" in name
+    }
     assert integral["continuous_bernoulli"] == pytest.approx(1.0, abs=1e-4)
     assert integral["bernoulli"] < 0.75
 
@@ -37,18 +48,26 @@ def test_continuous_bernoulli_is_the_closed_form(logit):
     constant = 2 * math.atanh(1 - 2 * p) / (1 - 2 * p)
     x = torch.tensor([0.0, 0.3, 1.0])
     expected = constant * p ** x.numpy() * (1 - p) ** (1 - x.numpy())
-    np.testing.assert_allclose(density("continuous_bernoulli", [logit], x).numpy(), expected, rtol=2e-5)
+    np.testing.assert_allclose(
+        density("continuous_bernoulli", [logit], x).numpy(), expected, rtol=2e-5
+    )
     q = build_likelihood("continuous_bernoulli", (1,), {})(torch.tensor([[[logit]]]))
-    assert q.mean.item() == pytest.approx(p / (2 * p - 1) + 1 / (2 * math.atanh(1 - 2 * p)), rel=1e-4)
+    assert q.mean.item() == pytest.approx(
+        p / (2 * p - 1) + 1 / (2 * math.atanh(1 - 2 * p)), rel=1e-4
+    )
 
 
 def test_bernoulli_of_binary_pixels_is_a_probability():
     assert density("bernoulli", [0.4], torch.tensor([0.0, 1.0])).sum().item() == pytest.approx(1.0)
-    assert density("bernoulli", [0.4], torch.tensor([1.0])).item() == pytest.approx(1 / (1 + math.exp(-0.4)))
+    assert density("bernoulli", [0.4], torch.tensor([1.0])).item() == pytest.approx(
+        1 / (1 + math.exp(-0.4))
+    )
 
 
 def test_trap_15_grey_pixels_cap_the_bernoulli_objective_at_minus_their_entropy():
-    """sum x log m + (1-x) log(1-m) is largest at m = x, where it is minus the entropy of the pixels themselves."""
+    """sum x log m + (1-x) log(1-m) is largest at m = x, where it is minus the entropy of the pixels
+    themselves.
+    """
     x = torch.rand(20, 9, generator=torch.Generator().manual_seed(0)) * 0.98 + 0.01
     head = build_likelihood("bernoulli", (9,), {})
     best = head(torch.logit(x)[:, None]).log_prob(x)
@@ -63,7 +82,9 @@ def test_normal_unit_and_shared_are_the_normal_density_in_units_of_x():
     expected = stats.norm(0.5, 1.0).pdf(x.numpy())
     np.testing.assert_allclose(density("normal_unit", [0.5], x).numpy(), expected, rtol=1e-5)
     expected = stats.norm(0.5, 0.2).pdf(x.numpy())
-    np.testing.assert_allclose(density("normal_shared", [0.5], x, initial_scale=0.2).numpy(), expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        density("normal_shared", [0.5], x, initial_scale=0.2).numpy(), expected, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in LIKELIHOODS if n.startswith("normal")])
@@ -77,7 +98,9 @@ def test_the_shared_scale_is_learned():
     head = build_likelihood("normal_shared", (2,), {})
     x = torch.tensor([[1.0, 2.0]])
     head(torch.zeros(1, 1, 2)).log_prob(x).sum().backward()
-    assert head.log_scale.grad.item() == pytest.approx(5 - 2)  # d/d ln s of -sum x^2 / (2 s^2) - D ln s at s = 1
+    assert head.log_scale.grad.item() == pytest.approx(
+        5 - 2
+    )  # d/d ln s of -sum x^2 / (2 s^2) - D ln s at s = 1
 
 
 class TestPixelwise:
@@ -90,13 +113,19 @@ class TestPixelwise:
             np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4)
 
     def test_the_floor_bounds_the_density_on_repeated_pixels(self):
-        """A pixel that is always 0 cannot be given more than the floor's log density, whatever the head says."""
+        """A pixel that is always 0 cannot be given more than the floor's log density, whatever the
+        head says.
+        """
         bound = -math.log(1 / 256) - 0.5 * math.log(2 * math.pi)
-        assert density("normal_pixelwise", [0.0, -1e4], torch.zeros(1)).log().item() == pytest.approx(bound, rel=1e-5)
+        assert density(
+            "normal_pixelwise", [0.0, -1e4], torch.zeros(1)
+        ).log().item() == pytest.approx(bound, rel=1e-5)
 
     def test_gradients_stay_finite_at_the_floor(self):
         outputs = torch.tensor([[[0.0], [-200.0]]], requires_grad=True)
-        build_likelihood("normal_pixelwise", (1,), {})(outputs).log_prob(torch.zeros(1, 1)).sum().backward()
+        build_likelihood("normal_pixelwise", (1,), {})(outputs).log_prob(
+            torch.zeros(1, 1)
+        ).sum().backward()
         assert outputs.grad is not None and torch.isfinite(outputs.grad).all()
 
 
@@ -124,10 +153,18 @@ class TestOptimalScale:
         assert self.head.variance.sqrt().item() == pytest.approx(self.best, rel=1e-5)
 
     def test_the_running_variance_moves_by_the_momentum_and_is_saved(self):
-        """A plain mean of the first 1 / momentum batches, whatever it began with; then a quarter of each new one."""
+        """A plain mean of the first 1 / momentum batches, whatever it began with; then a quarter of
+        each new one.
+        """
         head, v = build_likelihood("normal_optimal", (4,), {"momentum": 0.25}), self.best**2
         error = self.x - self.outputs[:, 0]
-        for factor, expected in ((1, v), (2, 2.5 * v), (2, 3 * v), (0, 2.25 * v), (0, 0.75 * 2.25 * v)):
+        for factor, expected in (
+            (1, v),
+            (2, 2.5 * v),
+            (2, 3 * v),
+            (0, 2.25 * v),
+            (0, 0.75 * 2.25 * v),
+        ):
             head(self.outputs, self.outputs[:, 0] + factor * error)
             assert head.variance.item() == pytest.approx(expected, rel=1e-5)
         assert {"variance", "num_batches"} <= set(head.state_dict())

@@ -1,6 +1,8 @@
-"""Runs that are long and data that are large: memory stays where it was, a minibatch at a time, rows by the epoch.
+"""Runs that are long and data that are large: memory stays where it was, a minibatch at a time,
+rows by the epoch.
 
-Knows `fit`, `map_data` and what the operating system says of a process's memory; must not know how a step is made.
+Knows `fit`, `map_data` and what the operating system says of a process's memory; must not know how
+a step is made.
 """
 
 import os
@@ -98,7 +100,9 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_data_larger_than_the_memory_allowed_are_trained_on_and_evaluated(
     large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process may allocate 256 MiB more than it has: neither the bytes nor their 3 GB as floats would fit."""
+    """The process may allocate 256 MiB more than it has: neither the bytes nor their 3 GB as floats
+    would fit.
+    """
     stopping_after(50, monkeypatch)
     vae = build(VAEConfig(EVENT, 2, (16,)), seed=0)
 
@@ -120,10 +124,17 @@ def test_data_larger_than_the_memory_allowed_are_trained_on_and_evaluated(
 def test_mapped_data_train_as_the_same_data_in_memory_and_stay_as_they_are(tmp_path: Path) -> None:
     path, x = tmp_path / "x.npy", (pixels(40) * 255).byte()
     np.save(path, x.numpy())
-    before, mapped, options = path.read_bytes(), map_data(path), {"epochs": 3, "batch_size": 7, "progress": False}
+    before, mapped, options = (
+        path.read_bytes(),
+        map_data(path),
+        {"epochs": 3, "batch_size": 7, "progress": False},
+    )
     assert torch.equal(mapped, x)
     first, second = tiny(), tiny()
-    assert fit(first, mapped, **options).rows[-1]["lower_bound"] == fit(second, x, **options).rows[-1]["lower_bound"]
+    assert (
+        fit(first, mapped, **options).rows[-1]["lower_bound"]
+        == fit(second, x, **options).rows[-1]["lower_bound"]
+    )
     found, expected = (log_likelihood(first, data, 50, seed=0).values for data in (mapped, x))
     assert torch.equal(found, expected)
     mapped.zero_()
@@ -136,12 +147,18 @@ def test_mapped_data_train_as_the_same_data_in_memory_and_stay_as_they_are(tmp_p
         ("missing.npy", None, "FileNotFoundError"),
         ("text.npy", b"1, 2, 3", "expected an array written by numpy.save"),
         ("objects.npy", np.array([{}], object), "expected an array written by numpy.save"),
-        ("integers.npy", np.ones((3, 2), np.int64), "got dtype <i8, expected uint8 pixels, float32 or float64"),
+        (
+            "integers.npy",
+            np.ones((3, 2), np.int64),
+            "got dtype <i8, expected uint8 pixels, float32 or float64",
+        ),
         ("swapped.npy", np.ones((3, 2), ">f4"), "got dtype >f4"),
         ("several.npz", {"x": np.ones(3)}, "expected an array written by numpy.save"),
     ],
 )
-def test_what_cannot_be_mapped_is_refused_in_one_line(tmp_path: Path, name: str, content, message: str) -> None:
+def test_what_cannot_be_mapped_is_refused_in_one_line(
+    tmp_path: Path, name: str, content, message: str
+) -> None:
     path = tmp_path / name
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -164,8 +181,18 @@ def test_a_history_has_a_row_an_epoch_however_many_steps_that_is(tmp_path: Path)
 
 
 def test_the_history_of_a_run_of_ten_hours_is_small(tmp_path: Path) -> None:
-    """An epoch a second, 36000 rows as `fit` writes them: less than 10 MB, in the checkpoint's header, too."""
-    fit(tiny(), pixels(40), validation=pixels(20), epochs=1, checkpoint=tmp_path, compile="off", progress=False)
+    """An epoch a second, 36000 rows as `fit` writes them: less than 10 MB, in the checkpoint's
+    header, too.
+    """
+    fit(
+        tiny(),
+        pixels(40),
+        validation=pixels(20),
+        epochs=1,
+        checkpoint=tmp_path,
+        compile="off",
+        progress=False,
+    )
     header = read_tensors(tmp_path / CHECKPOINT)[1]
     (row,) = header["run"]["rows"]
     History(rows=[{**row, "epoch": epoch} for epoch in range(36_000)]).write(tmp_path / "long.csv")

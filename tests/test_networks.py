@@ -1,4 +1,5 @@
-"""Bodies and their initial parameters: shapes of any image, and the size of a signal after many layers.
+"""Bodies and their initial parameters: shapes of any image, and the size of a signal after many
+layers.
 
 Knows `networks.py`; must not know Pyro.
 """
@@ -12,9 +13,13 @@ from ppl_vae.networks import ACTIVATIONS, decoder_network, encoder_network, init
 
 
 @pytest.mark.parametrize("event_shape", [(28, 28), (28, 20), (8, 8), (3, 32, 32), (3, 7, 9)])
-@pytest.mark.parametrize(("network", "options"), [("mlp", {}), ("conv", {}), ("conv", {"channels": (4, 4, 4)})])
+@pytest.mark.parametrize(
+    ("network", "options"), [("mlp", {}), ("conv", {}), ("conv", {"channels": (4, 4, 4)})]
+)
 @pytest.mark.parametrize("num_outputs", [1, 2])
-def test_the_decoder_returns_events_of_the_shape_the_encoder_takes(event_shape, network, options, num_outputs):
+def test_the_decoder_returns_events_of_the_shape_the_encoder_takes(
+    event_shape, network, options, num_outputs
+):
     encoder, size = encoder_network(network, event_shape, (7,), "relu", "fan_in", options)
     decoder = decoder_network(network, 3, num_outputs, event_shape, (7,), "relu", "fan_in", options)
     x, z = torch.randn(2, 4, *event_shape), torch.randn(2, 4, 3)
@@ -58,12 +63,16 @@ def test_the_decoder_mirrors_the_encoder_unless_told_otherwise():
     }
     for name, options in (("mirrored", {}), ("given", {"decoder_hidden_sizes": (11,)})):
         network = decoder_network("mlp", 3, 1, (4,), (9, 5), "tanh", "fan_in", options)
-        assert [tuple(m.weight.shape) for m in network.modules() if isinstance(m, nn.Linear)] == sizes[name]
+        assert [
+            tuple(m.weight.shape) for m in network.modules() if isinstance(m, nn.Linear)
+        ] == sizes[name]
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_fan_in_keeps_the_signal_through_four_layers_and_the_small_normal_does_not(activation):
-    """Root mean square of the features after four layers of 400; relative error of such a mean is below 0.2."""
+    """Root mean square of the features after four layers of 400; relative error of such a mean is
+    below 0.2.
+    """
     x = torch.randn(500, 400, generator=torch.Generator().manual_seed(0))
     signal = {}
     for init in ("fan_in", "normal_0.01"):
@@ -91,9 +100,13 @@ def test_initial_weights_have_the_stated_scale_and_biases_are_zero(init, scale):
 
 
 def test_transposed_convolutions_count_the_taps_an_output_sees():
-    """A stack of stride-2 transposed convolutions keeps the variance within a factor of two a layer."""
+    """A stack of stride-2 transposed convolutions keeps the variance within a factor of two a
+    layer.
+    """
     torch.manual_seed(0)
-    layers = nn.Sequential(nn.ConvTranspose2d(64, 64, 3, stride=2, padding=1, output_padding=1), nn.Tanh())
+    layers = nn.Sequential(
+        nn.ConvTranspose2d(64, 64, 3, stride=2, padding=1, output_padding=1), nn.Tanh()
+    )
     initialize(layers, "fan_in", "tanh")
     inside = layers[0](torch.randn(20, 64, 8, 8))[..., 2:-2, 2:-2]
     assert 0.5 < inside.square().mean().item() < 2.0
@@ -117,7 +130,9 @@ def test_dropout_acts_in_training_only():
 
 
 def test_a_minibatch_of_one_image_halved_to_one_pixel_is_normalised_by_the_running_moments():
-    """The last, short minibatch: its own variance is 0, and torch's layer would raise. The moments stay."""
+    """The last, short minibatch: its own variance is 0, and torch's layer would raise. The moments
+    stay.
+    """
     encoder, _ = encoder_network("conv", (8, 8), (), "tanh", "fan_in", {"channels": (4, 4, 4)})
     x = torch.randn(20, 8, 8)
     encoder(x)

@@ -29,14 +29,21 @@ def terms(vae, x, estimator, num_particles=1, seed=0):
 def loss(vae, x, objective, kl_weight=1.0, seed=0):
     torch.manual_seed(seed)
     inverse = 1.0 / (vae.num_data or len(x))
-    return objective(vae.model, vae.guide, x, *(torch.tensor(v, dtype=x.dtype) for v in (kl_weight, 1.0, inverse)))
+    return objective(
+        vae.model,
+        vae.guide,
+        x,
+        *(torch.tensor(v, dtype=x.dtype) for v in (kl_weight, 1.0, inverse)),
+    )
 
 
 class TestLinearGaussian:
     @pytest.mark.parametrize("estimator", "AB")
     @pytest.mark.parametrize("q", Q_SCALES)
     def test_the_mean_of_both_estimators_is_the_exact_bound(self, q, estimator):
-        """E[A] = E[B] = log p(x) - KL(q || p(z|x)): 20,000 draws, 4 standard errors; fails by chance once in 3,000."""
+        """E[A] = E[B] = log p(x) - KL(q || p(z|x)): 20,000 draws, 4 standard errors; fails by
+        chance once in 3,000.
+        """
         truth = linear_gaussian(q)
         x = truth.draw(3)
         with torch.no_grad(), pyro.plate("draws", 20_000, dim=-2):
@@ -47,8 +54,13 @@ class TestLinearGaussian:
     def test_trap_11_at_the_exact_posterior_a_is_constant_and_b_is_not(self):
         truth = linear_gaussian("exact")
         x = truth.draw(4)
-        draws = {e: torch.stack([terms(truth.vae, x, e, seed=s).lower_bound for s in range(30)]) for e in "AB"}
-        torch.testing.assert_close(draws["A"].double(), truth.log_likelihood(x).expand(30, 4), rtol=0, atol=2e-5)
+        draws = {
+            e: torch.stack([terms(truth.vae, x, e, seed=s).lower_bound for s in range(30)])
+            for e in "AB"
+        }
+        torch.testing.assert_close(
+            draws["A"].double(), truth.log_likelihood(x).expand(30, 4), rtol=0, atol=2e-5
+        )
         assert (draws["B"].std(0) > 0.1).all()
 
     def test_the_kl_under_b_is_the_closed_form(self):
@@ -63,11 +75,15 @@ class TestLinearGaussian:
 @pytest.mark.parametrize("estimator", "AB")
 @pytest.mark.parametrize("num_particles", [1, 3])
 def test_our_loss_is_the_stock_loss_over_the_number_of_data(prior, estimator, num_particles):
-    """Same seed, same draws: the data plate's N/M, the KL terms and the particles' mean all agree with Pyro's."""
+    """Same seed, same draws: the data plate's N/M, the KL terms and the particles' mean all agree
+    with Pyro's.
+    """
     x = pixels(10)
     vae = tiny(PRIORS[prior], num_data=40).train()
     ours, _ = loss(vae, x, Objective(estimator, num_particles), kl_weight=0.7)
-    stock = STOCK[estimator](num_particles=num_particles, vectorize_particles=True, max_plate_nesting=1)
+    stock = STOCK[estimator](
+        num_particles=num_particles, vectorize_particles=True, max_plate_nesting=1
+    )
     torch.manual_seed(0)
     with KLWeight(0.7):
         theirs = stock.loss(vae.model, vae.guide, x)
@@ -87,7 +103,9 @@ def test_the_terms_of_single_data_add_up_to_the_stock_loss(estimator):
 
 @pytest.mark.parametrize("estimator", "AB")
 def test_the_mean_of_minibatch_losses_is_the_full_batch_loss(estimator):
-    """With weights theta in the program and the same draws for each datum: KL(theta) is counted once for all data."""
+    """With weights theta in the program and the same draws for each datum: KL(theta) is counted
+    once for all data.
+    """
     x = torch.arange(12.0)[:, None]
 
     def model(x):
@@ -99,12 +117,18 @@ def test_the_mean_of_minibatch_losses_is_the_full_batch_loss(estimator):
     def guide(x):
         pyro.sample("theta", dist.Delta(torch.tensor(0.5)) if delta else dist.Normal(0.5, 0.1))
         with pyro.plate("data", 12, subsample=x):
-            exact = dist.Delta(0.2 * x, event_dim=1) if estimator == "A" else dist.Normal(0.2 * x, 1e-6).to_event(1)
+            exact = (
+                dist.Delta(0.2 * x, event_dim=1)
+                if estimator == "A"
+                else dist.Normal(0.2 * x, 1e-6).to_event(1)
+            )
             pyro.sample("z", exact)
 
     delta, inverse = True, 1 / 12
     full = terms_of(model, guide, x, estimator).loss(inverse)
-    parts = torch.stack([terms_of(model, guide, rows, estimator).loss(inverse) for rows in x.split(4)])
+    parts = torch.stack(
+        [terms_of(model, guide, rows, estimator).loss(inverse) for rows in x.split(4)]
+    )
     torch.testing.assert_close(parts.mean(), full, rtol=1e-4, atol=1e-4)
     delta = False
     own = terms_of(model, guide, x, "B").weight_kl["theta"]
@@ -113,7 +137,9 @@ def test_the_mean_of_minibatch_losses_is_the_full_batch_loss(estimator):
     torch.manual_seed(0)
     stock = STOCK["B"]().loss(model, guide, x[:4])
     torch.manual_seed(0)
-    assert evidence_terms(model, guide, x[:4], "B").loss(inverse).item() == pytest.approx(stock / 12, rel=1e-5)
+    assert evidence_terms(model, guide, x[:4], "B").loss(inverse).item() == pytest.approx(
+        stock / 12, rel=1e-5
+    )
 
 
 def terms_of(model, guide, x, estimator):
@@ -143,14 +169,20 @@ def test_latents_and_weights_have_weights_of_their_own(estimator):
         torch.manual_seed(0)
         stock = STOCK[estimator]().loss(model, guide, x) / 12
     expected = (
-        -plain.log_likelihood.mean() + 0.3 * plain.kl["z"].value.mean() + 0.6 * plain.weight_kl["theta"].value / 12
+        -plain.log_likelihood.mean()
+        + 0.3 * plain.kl["z"].value.mean()
+        + 0.6 * plain.weight_kl["theta"].value / 12
     )
-    assert weighed.item() == pytest.approx(expected.item(), rel=1e-5) == pytest.approx(stock, rel=1e-5)
+    assert (
+        weighed.item() == pytest.approx(expected.item(), rel=1e-5) == pytest.approx(stock, rel=1e-5)
+    )
 
 
 @pytest.mark.parametrize("estimator", "AB")
 def test_gradients_equal_central_differences_at_fixed_noise(estimator):
-    """In double precision with steps of 1e-5 the differences are exact to 1e-7, relative to the largest entry."""
+    """In double precision with steps of 1e-5 the differences are exact to 1e-7, relative to the
+    largest entry.
+    """
     vae, x = tiny(PRIORS["scale_then_z"], hidden_sizes=(3,)).double(), pixels(4).double()
     objective = Objective(estimator, 2)
     for name, parameter in vae.named_parameters():
@@ -163,16 +195,22 @@ def test_gradients_equal_central_differences_at_fixed_noise(estimator):
             flat[index] += step
             sides.append(loss(vae, x, objective, 0.6)[0].item())
             flat[index] -= step
-        assert (sides[0] - sides[1]) / 2e-5 == pytest.approx(gradient.view(-1)[index].item(), rel=1e-6, abs=1e-9), name
+        assert (sides[0] - sides[1]) / 2e-5 == pytest.approx(
+            gradient.view(-1)[index].item(), rel=1e-6, abs=1e-9
+        ), name
 
 
 @pytest.mark.parametrize("estimator", "AB")
 def test_particles_are_averaged(estimator):
-    """The mean of L draws has 1/L the variance: over 2,000 draws the ratio is within 15 % of L (5 sigma)."""
+    """The mean of L draws has 1/L the variance: over 2,000 draws the ratio is within 15 % of L (5
+    sigma).
+    """
     truth = linear_gaussian("conservative")
     x = truth.draw(1).expand(2000, -1)
     with torch.no_grad():
-        variances = [terms(truth.vae, x, estimator, num).lower_bound.var().item() for num in (1, 10)]
+        variances = [
+            terms(truth.vae, x, estimator, num).lower_bound.var().item() for num in (1, 10)
+        ]
     assert variances[0] / variances[1] == pytest.approx(10, rel=0.15)
 
 
@@ -225,7 +263,9 @@ class TestReport:
         vae, x = build(VAEConfig((6,), 2, (5,), posterior="point"), seed=0), pixels(4)
         assert kl_report(vae.model, vae.guide, x, "B") == {"z": "point"}
         value, report = loss(vae, x, Objective("B"))
-        assert report["kl.z"].item() == 0 and value.item() == pytest.approx(-report["reconstruction"].item())
+        assert report["kl.z"].item() == 0 and value.item() == pytest.approx(
+            -report["reconstruction"].item()
+        )
         reconstruction = vae.reconstruct(x)
         expected = (x * reconstruction.log() + (1 - x) * (1 - reconstruction).log()).sum(-1).mean()
         assert report["reconstruction"].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -264,7 +304,9 @@ class TestRefusals:
 
         torch.manual_seed(0)
         stock = Trace_ELBO().loss(vae.model, guide, x) / 4
-        assert terms_of(vae.model, guide, x, "A").loss(1 / 4).item() == pytest.approx(stock, rel=1e-5)
+        assert terms_of(vae.model, guide, x, "A").loss(1 / 4).item() == pytest.approx(
+            stock, rel=1e-5
+        )
 
     def test_a_draw_that_cannot_be_reparameterised(self):
         def program(x):

@@ -1,4 +1,6 @@
-"""`pyro.param` in a user's prior or posterior: it trains, under its constraint, and is saved with the rest."""
+"""`pyro.param` in a user's prior or posterior: it trains, under its constraint, and is saved with
+the rest.
+"""
 
 import copy
 import dataclasses
@@ -16,7 +18,9 @@ from torch.distributions import constraints
 
 from ppl_vae import InputError, VAEConfig, build, fit, load, lower_bound, save
 
-CONFIG = VAEConfig((1,), 1, (), likelihood="normal_shared", likelihood_options={"initial_scale": 1.0})
+CONFIG = VAEConfig(
+    (1,), 1, (), likelihood="normal_shared", likelihood_options={"initial_scale": 1.0}
+)
 
 
 def located(latent_size: int) -> Tensor:
@@ -26,7 +30,9 @@ def located(latent_size: int) -> Tensor:
 
 
 class Owner(nn.Module):
-    """Announces its network by `pyro.module`, as some programs do, and has a `pyro.param` besides."""
+    """Announces its network by `pyro.module`, as some programs do, and has a `pyro.param`
+    besides.
+    """
 
     mean_field = True
 
@@ -53,8 +59,9 @@ def test_the_program_is_what_it_was() -> None:
 
 @pytest.mark.parametrize("compile", ["off", "record"])
 def test_it_trains_to_the_maximum_of_the_bound(compile: str) -> None:
-    """x = 5 + noise and a decoder that may be the identity: the location of the prior moves, and the scale stays
-    positive; the bound rises by nats, which it would not if the prior stood still and the decoder with it."""
+    """x = 5 + noise and a decoder that may be the identity: the location of the prior moves, and
+    the scale stays positive; the bound rises by nats, which it would not if the prior stood still
+    and the decoder with it."""
     x = 5 + 0.1 * torch.randn(200, 1, generator=torch.Generator().manual_seed(0))
     vae = build(CONFIG, prior=located, posterior=Owner(), seed=0)
     for parameter in vae.model.decoder.parameters():
@@ -62,9 +69,14 @@ def test_it_trains_to_the_maximum_of_the_bound(compile: str) -> None:
     before = {name: value.clone() for name, value in vae.state_dict().items()}
     bound = lower_bound(vae, x, num_particles=20, seed=0).mean()
     fit(vae, x, epochs=40, learning_rate=0.05, compile=compile, progress=False)
-    moved = {name for name, value in vae.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {
+        name for name, value in vae.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert {"model.prior.z/loc_unconstrained", "model.prior.z/scale_unconstrained"} <= moved
-    assert {"guide.posterior.q_scale_unconstrained", "guide.posterior.program.network.weight"} <= moved
+    assert {
+        "guide.posterior.q_scale_unconstrained",
+        "guide.posterior.program.network.weight",
+    } <= moved
     assert lower_bound(vae, x, num_particles=20, seed=0).mean() > bound + 1
 
 
@@ -151,7 +163,10 @@ def test_no_weight_prior_is_put_on_it() -> None:
     vae = build(config, prior=located, posterior=Matrix(), seed=0)
     fit(vae, torch.randn(50, 1), epochs=1, progress=False)
     assert "guide.posterior.q_scales_unconstrained" in vae.state_dict()
-    assert set(vae.guide.mean_weights()) == {"decoder.network.0.weight", "posterior.program.network.weight"}
+    assert set(vae.guide.mean_weights()) == {
+        "decoder.network.0.weight",
+        "posterior.program.network.weight",
+    }
 
 
 def test_a_run_resumes_to_the_bit_and_copies_are_independent(tmp_path: Path) -> None:
@@ -163,7 +178,9 @@ def test_a_run_resumes_to_the_bit_and_copies_are_independent(tmp_path: Path) -> 
     fit(whole, x, epochs=4, **how)
     fit(halves, x, epochs=2, checkpoint=tmp_path / "run", **how)
     fit(halves, x, epochs=4, checkpoint=tmp_path / "run", resume=True, **how)
-    assert all(torch.equal(value, halves.state_dict()[name]) for name, value in whole.state_dict().items())
+    assert all(
+        torch.equal(value, halves.state_dict()[name]) for name, value in whole.state_dict().items()
+    )
     assert torch.equal(twin.get_parameter("model.prior.z/loc_unconstrained"), before)
 
 
@@ -176,13 +193,17 @@ def indexed() -> Tensor:
 def test_a_table_that_an_index_looks_up_trains() -> None:
     vae = build(CONFIG, prior=indexed, seed=0)
     fit(vae, torch.randn(50, 1), epochs=2, progress=False)
-    assert not torch.equal(vae.get_parameter("model.prior.locations_unconstrained"), torch.tensor([[-1.0], [1.0]]))
+    assert not torch.equal(
+        vae.get_parameter("model.prior.locations_unconstrained"), torch.tensor([[-1.0], [1.0]])
+    )
 
 
 def test_a_name_in_both_programs_and_a_posterior_that_cannot_be_made_are_refused() -> None:
     class Same(Owner):
         def forward(self, x: Tensor) -> None:
-            pyro.sample("z", dist.Normal(self.network(x), pyro.param("z.scale", torch.ones(1))).to_event(1))
+            pyro.sample(
+                "z", dist.Normal(self.network(x), pyro.param("z.scale", torch.ones(1))).to_event(1)
+            )
 
     class Unmade(nn.Module):
         def __init__(self) -> None:
@@ -190,7 +211,9 @@ def test_a_name_in_both_programs_and_a_posterior_that_cannot_be_made_are_refused
 
     with pytest.raises(InputError, match=r"pyro.param 'z.scale', which the prior has too"):
         build(CONFIG, prior=located, posterior=Same())
-    with pytest.raises(InputError, match=r"posterior Unmade: got AttributeError.*a class that can be made"):
+    with pytest.raises(
+        InputError, match=r"posterior Unmade: got AttributeError.*a class that can be made"
+    ):
         build(CONFIG, posterior=Unmade)
     with pytest.raises(InputError, match="posterior: got Independent, expected a callable"):
         build(CONFIG, posterior=dist.Normal(torch.zeros(1), 1.0).to_event(1))

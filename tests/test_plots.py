@@ -1,4 +1,5 @@
-"""Figures of images, read back from their artists: which pixel stands in which tile, which code and label it has.
+"""Figures of images, read back from their artists: which pixel stands in which tile, which code and
+label it has.
 
 Knows `plots` and matplotlib's artists; must not know any model: every array is made here.
 """
@@ -18,10 +19,14 @@ SIDE = 30  # pixels; at this size images are not enlarged, so a tile is SIDE pix
 
 @pytest.fixture
 def images() -> torch.Tensor:
-    return torch.rand(7, SIDE, SIDE - 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.rand(
+        7, SIDE, SIDE - 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
 
 
-def tile(figure: Figure, row: int, column: int, height: int = SIDE, width: int = SIDE - 6) -> np.ndarray:
+def tile(
+    figure: Figure, row: int, column: int, height: int = SIDE, width: int = SIDE - 6
+) -> np.ndarray:
     """The pixels drawn at a tile, without the gap at its right and lower edges."""
     picture = np.asarray(figure.axes[0].images[0].get_array())
     corner = row * (height + 1), column * (width + 1)
@@ -44,9 +49,9 @@ def test_images_stand_in_reading_order_and_the_rest_is_white(images):
 
 
 def test_tiles_are_separated_by_one_white_line(images):
-    picture = np.asarray(plots.image_grid(images * 0, columns=3).axes[0].images[0].get_array()).squeeze()[
-        : 2 * SIDE + 2
-    ]
+    picture = np.asarray(
+        plots.image_grid(images * 0, columns=3).axes[0].images[0].get_array()
+    ).squeeze()[: 2 * SIDE + 2]
     assert np.flatnonzero(picture[0] == 1).tolist() == [SIDE - 6, 2 * SIDE - 11, 3 * SIDE - 16]
     assert np.flatnonzero(picture[:, 0] == 1).tolist() == [SIDE, 2 * SIDE + 1]
 
@@ -69,8 +74,12 @@ def test_small_images_are_enlarged_without_mixing_pixels():
 
 def test_channels_first_become_colours_and_one_channel_is_grey(images):
     colour = torch.stack([images, 1 - images, images / 2], dim=1)
-    np.testing.assert_array_equal(tile(plots.image_grid(colour, columns=7), 0, 5), colour[5].movedim(0, -1))
-    np.testing.assert_array_equal(tile(plots.image_grid(images[:, None], columns=7), 0, 5), images[5])
+    np.testing.assert_array_equal(
+        tile(plots.image_grid(colour, columns=7), 0, 5), colour[5].movedim(0, -1)
+    )
+    np.testing.assert_array_equal(
+        tile(plots.image_grid(images[:, None], columns=7), 0, 5), images[5]
+    )
 
 
 def test_bytes_are_shades_of_255():
@@ -79,16 +88,27 @@ def test_bytes_are_shades_of_255():
 
 
 def test_values_outside_the_unit_interval_are_clipped(images):
-    np.testing.assert_array_equal(tile(plots.image_grid(3 * images - 1), 0, 0), (3 * images - 1)[0].clip(0, 1))
+    np.testing.assert_array_equal(
+        tile(plots.image_grid(3 * images - 1), 0, 0), (3 * images - 1)[0].clip(0, 1)
+    )
 
 
 @pytest.mark.parametrize(
     "batch",
-    [torch.rand(5, 2), torch.rand(5, 2, 4, 4), torch.rand(0, 4, 4), torch.rand(4, 3, 2, 4, 4), torch.rand(5)],
+    [
+        torch.rand(5, 2),
+        torch.rand(5, 2, 4, 4),
+        torch.rand(0, 4, 4),
+        torch.rand(4, 3, 2, 4, 4),
+        torch.rand(5),
+    ],
     ids=["points", "two channels", "no image", "five axes", "one axis"],
 )
 def test_what_is_not_a_batch_of_images_is_refused_in_words(batch):
-    with pytest.raises(InputError, match=r"images's shape: got \(.*expected images, \(N, H, W\) or .*points_scatter"):
+    with pytest.raises(
+        InputError,
+        match=r"images's shape: got \(.*expected images, \(N, H, W\) or .*points_scatter",
+    ):
         plots.image_grid(batch)
 
 
@@ -128,7 +148,12 @@ def test_a_figure_is_drawn_into_given_axes_and_matplotlib_is_left_as_it_was(imag
     assert plots.samples(images, axes=second) is figure
     assert plots.training_curves([{"lower_bound": -1.0}], axes=[first, second]) is figure
     plots.samples(images)
-    assert not first.images and len(second.images) == 1 and first.lines and pyplot.get_fignums() == open_figures
+    assert (
+        not first.images
+        and len(second.images) == 1
+        and first.lines
+        and pyplot.get_fignums() == open_figures
+    )
 
 
 def test_samples_say_what_they_are(images):
@@ -142,7 +167,9 @@ def test_every_original_stands_over_its_own_reconstruction(images):
         np.testing.assert_array_equal(tile(figure, 2 * band, column), image)
         np.testing.assert_array_equal(tile(figure, 2 * band + 1, column), image / 2)
     axis = figure.axes[0].yaxis
-    assert tick_labels(axis) == ["original", "reconstruction"] * 2 and list(axis.get_ticklocs()) == [0.5, 1.5, 2.5, 3.5]
+    assert tick_labels(axis) == ["original", "reconstruction"] * 2 and list(
+        axis.get_ticklocs()
+    ) == [0.5, 1.5, 2.5, 3.5]
 
 
 def test_fewer_images_than_columns_leave_no_empty_columns(images):
@@ -173,12 +200,16 @@ def test_the_grid_holds_equal_masses_of_the_prior_it_is_given():
 
 
 def test_the_manifold_has_the_first_coordinate_to_the_right_and_the_second_upward():
-    """Each image is painted with its own code's probabilities, so its place can be told from its grey."""
+    """Each image is painted with its own code's probabilities, so its place can be told from its
+    grey.
+    """
     probabilities = plots.manifold_grid(3, lambda p: p)
     for coordinate in (0, 1):
         shades = probabilities[:, coordinate, None, None].expand(-1, SIDE, SIDE - 6)
         figure = plots.manifold(shades, 3, lambda p: p)
-        drawn = np.array([[tile(figure, row, column)[0, 0] for column in range(3)] for row in range(3)])
+        drawn = np.array(
+            [[tile(figure, row, column)[0, 0] for column in range(3)] for row in range(3)]
+        )
         rising = np.array([1, 3, 5]) / 6
         np.testing.assert_allclose(
             drawn, np.tile(rising, (3, 1)) if coordinate == 0 else np.tile(rising[::-1, None], 3)
@@ -187,7 +218,10 @@ def test_the_manifold_has_the_first_coordinate_to_the_right_and_the_second_upwar
 
 def test_the_manifold_is_labelled_in_units_of_z(images):
     axes = plots.manifold(images[:4], 2).axes[0]
-    assert tick_labels(axes.xaxis) == ["−0.67", "0.67"] and tick_labels(axes.yaxis) == ["0.67", "−0.67"]
+    assert tick_labels(axes.xaxis) == ["−0.67", "0.67"] and tick_labels(axes.yaxis) == [
+        "0.67",
+        "−0.67",
+    ]
     assert "z_1" in axes.get_xlabel() and "z_2" in axes.get_ylabel()
 
 
@@ -204,7 +238,9 @@ def test_a_traversal_changes_one_coordinate_from_end_to_end():
         torch.testing.assert_close(codes[d, :, d], torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]))
         others = [k for k in range(3) if k != d]
         assert (codes[d][:, others] == center[others]).all()
-    torch.testing.assert_close(plots.traversal_codes(center, 5, (-2.0, 2.0), [2, 0]), codes[[2, 0]].reshape(10, 3))
+    torch.testing.assert_close(
+        plots.traversal_codes(center, 5, (-2.0, 2.0), [2, 0]), codes[[2, 0]].reshape(10, 3)
+    )
     assert center.tolist() == [0.5, -1.0, 2.0]
 
 
@@ -213,13 +249,19 @@ def test_traversals_have_one_named_row_an_axis(images):
     for k in range(6):
         np.testing.assert_array_equal(tile(figure, *divmod(k, 3)), images[k])
     axes = figure.axes[0]
-    assert tick_labels(axes.yaxis) == ["$z_{5}$", "$z_{2}$"] and tick_labels(axes.xaxis) == ["−1.5", "0", "1.5"]
+    assert tick_labels(axes.yaxis) == ["$z_{5}$", "$z_{2}$"] and tick_labels(axes.xaxis) == [
+        "−1.5",
+        "0",
+        "1.5",
+    ]
 
 
 def test_an_interpolation_is_the_straight_line_between_its_ends():
     start, end = torch.tensor([[0.0, 1.0], [4.0, 4.0]]), torch.tensor([[1.0, -1.0], [4.0, 0.0]])
     codes = plots.interpolation_codes(start, end, 5)
-    torch.testing.assert_close(codes[:5], torch.tensor([[0, 1], [0.25, 0.5], [0.5, 0], [0.75, -0.5], [1, -1]]))
+    torch.testing.assert_close(
+        codes[:5], torch.tensor([[0, 1], [0.25, 0.5], [0.5, 0], [0.75, -0.5], [1, -1]])
+    )
     torch.testing.assert_close(codes[5:, 1], torch.tensor([4.0, 3.0, 2.0, 1.0, 0.0]))
     torch.testing.assert_close(plots.interpolation_codes(start[0], end[0], 5), codes[:5])
 
@@ -227,4 +269,7 @@ def test_an_interpolation_is_the_straight_line_between_its_ends():
 def test_interpolations_are_labelled_by_the_weight_of_their_end(images):
     figure = plots.interpolations(images[:6], 2)
     np.testing.assert_array_equal(tile(figure, 1, 0), images[3])
-    assert tick_labels(figure.axes[0].xaxis) == ["0", "0.5", "1"] and tick_labels(figure.axes[0].yaxis) == []
+    assert (
+        tick_labels(figure.axes[0].xaxis) == ["0", "0.5", "1"]
+        and tick_labels(figure.axes[0].yaxis) == []
+    )

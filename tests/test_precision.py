@@ -26,7 +26,9 @@ def test_products_of_numbers_bfloat16_holds_are_exact_and_the_bias_keeps_its_pre
     assert y.dtype == torch.float32
     rounded = (x @ weight.T).to(torch.bfloat16).float()
     assert torch.equal(y, rounded + bias)
-    assert torch.equal(F.linear(x, weight, bias), torch.addmm(bias, x, weight.T))  # and outside nothing changes
+    assert torch.equal(
+        F.linear(x, weight, bias), torch.addmm(bias, x, weight.T)
+    )  # and outside nothing changes
 
 
 def test_convolutions_are_rounded_too():
@@ -57,7 +59,9 @@ def test_a_run_in_bfloat16_ends_near_one_in_single_precision_but_not_at_it():
     x = (torch.rand(200, 6, generator=torch.Generator().manual_seed(0)) < 0.3).float()
     bounds = {}
     for precision in ("float32", "bfloat16"):
-        history = fit(build(CONFIG, seed=0), x, epochs=20, precision=precision, progress=False, compile="off")
+        history = fit(
+            build(CONFIG, seed=0), x, epochs=20, precision=precision, progress=False, compile="off"
+        )
         bounds[precision] = history.rows[-1]["lower_bound"]
     assert bounds["float32"] != bounds["bfloat16"]
     assert abs(bounds["float32"] - bounds["bfloat16"]) < 0.05

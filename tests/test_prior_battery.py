@@ -1,4 +1,5 @@
-"""The battery for priors must fail for a bad one: each prior here has one fault, and one check that finds it.
+"""The battery for priors must fail for a bad one: each prior here has one fault, and one check that
+finds it.
 
 Knows the battery's checks by name; must not know how they work.
 """
@@ -15,7 +16,9 @@ from tests.prior_battery import PriorBattery
 
 
 class ProductDensity(dist.MixtureSameFamily):
-    """Draws one component for the whole vector, but scores each coordinate by a mixture of its own."""
+    """Draws one component for the whole vector, but scores each coordinate by a mixture of its
+    own.
+    """
 
     def log_prob(self, value: Tensor) -> Tensor:
         components = self.component_distribution.base_dist.log_prob(value[..., None, :])
@@ -44,7 +47,9 @@ class UnusedParameter(nn.Module):
 class ForgottenTensor(nn.Module):
     def __init__(self, latent_size: int) -> None:
         super().__init__()
-        self.location = torch.randn(latent_size)  # neither a parameter nor a buffer, so no file holds it
+        self.location = torch.randn(
+            latent_size
+        )  # neither a parameter nor a buffer, so no file holds it
 
     def forward(self) -> Tensor:
         return pyro.sample("z", dist.Normal(self.location, 1.0).to_event(1))
@@ -75,7 +80,9 @@ def test_a_fault_is_found(name: str) -> None:
         getattr(battery, check)(*arguments)
 
 
-def test_a_tensor_that_no_file_holds_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tensor_that_no_file_holds_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     battery = PriorBattery()
     battery.prior = f"{__file__}:ForgottenTensor"
     with pytest.raises(AssertionError):

@@ -147,23 +147,37 @@ def needs(sharpness: float) -> Tensor:
 BAD: dict[Callable[..., Any], tuple[str, ...]] = {
     no_z: ("got sites code", "a latent site named 'z'", "pyro.sample('z', ...)"),
     no_site: ("got sites none", "a latent site named 'z'"),
-    wrong_event_shape: ("site 'z': got event shape (5,)", "(2,), the latent_size", "make z of 2 numbers"),
+    wrong_event_shape: (
+        "site 'z': got event shape (5,)",
+        "(2,), the latent_size",
+        "make z of 2 numbers",
+    ),
     no_return: ("got no return value", "end it with 'return z'"),
     returns_another_value: ("a return value that is not that of its site 'z'",),
     factor: ("the observed site 'penalty'", "leave out pyro.factor"),
     negative_scale: ("satisfy the constraint", "(test_prior_errors.py, line "),
     misspelt: ("NameError: name 'latent_siz' is not defined (test_prior_errors.py, line ",),
     a_scale_without_a_dimension: (".unsqueeze(-1)",),
-    anothers_network: ("'network$$$weight' of a module that is not its own", "make it an nn.Module"),
+    anothers_network: (
+        "'network$$$weight' of a module that is not its own",
+        "make it an nn.Module",
+    ),
     anothers_pyro_module: ("the parameter 'weight' of a module that is not its own",),
     on_the_edge: ("pyro.param 'share': got a value on the edge of its constraint",),
-    Unmade: ("prior Unmade: got AttributeError: cannot assign parameters", "a class that can be made"),
+    Unmade: (
+        "prior Unmade: got AttributeError: cannot assign parameters",
+        "a class that can be made",
+    ),
     scalar: ("site 'z': got event shape ()", ".to_event(1)"),
     not_an_event: ("plate", "site z", ".to_event(1)"),
     outside_the_batch: ("site 'scale': got batch shape (4, 3)", "one value a datum"),
     clash: ("a site named 'x'", "rename the site"),
     discrete_z: ("site 'z': got discrete Bernoulli", "RelaxedBernoulliStraightThrough"),
-    unmarked_index: ("site 'k': got discrete Categorical", "relaxed", "infer={'enumerate': 'parallel'}"),
+    unmarked_index: (
+        "site 'k': got discrete Categorical",
+        "relaxed",
+        "infer={'enumerate': 'parallel'}",
+    ),
     endless_index: ("site 'k': got discrete Poisson", "relaxed"),
     index_in_the_plates_place: ("all values of k at once", "locations[k]"),
     raises: ("ZeroDivisionError: half a prior", "a program that runs inside a plate of data"),
@@ -182,7 +196,9 @@ def test_a_distribution_is_no_program() -> None:
 
 
 def test_hints_about_shapes_are_for_errors_of_shape_alone() -> None:
-    assert all("to_event" not in message(prior) for prior in (negative_scale, misspelt, raises, factor))
+    assert all(
+        "to_event" not in message(prior) for prior in (negative_scale, misspelt, raises, factor)
+    )
 
 
 def test_a_prior_that_is_no_program() -> None:
@@ -273,7 +289,9 @@ def test_a_prior_made_of_the_guide_needs_its_density_in_closed_form(posterior: s
 
 
 def test_a_prior_made_of_the_guide_needs_an_encoder_of_points() -> None:
-    with pytest.raises(InputError, match=r"weights_options.where with prior 'vamp': got 'all', expected 'decoder'"):
+    with pytest.raises(
+        InputError, match=r"weights_options.where with prior 'vamp': got 'all', expected 'decoder'"
+    ):
         build(VAEConfig((6,), prior="vamp", weights="mean_field", weights_options={"where": "all"}))
 
 

@@ -130,15 +130,21 @@ POSITIVE = {
 
 @pytest.mark.parametrize("name", POSITIVE)
 def test_a_registered_divergence_is_the_mean_log_ratio(name: str) -> None:
-    """200000 draws; the tolerance is 4.5 standard errors, so a right formula fails once in 150000 seeds."""
+    """200000 draws; the tolerance is 4.5 standard errors, so a right formula fails once in 150000
+    seeds.
+    """
     torch.manual_seed(0)
     p, q = POSITIVE[name], dist.LogNormal(torch.tensor([0.3, -1.0]), torch.tensor([0.4, 0.6]))
     x = q.sample((200_000,))
     ratio = q.log_prob(x) - p.log_prob(x)
-    assert ((kl_divergence(q, p) - ratio.mean(0)).abs() < LIMIT * ratio.std(0) / len(x) ** 0.5).all()
+    assert (
+        (kl_divergence(q, p) - ratio.mean(0)).abs() < LIMIT * ratio.std(0) / len(x) ** 0.5
+    ).all()
 
 
-@pytest.mark.parametrize("family", divergences.POSITIVE_FAMILIES, ids=lambda family: family.__name__)
+@pytest.mark.parametrize(
+    "family", divergences.POSITIVE_FAMILIES, ids=lambda family: family.__name__
+)
 def test_the_guide_of_a_positive_site_has_its_closed_form(family: Any) -> None:
     arguments = [torch.full((2,), 2.0)] * (2 if family is dist.InverseGamma else 1)
     vae = tiny(lambda: pyro.sample("z", family(*arguments).to_event(1)))
@@ -161,7 +167,9 @@ def test_the_binary_mixture_is_the_mixture_over_all_corners() -> None:
 
 
 def test_a_gaussian_mixture_has_components_of_the_whole_vector() -> None:
-    """Two components on the diagonal leave the other two quadrants empty, in density as in draws (trap 17)."""
+    """Two components on the diagonal leave the other two quadrants empty, in density as in draws
+    (trap 17).
+    """
     vae = tiny(prior="gaussian_mixture", prior_options={"components": 2})
     with torch.no_grad():
         vae.model.prior.locations.copy_(torch.tensor([[-3.0, -3.0], [3.0, 3.0]]))
@@ -173,7 +181,10 @@ def test_a_gaussian_mixture_has_components_of_the_whole_vector() -> None:
 def test_vamp_is_the_even_mixture_of_the_guides_own_posteriors() -> None:
     vae, z = tiny(prior="vamp", prior_options={"components": 3}), torch.randn(4, 2)
     fn = run_prior(vae, 4).nodes["z"]["fn"]
-    posteriors = [vae.guide.posterior.distributions(u[None])["z"].log_prob(z) for u in vae.model.prior.pseudo_inputs]
+    posteriors = [
+        vae.guide.posterior.distributions(u[None])["z"].log_prob(z)
+        for u in vae.model.prior.pseudo_inputs
+    ]
     torch.testing.assert_close(fn.log_prob(z), torch.stack(posteriors).logsumexp(0) - math.log(3))
 
 
@@ -223,7 +234,11 @@ def test_the_flows_density_is_one_pass_and_sampling_one_a_coordinate(kind: str) 
     for transform in vae.model.prior.flow.transform.transforms:
         transform.hyper.register_forward_hook(lambda *_: calls.append(1))
     with pyro.plate("data", 3):
-        fn = poutine.trace(poutine.condition(vae.model.prior, {"z": torch.zeros(3, 4)})).get_trace().nodes["z"]["fn"]
+        fn = (
+            poutine.trace(poutine.condition(vae.model.prior, {"z": torch.zeros(3, 4)}))
+            .get_trace()
+            .nodes["z"]["fn"]
+        )
     fn.log_prob(torch.randn(3, 4))
     assert len(calls) == 2
     fn.sample()
@@ -231,11 +246,19 @@ def test_the_flows_density_is_one_pass_and_sampling_one_a_coordinate(kind: str) 
 
 
 def test_relevance_tells_superfluous_dimensions_from_relevant_ones() -> None:
-    """Linear data of two directions and noise, five latents, scales from 1: two grow, three fall below 0.4 of these."""
+    """Linear data of two directions and noise, five latents, scales from 1: two grow, three fall
+    below 0.4 of these.
+    """
     torch.manual_seed(0)
     x = torch.randn(200, 2) @ torch.randn(2, 8) + 0.3 * torch.randn(200, 8)
-    fields: dict[str, Any] = {"event_shape": (8,), "hidden_sizes": (), "likelihood": "normal_shared"}
-    vae = tiny(prior="relevance", latent_size=5, prior_options={"shape": 5.0, "rate": 0.01}, **fields)
+    fields: dict[str, Any] = {
+        "event_shape": (8,),
+        "hidden_sizes": (),
+        "likelihood": "normal_shared",
+    }
+    vae = tiny(
+        prior="relevance", latent_size=5, prior_options={"shape": 5.0, "rate": 0.01}, **fields
+    )
     fit(vae, x, epochs=300, batch_size=100, learning_rate=0.05, weight_penalty=1.0, progress=False)
     scales = vae.model.prior.log_scale.exp().sort(descending=True).values
     assert scales[1] > 1.5
@@ -251,7 +274,9 @@ def test_the_hyper_prior_of_relevance_counts_once_for_all_data_and_not_in_evalua
             torch.manual_seed(0)
             shares[training] = evidence_terms(vae.model, vae.guide, x).lower_bound
     log_prior = dist.InverseGamma(1.0, 1e-4).log_prob(torch.tensor(1.0)) * 2
-    torch.testing.assert_close(shares[True] - shares[False], (log_prior / 40).expand(10), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        shares[True] - shares[False], (log_prior / 40).expand(10), rtol=1e-4, atol=1e-5
+    )
 
 
 class TestCensoredBeta:
@@ -263,12 +288,20 @@ class TestCensoredBeta:
         p = CensoredBeta(torch.tensor(a), torch.tensor(b))
         below = p.log_prob(torch.tensor(info.tiny)) + math.log(info.tiny)
         above = p.log_prob(torch.tensor(1 - info.eps)) + math.log(info.eps)
-        assert below.item() == pytest.approx(math.log(scipy.stats.beta.cdf(info.tiny, a, b)), abs=1e-3)
-        assert above.item() == pytest.approx(math.log(scipy.stats.beta.cdf(info.eps, b, a)), abs=1e-3)
+        assert below.item() == pytest.approx(
+            math.log(scipy.stats.beta.cdf(info.tiny, a, b)), abs=1e-3
+        )
+        assert above.item() == pytest.approx(
+            math.log(scipy.stats.beta.cdf(info.eps, b, a)), abs=1e-3
+        )
 
     def test_importance_weights_average_to_one(self) -> None:
-        """100000 draws, within 4.5 standard errors, 7 seeds of a million fail; with the density alone it is 0.65."""
-        p, q = (CensoredBeta(torch.tensor(a), torch.tensor(b)) for a, b in ((0.01, 0.01), (0.03, 0.02)))
+        """100000 draws, within 4.5 standard errors, 7 seeds of a million fail; with the density
+        alone it is 0.65.
+        """
+        p, q = (
+            CensoredBeta(torch.tensor(a), torch.tensor(b)) for a, b in ((0.01, 0.01), (0.03, 0.02))
+        )
         z = q.sample((100_000,))
         w = (p.log_prob(z) - q.log_prob(z)).exp().double()
         assert abs(w.mean() - 1) < 4.5 * w.std() / math.sqrt(len(w))

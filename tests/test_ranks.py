@@ -1,4 +1,6 @@
-"""Training on several processes: the rows are shared out, the parameters are one, only the first rank writes."""
+"""Training on several processes: the rows are shared out, the parameters are one, only the first
+rank writes.
+"""
 
 import contextlib
 import os
@@ -16,8 +18,20 @@ from ppl_vae.checkpoint import CHECKPOINT, read_tensors, write_tensors
 from ppl_vae.training.ranks import Ranks
 from tests.examples import pixels, tiny
 
-TRAIN = ("train", "--data", "digits", "--latent-size", "2", "--hidden-sizes", "8", "--batch-size", "100",
-         "--compile", "record", "--no-progress")  # fmt: skip
+TRAIN = (
+    "train",
+    "--data",
+    "digits",
+    "--latent-size",
+    "2",
+    "--hidden-sizes",
+    "8",
+    "--batch-size",
+    "100",
+    "--compile",
+    "record",
+    "--no-progress",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +44,11 @@ def environment(tmp_path, monkeypatch):
 
 def start(ranks, *arguments):
     """`ppl-vae` with these arguments on so many processes."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        if ranks > 1
+        else []
+    )
     command = [sys.executable, *launcher, "-m", "ppl_vae", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -42,7 +60,11 @@ def finish(process):
 
 
 def parameters(folder):
-    return {n: t for n, t in read_tensors(folder / CHECKPOINT)[0].items() if not n.startswith("training/")}
+    return {
+        n: t
+        for n, t in read_tensors(folder / CHECKPOINT)[0].items()
+        if not n.startswith("training/")
+    }
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 100])
@@ -60,16 +82,31 @@ def test_a_minibatch_too_short_for_every_rank_is_refused():
 
 
 def test_two_ranks_equal_one_process_where_no_noise_is_drawn(tmp_path):
-    """posterior 'point' draws nothing, so with an equal global batch only the order of sums differs."""
+    """posterior 'point' draws nothing, so with an equal global batch only the order of sums
+    differs.
+    """
     for ranks in (1, 2):
-        finish(start(ranks, *TRAIN, "--posterior", "point", "--epochs", "3", "--out", str(tmp_path / str(ranks))))
+        finish(
+            start(
+                ranks,
+                *TRAIN,
+                "--posterior",
+                "point",
+                "--epochs",
+                "3",
+                "--out",
+                str(tmp_path / str(ranks)),
+            )
+        )
     one, two = (parameters(tmp_path / str(ranks)) for ranks in (1, 2))
     assert one.keys() == two.keys()
     assert all(torch.allclose(value, two[name], atol=1e-5) for name, value in one.items())
 
 
 class MatchedNoise:
-    """Every rank draws the normal variates of the whole minibatch and keeps those of its own rows."""
+    """Every rank draws the normal variates of the whole minibatch and keeps those of its own
+    rows.
+    """
 
     def __init__(self, patch):
         self.generator, self.rows, shard = torch.Generator().manual_seed(0), 0, Ranks.shard
@@ -87,14 +124,22 @@ class MatchedNoise:
 
 
 def rank_of_a_run(rank, ranks, matched, folder):
-    """One rank's whole life, in this process: it meets the others, trains, and leaves its parameters in the folder."""
+    """One rank's whole life, in this process: it meets the others, trains, and leaves its
+    parameters in the folder.
+    """
     group = f"file://{folder}/meeting"
     torch.distributed.init_process_group("gloo", init_method=group, rank=rank, world_size=ranks)
     with pytest.MonkeyPatch.context() as patch:
         vae = tiny()
         if matched:
             MatchedNoise(patch)
-        options = {"epochs": 20, "batch_size": 10, "learning_rate": 0.02, "compile": "off", "progress": False}
+        options = {
+            "epochs": 20,
+            "batch_size": 10,
+            "learning_rate": 0.02,
+            "compile": "off",
+            "progress": False,
+        }
         bounds = [row["lower_bound"] for row in fit(vae, pixels(45), **options).rows]
     write_tensors(folder / str(rank), {**vae.state_dict(), "bounds": torch.tensor(bounds)}, {})
 
@@ -102,22 +147,28 @@ def rank_of_a_run(rank, ranks, matched, folder):
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("matched", [True, False])
 def test_two_ranks_equal_one_process_where_the_noise_is_the_same(tmp_path, matched):
-    """Equal global batches of ten and one of five, which is three rows and two: one run but for the order of sums.
+    """Equal global batches of ten and one of five, which is three rows and two: one run but for the
+    order of sums.
 
-    With noise of their own the ranks still share every parameter, and are another run than the single process.
+    With noise of their own the ranks still share every parameter, and are another run than the
+    single process.
     """
     found = {}
     for ranks in (1, 2):
         folder = tmp_path / str(ranks)
         folder.mkdir()
         children = [forked(rank_of_a_run, rank, ranks, matched, folder) for rank in range(ranks)]
-        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * ranks
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [
+            0
+        ] * ranks
         found[ranks] = [read_tensors(folder / str(rank))[0] for rank in range(ranks)]
     (one,), (first, second) = found[1], found[2]
     start = tiny().state_dict()
     assert max((one[name] - start[name]).abs().max() for name in start) > 0.1
     assert all(torch.equal(value, second[name]) for name, value in first.items())
-    assert matched == all(torch.allclose(value, first[name], atol=1e-5, rtol=0) for name, value in one.items())
+    assert matched == all(
+        torch.allclose(value, first[name], atol=1e-5, rtol=0) for name, value in one.items()
+    )
 
 
 def forked(work, *arguments):
@@ -148,11 +199,15 @@ def test_a_rank_that_dies_ends_the_run_with_one_line_and_leaves_a_checkpoint(tmp
     while not (tmp_path / "run" / CHECKPOINT).exists():
         time.sleep(0.1)
         assert process.poll() is None, process.stderr.read()
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    children = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
+    ).stdout.split()
     workers = [pid for pid in children if "LOCAL_RANK" in Path(f"/proc/{pid}/environ").read_text()]
     os.kill(int(workers[-1]), signal.SIGKILL)
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0
     said = [line for line in err.splitlines() if line.startswith("ppl-vae:")]
-    assert len(said) <= 1 and all("lost another rank" in line or "interrupted" in line for line in said)
+    assert len(said) <= 1 and all(
+        "lost another rank" in line or "interrupted" in line for line in said
+    )
     load("run")

@@ -1,4 +1,5 @@
-"""The recorded step is the eager one: the same numbers bit for bit, and a loud failure where it could not be.
+"""The recorded step is the eager one: the same numbers bit for bit, and a loud failure where it
+could not be.
 
 Knows steps and their tiers; must not know epochs or files. Eager Pyro is the truth here.
 """
@@ -34,7 +35,11 @@ CASES = {
     "three gamma particles": ("gamma_scale", {}, Objective("A", 3)),
     "batch norm": ("standard_normal", IMAGES, Objective("B")),
     "dropout": ("standard_normal", {"network_options": {"dropout": 0.3}}, Objective("B")),
-    "dropout and uniform noise": ("laplace", {"network_options": {"dropout": 0.3}}, Objective("A", 2)),
+    "dropout and uniform noise": (
+        "laplace",
+        {"network_options": {"dropout": 0.3}},
+        Objective("A", 2),
+    ),
     "calibrated scale": ("standard_normal", {"likelihood": "normal_optimal"}, Objective("B")),
     "pixelwise scale": ("half_cauchy", {"likelihood": "normal_pixelwise"}, Objective("B")),
     "continuous pixels": ("laplace", {"likelihood": "continuous_bernoulli"}, Objective("B")),
@@ -53,7 +58,9 @@ def scheduled(kl_weight, inverse_num_data=1 / 50):
 
 
 def run(step, module, batches, seed=0):
-    """Reports, gradients and, in the end, parameters and buffers of a few steps with changing weights and shapes."""
+    """Reports, gradients and, in the end, parameters and buffers of a few steps with changing
+    weights and shapes.
+    """
     torch.manual_seed(seed)
     found = []
     with local_parameters():
@@ -77,7 +84,9 @@ def test_loss_gradients_buffers_and_generator_equal_the_eager_ones_bit_for_bit(c
 
 
 def test_noise_is_lifted_unless_its_law_depends_on_the_program():
-    """Normal and uniform noise become inputs; a gamma variate stays, and all others of its program with it."""
+    """Normal and uniform noise become inputs; a gamma variate stays, and all others of its program
+    with it.
+    """
     counts = {}
     for prior in ("standard_normal", "laplace", "scale_then_z", "gamma_scale"):
         module, update = parts(prior, {}, Objective("B"))
@@ -105,7 +114,9 @@ def test_schedule_values_are_inputs_of_the_recorded_step():
         for weight in (1.0, 0.0, 0.5, 7.0):
             report, _ = step.gradients(pixels(10), scheduled(weight))
             terms = dict(zip(step.names, report.tolist()))
-            assert terms["loss"] == pytest.approx(-terms["reconstruction"] + weight * terms["kl.z"], rel=1e-5)
+            assert terms["loss"] == pytest.approx(
+                -terms["reconstruction"] + weight * terms["kl.z"], rel=1e-5
+            )
     assert len(step._programs) == 1
 
 
@@ -123,7 +134,9 @@ def test_a_number_baked_in_for_the_kl_weight_fails_loudly(prior):
         record_gradients(module, update.parameters, pixels(10), scheduled(1.0))
 
 
-@pytest.mark.parametrize("fields", [IMAGES, {"network_options": {"dropout": 0.5}}], ids=["batch norm", "dropout"])
+@pytest.mark.parametrize(
+    "fields", [IMAGES, {"network_options": {"dropout": 0.5}}], ids=["batch norm", "dropout"]
+)
 def test_a_program_recorded_in_training_mode_is_not_used_in_evaluation(fields):
     module, update = parts("standard_normal", fields, Objective("B"))
     x, step, eager = pixels(10, fields.get("event_shape", (6,))), None, None
@@ -152,22 +165,36 @@ def test_control_flow_that_looks_at_data_falls_back_to_eager_with_one_line(caplo
     with caplog.at_level(logging.WARNING, logger="ppl_vae"):
         history = fit(tiny(prior), pixels(40), epochs=2, compile="record", progress=False)
     assert history.tier == "off"
-    assert len(caplog.records) == 1 and "cannot be recorded" in caplog.text and "running them eagerly" in caplog.text
+    assert (
+        len(caplog.records) == 1
+        and "cannot be recorded" in caplog.text
+        and "running them eagerly" in caplog.text
+    )
 
 
 def trained(tier, prior="scale_then_z", **arguments):
     """A VAE after 200 steps (40 epochs of four batches of ten and one of two)."""
     vae = tiny(PRIORS[prior])
-    options = {"epochs": 40, "batch_size": 10, "learning_rate": "linear:0.01:0.001:40", "kl_weight": "linear:0:1:20"}
+    options = {
+        "epochs": 40,
+        "batch_size": 10,
+        "learning_rate": "linear:0.01:0.001:40",
+        "kl_weight": "linear:0:1:20",
+    }
     history = fit(vae, pixels(42), compile=tier, progress=False, **{**options, **arguments})
     return vae, history
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
 def test_two_hundred_recorded_steps_leave_the_parameters_of_two_hundred_eager_ones(optimizer):
-    (eager, first), (recorded, second) = (trained(tier, optimizer=optimizer) for tier in ("off", "record"))
+    (eager, first), (recorded, second) = (
+        trained(tier, optimizer=optimizer) for tier in ("off", "record")
+    )
     assert (first.tier, second.tier) == ("off", "record")
-    assert all(torch.equal(value, recorded.state_dict()[name]) for name, value in eager.state_dict().items())
+    assert all(
+        torch.equal(value, recorded.state_dict()[name])
+        for name, value in eager.state_dict().items()
+    )
     drop = {"seconds"}
     assert [{k: v for k, v in row.items() if k not in drop} for row in first.rows] == [
         {k: v for k, v in row.items() if k not in drop} for row in second.rows
@@ -177,7 +204,9 @@ def test_two_hundred_recorded_steps_leave_the_parameters_of_two_hundred_eager_on
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
 def test_compiled_steps_agree_with_eager_ones():
     """First epoch's bound within 1e-5 relative; parameters after 200 steps within 1e-4."""
-    (eager, first), (compiled, second) = (trained(tier, "standard_normal") for tier in ("off", "inductor"))
+    (eager, first), (compiled, second) = (
+        trained(tier, "standard_normal") for tier in ("off", "inductor")
+    )
     assert second.tier == "inductor"
     assert second.rows[0]["lower_bound"] == pytest.approx(first.rows[0]["lower_bound"], rel=1e-5)
     for name, value in eager.state_dict().items():
@@ -185,7 +214,9 @@ def test_compiled_steps_agree_with_eager_ones():
 
 
 @pytest.mark.parametrize("batch_size", [7, 10])
-def test_without_a_working_compiler_the_recorded_graph_runs_and_one_line_says_so(monkeypatch, caplog, batch_size):
+def test_without_a_working_compiler_the_recorded_graph_runs_and_one_line_says_so(
+    monkeypatch, caplog, batch_size
+):
     """With one size of batches, and with a short last one."""
     import torch._inductor
 
@@ -196,8 +227,12 @@ def test_without_a_working_compiler_the_recorded_graph_runs_and_one_line_says_so
     reference, _ = trained("record", epochs=6, batch_size=batch_size)
     with caplog.at_level(logging.WARNING, logger="ppl_vae"):
         vae, history = trained("inductor", epochs=6, batch_size=batch_size)
-    assert history.tier == "record" and "no compiler here" in caplog.text and len(caplog.records) == 1
-    assert all(torch.equal(value, vae.state_dict()[name]) for name, value in reference.state_dict().items())
+    assert (
+        history.tier == "record" and "no compiler here" in caplog.text and len(caplog.records) == 1
+    )
+    assert all(
+        torch.equal(value, vae.state_dict()[name]) for name, value in reference.state_dict().items()
+    )
 
 
 def test_auto_weighs_the_steps_to_run_against_what_a_tier_costs_once():

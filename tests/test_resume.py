@@ -1,4 +1,5 @@
-"""A run that is killed, interrupted or continued equals, bit for bit, the run that was never stopped.
+"""A run that is killed, interrupted or continued equals, bit for bit, the run that was never
+stopped.
 
 Knows `fit`, its run folder and signals; must not know what a checkpoint file holds.
 """
@@ -32,10 +33,19 @@ IMAGES = {
     "likelihood": "normal_optimal",
 }
 
-ARGUMENTS = {"epochs": 6, "batch_size": 7, "learning_rate": "linear:0.02:0.001:6", "kl_weight": "linear:0:1:3",
-             "binarization": "dynamic"}  # fmt: skip
+ARGUMENTS = {
+    "epochs": 6,
+    "batch_size": 7,
+    "learning_rate": "linear:0.02:0.001:6",
+    "kl_weight": "linear:0:1:3",
+    "binarization": "dynamic",
+}
 CASES = {
-    "adam and batch norm": {"prior": "standard_normal", "fields": IMAGES, "arguments": {"compile": "off"}},
+    "adam and batch norm": {
+        "prior": "standard_normal",
+        "fields": IMAGES,
+        "arguments": {"compile": "off"},
+    },
     "recorded, adagrad, two sites": {
         "prior": "scale_then_z",
         "fields": {},
@@ -44,7 +54,12 @@ CASES = {
     "early stopping": {
         "prior": "standard_normal",
         "fields": {},
-        "arguments": {"compile": "off", "early_stopping": 2, "epochs": 9, "learning_rate": "linear:0.01:3:6"},
+        "arguments": {
+            "compile": "off",
+            "early_stopping": 2,
+            "epochs": 9,
+            "learning_rate": "linear:0.01:3:6",
+        },
     },
 }
 
@@ -59,12 +74,16 @@ def train(name, **arguments):
     case = CASES[name]
     vae = tiny(PRIORS[case["prior"]], **case["fields"])
     x, valid = pixels(40, vae.config.event_shape), pixels(20, vae.config.event_shape, seed=1)
-    return vae, fit(vae, x, validation=valid, progress=False, **{**ARGUMENTS, **case["arguments"], **arguments})
+    return vae, fit(
+        vae, x, validation=valid, progress=False, **{**ARGUMENTS, **case["arguments"], **arguments}
+    )
 
 
 @contextlib.contextmanager
 def slow_child(name, steps, **arguments):
-    """The case's run in a forked process whose every step waits, yielded when it has made so many steps."""
+    """The case's run in a forked process whose every step waits, yielded when it has made so many
+    steps.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -96,7 +115,9 @@ def everything(folder):
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_as_if_it_never_was(name, tmp_path):
-    """SIGKILL in the fourth epoch, at its third of six minibatches: the folder's last whole epoch is the third."""
+    """SIGKILL in the fourth epoch, at its third of six minibatches: the folder's last whole epoch
+    is the third.
+    """
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     vae, expected = train(name, checkpoint=whole)
     with slow_child(name, 21, checkpoint=killed) as child:
@@ -104,13 +125,19 @@ def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_as_if_it_never_was(name,
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert len((killed / "history.csv").read_text().splitlines()) == 4
     again, found = train(name, checkpoint=killed, resume=True)
-    assert same_rows(found, expected) and same(again, vae) and found.best_epoch == expected.best_epoch
+    assert (
+        same_rows(found, expected) and same(again, vae) and found.best_epoch == expected.best_epoch
+    )
     first, second = everything(whole), everything(killed)
-    assert first.keys() == second.keys() and all(torch.equal(value, second[n]) for n, value in first.items())
+    assert first.keys() == second.keys() and all(
+        torch.equal(value, second[n]) for n, value in first.items()
+    )
 
 
 def test_control_c_in_another_process_saves_and_says_how_to_go_on(tmp_path):
-    """A whole process, its signal handler and its last words; the first step of the second epoch is in hand."""
+    """A whole process, its signal handler and its last words; the first step of the second epoch is
+    in hand.
+    """
     code = f"""
 import signal
 import torch
@@ -153,7 +180,9 @@ def interrupted_at(monkeypatch, batch, vae, *arguments, **options):
 
 @pytest.mark.parametrize("tier", ["off", "record"])
 @pytest.mark.parametrize("batch", [1, 4])
-def test_any_minibatch_may_be_the_interrupted_one_the_last_of_an_epoch_included(tmp_path, monkeypatch, batch, tier):
+def test_any_minibatch_may_be_the_interrupted_one_the_last_of_an_epoch_included(
+    tmp_path, monkeypatch, batch, tier
+):
     x, options = pixels(40), {"epochs": 3, "batch_size": 10, "progress": False, "compile": tier}
     whole, vae, again = tiny(), tiny(), tiny(seed=5)
     expected = fit(whole, x, **options)
@@ -188,12 +217,17 @@ def test_a_prior_starts_from_data_at_the_first_step_and_not_when_resuming(tmp_pa
 
 
 def same_rows(first, second):
-    rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in h.rows] for h in (first, second)]
+    rows = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in h.rows]
+        for h in (first, second)
+    ]
     return rows[0] == rows[1]
 
 
 def same(first, second):
-    return all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+    return all(
+        torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items()
+    )
 
 
 QUIET = {"batch_size": 10, "progress": False, "compile": "off"}
@@ -203,9 +237,9 @@ def test_a_finished_run_continues_to_more_epochs(tmp_path):
     x, whole, vae, again = pixels(40), tiny(), tiny(), tiny()
     expected = fit(whole, x, epochs=5, **QUIET)
     fit(vae, x, epochs=2, checkpoint=tmp_path, **QUIET)
-    assert same_rows(fit(again, x, epochs=5, checkpoint=tmp_path, resume=True, **QUIET), expected) and same(
-        whole, again
-    )
+    assert same_rows(
+        fit(again, x, epochs=5, checkpoint=tmp_path, resume=True, **QUIET), expected
+    ) and same(whole, again)
 
 
 def test_a_run_that_stopped_early_stays_stopped(tmp_path):
@@ -213,17 +247,34 @@ def test_a_run_that_stopped_early_stays_stopped(tmp_path):
     first, second = tiny(), tiny()
     stopped = fit(first, x, validation=pixels(20, seed=1), checkpoint=tmp_path, **arguments)
     assert stopped.stopped and len(stopped.rows) < 50
-    again = fit(second, x, validation=pixels(20, seed=1), checkpoint=tmp_path, resume=True, **arguments)
+    again = fit(
+        second, x, validation=pixels(20, seed=1), checkpoint=tmp_path, resume=True, **arguments
+    )
     assert same_rows(again, stopped) and again.stopped == stopped.stopped and same(first, second)
 
 
 def test_a_function_of_the_epoch_can_be_resumed(tmp_path):
-    """A schedule without a text of its own is the caller's to repeat: it is not told apart by its address."""
+    """A schedule without a text of its own is the caller's to repeat: it is not told apart by its
+    address.
+    """
     whole, vae, again, x = tiny(), tiny(), tiny(), pixels(40)
     expected = fit(whole, x, epochs=4, learning_rate=lambda epoch: 0.01 / (1 + epoch), **QUIET)
-    fit(vae, x, epochs=2, learning_rate=lambda epoch: 0.01 / (1 + epoch), checkpoint=tmp_path, **QUIET)
+    fit(
+        vae,
+        x,
+        epochs=2,
+        learning_rate=lambda epoch: 0.01 / (1 + epoch),
+        checkpoint=tmp_path,
+        **QUIET,
+    )
     found = fit(
-        again, x, epochs=4, learning_rate=lambda epoch: 0.01 / (1 + epoch), checkpoint=tmp_path, resume=True, **QUIET
+        again,
+        x,
+        epochs=4,
+        learning_rate=lambda epoch: 0.01 / (1 + epoch),
+        checkpoint=tmp_path,
+        resume=True,
+        **QUIET,
     )
     assert same_rows(found, expected) and same(whole, again)
 
@@ -232,13 +283,25 @@ def test_functions_at_two_addresses_are_not_told_apart_by_them(tmp_path):
     rates = [lambda epoch: 0.01, lambda epoch: 0.01]
     assert str(rates[0]) != str(rates[1])
     for epochs, rate in enumerate(rates, start=1):
-        history = fit(tiny(), pixels(40), epochs=epochs, learning_rate=rate, checkpoint=tmp_path, resume=True, **QUIET)
+        history = fit(
+            tiny(),
+            pixels(40),
+            epochs=epochs,
+            learning_rate=rate,
+            checkpoint=tmp_path,
+            resume=True,
+            **QUIET,
+        )
     assert len(history.rows) == 2
 
 
 @pytest.mark.parametrize(
     ("part", "message"),
-    [("settings", "without a run's state"), ("run", "without a run's state"), ("rows", "an incomplete run's state")],
+    [
+        ("settings", "without a run's state"),
+        ("run", "without a run's state"),
+        ("rows", "an incomplete run's state"),
+    ],
 )
 def test_a_header_with_a_part_missing_is_refused(tmp_path, part, message):
     fit(tiny(), pixels(40), epochs=1, checkpoint=tmp_path, **QUIET)
@@ -250,12 +313,22 @@ def test_a_header_with_a_part_missing_is_refused(tmp_path, part, message):
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path):
-    """They are stored as Python's, so that a checkpoint can hold them and a resumed run finds them equal."""
+    """They are stored as Python's, so that a checkpoint can hold them and a resumed run finds them
+    equal.
+    """
     vae = tiny(latent_size=np.int64(2), hidden_sizes=(np.int32(5),))
-    given = {"epochs": np.int64(1), "batch_size": np.int32(10), "seed": np.uint8(0), "weight_penalty": np.float32(0.5)}
+    given = {
+        "epochs": np.int64(1),
+        "batch_size": np.int32(10),
+        "seed": np.uint8(0),
+        "weight_penalty": np.float32(0.5),
+    }
     fit(vae, pixels(40), checkpoint=tmp_path, progress=False, compile="off", **given)
     plain = {"epochs": 2, "batch_size": 10, "seed": 0, "weight_penalty": 0.5, "compile": "off"}
-    assert len(fit(tiny(), pixels(40), checkpoint=tmp_path, resume=True, progress=False, **plain).rows) == 2
+    assert (
+        len(fit(tiny(), pixels(40), checkpoint=tmp_path, resume=True, progress=False, **plain).rows)
+        == 2
+    )
 
 
 def test_another_setting_or_other_data_are_refused_by_name(tmp_path):
@@ -268,11 +341,20 @@ def test_another_setting_or_other_data_are_refused_by_name(tmp_path):
         {"kl_weight": "linear:0:1:2"},
     ):
         with pytest.raises(InputError, match=f"{next(iter(changed))}=.*now"):
-            fit(tiny(), pixels(40), epochs=2, checkpoint=tmp_path, resume=True, **{**QUIET, **changed})
+            fit(
+                tiny(),
+                pixels(40),
+                epochs=2,
+                checkpoint=tmp_path,
+                resume=True,
+                **{**QUIET, **changed},
+            )
     with pytest.raises(InputError, match=r"num_data=40 \(now 39\)"):
         fit(tiny(), pixels(39), epochs=2, checkpoint=tmp_path, resume=True, **QUIET)
     with pytest.raises(InputError, match="other tensors"):
-        fit(tiny(hidden_sizes=(4,)), pixels(40), epochs=2, checkpoint=tmp_path, resume=True, **QUIET)
+        fit(
+            tiny(hidden_sizes=(4,)), pixels(40), epochs=2, checkpoint=tmp_path, resume=True, **QUIET
+        )
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
@@ -303,6 +385,6 @@ def test_priors_with_parameters_or_gamma_noise_resume_too(tmp_path, prior):
     options = {**QUIET, "compile": "record"}
     expected = fit(whole, x, epochs=4, **options)
     fit(vae, x, epochs=2, checkpoint=tmp_path, **options)
-    assert same_rows(fit(again, x, epochs=4, checkpoint=tmp_path, resume=True, **options), expected) and same(
-        whole, again
-    )
+    assert same_rows(
+        fit(again, x, epochs=4, checkpoint=tmp_path, resume=True, **options), expected
+    ) and same(whole, again)

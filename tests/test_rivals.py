@@ -1,4 +1,5 @@
-"""The rival trainers of `studies/`, held to a linear-Gaussian model whose posterior and optimum are known.
+"""The rival trainers of `studies/`, held to a linear-Gaussian model whose posterior and optimum are
+known.
 
 Knows the studies' folder; must not know a study's question.
 """
@@ -69,7 +70,9 @@ def test_at_the_true_model_and_posterior_both_phases_have_gradient_zero() -> Non
 
 @pytest.mark.parametrize("name", ["wake-sleep", "MCEM"])
 def test_a_rival_finds_the_slope_of_probabilistic_pca(name: str) -> None:
-    """slope^2 = sample variance - 1, the maximum of the likelihood (seed fixed; tolerance four times its error)."""
+    """slope^2 = sample variance - 1, the maximum of the likelihood (seed fixed; tolerance four
+    times its error).
+    """
     from rivals import RIVALS
 
     x = data_of(1.5, 500)
@@ -80,7 +83,9 @@ def test_a_rival_finds_the_slope_of_probabilistic_pca(name: str) -> None:
 
 
 def test_the_energy_test_tells_a_shift_and_keeps_its_level() -> None:
-    """30 p-values of equal samples have mean 1/2 within 0.2 (failure rate 1.5e-4); a shift of one is always found."""
+    """30 p-values of equal samples have mean 1/2 within 0.2 (failure rate 1.5e-4); a shift of one
+    is always found.
+    """
     from measures import energy_test
 
     with torch.random.fork_rng():

@@ -1,6 +1,8 @@
-"""Sampling theta against closed forms: a conjugate decoder, a grid posterior, exact log p(x), exact SWAG moments.
+"""Sampling theta against closed forms: a conjugate decoder, a grid posterior, exact log p(x), exact
+SWAG moments.
 
-Knows the rooms sampling, evaluation and vae. Statistical tests fix their seed and say how far off chance may put them.
+Knows the rooms sampling, evaluation and vae. Statistical tests fix their seed and say how far off
+chance may put them.
 """
 
 import copy
@@ -40,9 +42,17 @@ NOISE, SCALE = 0.5, 1.0
 
 
 def conjugate(num_data: int = 30) -> tuple[VAE, Tensor, Tensor, Tensor]:
-    """(vae, x, mean, row covariance): z is a fixed point code, so x_n ~ N(W z_n, NOISE^2 I) is linear in W."""
-    config = VAEConfig((2,), 2, (), posterior="point", likelihood="normal_shared",
-                       likelihood_options={"initial_scale": NOISE})  # fmt: skip
+    """(vae, x, mean, row covariance): z is a fixed point code, so x_n ~ N(W z_n, NOISE^2 I) is
+    linear in W.
+    """
+    config = VAEConfig(
+        (2,),
+        2,
+        (),
+        posterior="point",
+        likelihood="normal_shared",
+        likelihood_options={"initial_scale": NOISE},
+    )
     vae = build(config, seed=0)
     with torch.no_grad():  # z_n = A x_n with A correlated
         vae.guide.posterior.heads.weight.copy_(torch.tensor([[1.0, 0.4], [0.0, 0.8]]))
@@ -54,7 +64,9 @@ def conjugate(num_data: int = 30) -> tuple[VAE, Tensor, Tensor, Tensor]:
 
 def linear_gaussian() -> tuple[VAE, Tensor, Tensor]:
     """(vae, x, log p(x)): x ~ N(b, W W' + NOISE^2 I), exact."""
-    config = VAEConfig((5,), 2, (), likelihood="normal_shared", likelihood_options={"initial_scale": NOISE})
+    config = VAEConfig(
+        (5,), 2, (), likelihood="normal_shared", likelihood_options={"initial_scale": NOISE}
+    )
     vae, generator = build(config, seed=0), torch.Generator().manual_seed(1)
     layer = vae.model.decoder.network[0]
     with torch.no_grad():
@@ -65,7 +77,9 @@ def linear_gaussian() -> tuple[VAE, Tensor, Tensor]:
 
 
 def test_refined_importance_sampling_is_exact_where_the_encoder_knows_nothing() -> None:
-    """400 draws from near the posterior: errors of 0.05 nats a datum are far in the tail; unrefined they are nats."""
+    """400 draws from near the posterior: errors of 0.05 nats a datum are far in the tail; unrefined
+    they are nats.
+    """
     vae, x, exact = linear_gaussian()
     plain, _ = refined_log_likelihood(vae, x, num_samples=400, num_steps=0)
     refined, (mean, log_scale) = refined_log_likelihood(vae, x, num_samples=400, num_steps=300)
@@ -88,13 +102,23 @@ class TestStochasticGradientHMC:
     def chain(self, temperature: float = 1.0, **settings: Any) -> tuple[Tensor, Tensor, Tensor]:
         vae, x, mean, covariance = conjugate()
         kernel = ConstantSteps(0.02, 0.1, temperature, burn_in=200, thin=8)
-        posterior = stochastic_gradient_hmc(vae, x, num_draws=1000, kernel=kernel, scale=SCALE, alongside="nothing",
-                                            batch_size=30, **settings)  # fmt: skip
+        posterior = stochastic_gradient_hmc(
+            vae,
+            x,
+            num_draws=1000,
+            kernel=kernel,
+            scale=SCALE,
+            alongside="nothing",
+            batch_size=30,
+            **settings,
+        )
         return posterior.draws["decoder.network.0.weight"][0], mean, covariance
 
     @pytest.mark.parametrize("temperature", [1.0, 0.1])
     def test_conjugate_posterior(self, temperature: float) -> None:
-        """1000 draws 8 steps apart: some 250 independent ones, so 30 % is over three standard errors of a variance."""
+        """1000 draws 8 steps apart: some 250 independent ones, so 30 % is over three standard
+        errors of a variance.
+        """
         draws, mean, covariance = self.chain(temperature)
         scale = (temperature * covariance.diagonal()).sqrt()
         assert ((draws.mean(0) - mean).abs() < 0.25 * scale).all()
@@ -106,8 +130,14 @@ class TestStochasticGradientHMC:
 
     def test_recorded_equals_eager(self) -> None:
         vae, x, _, _ = conjugate()
-        settings: Any = {"num_draws": 3, "kernel": ConstantSteps(burn_in=5, thin=2), "batch_size": 10}
-        runs = [stochastic_gradient_hmc(vae, x, compile=tier, **settings) for tier in ("off", "record")]
+        settings: Any = {
+            "num_draws": 3,
+            "kernel": ConstantSteps(burn_in=5, thin=2),
+            "batch_size": 10,
+        }
+        runs = [
+            stochastic_gradient_hmc(vae, x, compile=tier, **settings) for tier in ("off", "record")
+        ]
         name = "decoder.network.0.weight"
         assert torch.equal(runs[0].draws[name], runs[1].draws[name])
         assert runs[0].markov and runs[0].shape == (1, 3)
@@ -118,28 +148,50 @@ class TestStochasticGradientHMC:
         before = {name: value.clone() for name, value in vae.state_dict().items()}
         other = copy.deepcopy(vae)
         torch.nn.init.normal_(other.model.decoder.network[2].weight)
-        posterior = stochastic_gradient_hmc([vae, other], x, num_draws=2, where="output",
-                                            kernel=CyclicalSteps(cycle=10, draws_per_cycle=1))  # fmt: skip
+        posterior = stochastic_gradient_hmc(
+            [vae, other],
+            x,
+            num_draws=2,
+            where="output",
+            kernel=CyclicalSteps(cycle=10, draws_per_cycle=1),
+        )
         assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
         assert list(posterior.draws) == ["decoder.network.2.weight"] and posterior.shape == (2, 2)
 
     def test_starts_that_differ_elsewhere_are_refused(self) -> None:
-        vaes, x = [build(VAEConfig((6,), 2, (4,)), seed=seed) for seed in (0, 1)], torch.rand(20, 6).round()
+        vaes, x = (
+            [build(VAEConfig((6,), 2, (4,)), seed=seed) for seed in (0, 1)],
+            torch.rand(20, 6).round(),
+        )
         with pytest.raises(InputError, match="which is not sampled"):
-            stochastic_gradient_hmc(vaes, x, num_draws=2, where="output", kernel=ConstantSteps(burn_in=0, thin=1))
+            stochastic_gradient_hmc(
+                vaes, x, num_draws=2, where="output", kernel=ConstantSteps(burn_in=0, thin=1)
+            )
 
     def test_a_bayesian_start_brings_its_own_prior(self) -> None:
         vae = build(VAEConfig((6,), 2, (4,), weights="mean_field"), seed=0)
-        posterior = stochastic_gradient_hmc(vae, torch.rand(20, 6).round(), num_draws=2, num_chains=2,
-                                            kernel=ConstantSteps(burn_in=0, thin=1))  # fmt: skip
-        assert set(posterior.draws) == set(vae.guide.mean_weights()) and posterior.vae.config.weights is None
+        posterior = stochastic_gradient_hmc(
+            vae,
+            torch.rand(20, 6).round(),
+            num_draws=2,
+            num_chains=2,
+            kernel=ConstantSteps(burn_in=0, thin=1),
+        )
+        assert (
+            set(posterior.draws) == set(vae.guide.mean_weights())
+            and posterior.vae.config.weights is None
+        )
 
     def test_refusals(self) -> None:
         vae, x, _, _ = conjugate()
         with pytest.raises(InputError, match="further sites"):
             stochastic_gradient_hmc(vae, x, prior="half_cauchy")
-        for kernel, fields in ((ConstantSteps, {"friction": 0.0}), (ConstantSteps, {"friction": 1.5}),
-                               (CyclicalSteps, {"exploration": 1.0}), (CyclicalSteps, {"cycle": 2})):  # fmt: skip
+        for kernel, fields in (
+            (ConstantSteps, {"friction": 0.0}),
+            (ConstantSteps, {"friction": 1.5}),
+            (CyclicalSteps, {"exploration": 1.0}),
+            (CyclicalSteps, {"cycle": 2}),
+        ):
             with pytest.raises(InputError):
                 kernel(**fields)
 
@@ -166,19 +218,39 @@ class TestSwag:
     def test_the_path_without_noise_stays_at_the_conjugate_mode(self) -> None:
         vae, x, mean, _ = conjugate()
         kernel = ConstantSteps(temperature=0.0, burn_in=300, thin=5)
-        posterior = swag(vae, x, num_draws=7, num_snapshots=4, rank=3, kernel=kernel, scale=0.5, batch_size=30,
-                         alongside="nothing")  # fmt: skip
+        posterior = swag(
+            vae,
+            x,
+            num_draws=7,
+            num_snapshots=4,
+            rank=3,
+            kernel=kernel,
+            scale=0.5,
+            batch_size=30,
+            alongside="nothing",
+        )
         assert posterior.shape == (1, 7) and not posterior.markov
-        assert torch.allclose(posterior.draws["decoder.network.0.weight"], mean.expand(1, 7, 2, 2), atol=1e-3)
+        assert torch.allclose(
+            posterior.draws["decoder.network.0.weight"], mean.expand(1, 7, 2, 2), atol=1e-3
+        )
 
 
 def test_nuts_and_its_predictive_agree_with_a_grid() -> None:
-    """One weight, one latent: x ~ N(b, w^2 + NOISE^2), so p(w | x) and p(x* | x) are one-dimensional integrals.
+    """One weight, one latent: x ~ N(b, w^2 + NOISE^2), so p(w | x) and p(x* | x) are
+    one-dimensional integrals.
 
-    200 draws, 100 of them in the predictive: 0.1 of its mean size and 0.15 nats are three standard errors.
+    200 draws, 100 of them in the predictive: 0.1 of its mean size and 0.15 nats are three standard
+    errors.
     """
-    config = VAEConfig((1,), 1, (), likelihood="normal_shared", likelihood_options={"initial_scale": NOISE},
-                       weights="mean_field", weights_options={"prior": "normal", "scale": SCALE})  # fmt: skip
+    config = VAEConfig(
+        (1,),
+        1,
+        (),
+        likelihood="normal_shared",
+        likelihood_options={"initial_scale": NOISE},
+        weights="mean_field",
+        weights_options={"prior": "normal", "scale": SCALE},
+    )
     vae = build(config, seed=0)
     x, new = torch.linspace(-2.0, 2.0, 8)[:, None], torch.tensor([[0.0], [3.0]])
     posterior = nuts(vae, x, num_draws=100, num_warmup=100, num_chains=2, max_tree_depth=5)
@@ -187,35 +259,60 @@ def test_nuts_and_its_predictive_agree_with_a_grid() -> None:
     log_p = dist.Normal(0.0, SCALE).log_prob(w) + marginal.log_prob(x).sum(0)
     p = (log_p - log_p.logsumexp(0)).exp()
     found = posterior.draws["decoder.network.0.weight"].abs()
-    assert posterior.shape == (2, 100) and posterior.markov and posterior.latents["z"].shape == (2, 100, 8, 1)
+    assert (
+        posterior.shape == (2, 100)
+        and posterior.markov
+        and posterior.latents["z"].shape == (2, 100, 8, 1)
+    )
     assert abs(found.mean() - (p * w.abs()).sum()) < 0.1
     exact = (p.log() + marginal.log_prob(new)).logsumexp(-1)
-    assert torch.allclose(posterior.thinned(100).predictive(new, num_samples=200, num_steps=60), exact, atol=0.15)
+    assert torch.allclose(
+        posterior.thinned(100).predictive(new, num_samples=200, num_steps=60), exact, atol=0.15
+    )
 
 
 def test_nuts_recorded_density_is_the_program_s_and_hyper_sites_keep_their_support() -> None:
-    """A half-Cauchy hierarchy: the recorded potential equals the program's at values it was not recorded at."""
+    """A half-Cauchy hierarchy: the recorded potential equals the program's at values it was not
+    recorded at.
+    """
     options = {"prior": "half_cauchy"}
     vae = build(
-        VAEConfig((2,), 1, (), likelihood="normal_shared", weights="mean_field", weights_options=options), seed=0
+        VAEConfig(
+            (2,), 1, (), likelihood="normal_shared", weights="mean_field", weights_options=options
+        ),
+        seed=0,
     )
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     with torch.random.fork_rng(), local_parameters():
         torch.manual_seed(0)
-        start, potential, _, _ = initialize_model(vae.eval().model, (x,), init_strategy=init_to_sample())
-        recorded, other = _recorded(potential, start), {name: value + 0.7 for name, value in start.items()}
+        start, potential, _, _ = initialize_model(
+            vae.eval().model, (x,), init_strategy=init_to_sample()
+        )
+        recorded, other = (
+            _recorded(potential, start),
+            {name: value + 0.7 for name, value in start.items()},
+        )
         assert recorded is not potential and torch.allclose(recorded(other), potential(other))
         assert not torch.allclose(recorded(other), potential(start))
     posterior = nuts(vae, x, num_draws=5, num_warmup=5, num_chains=1, max_tree_depth=3)
     name = "decoder.network.0.weight"
-    assert posterior.draws[name].shape == (1, 5, 2, 1) and posterior.latents["z"].shape == (1, 5, 4, 1)
-    assert all((posterior.latents[f"{name}.{part}"] > 0).all() for part in ("layer_scale", "unit_scale"))
+    assert posterior.draws[name].shape == (1, 5, 2, 1) and posterior.latents["z"].shape == (
+        1,
+        5,
+        4,
+        1,
+    )
+    assert all(
+        (posterior.latents[f"{name}.{part}"] > 0).all() for part in ("layer_scale", "unit_scale")
+    )
 
 
 class TestArviz:
     def chains(self, markov: bool, count: int = 2) -> WeightPosterior:
         draws = torch.randn(count, 200, 3, 2, generator=torch.Generator().manual_seed(0))
-        return WeightPosterior(build(VAEConfig((3,), 2, ())), {"decoder.network.0.weight": draws}, markov)
+        return WeightPosterior(
+            build(VAEConfig((3,), 2, ())), {"decoder.network.0.weight": draws}, markov
+        )
 
     def test_sites_become_arviz_variables(self) -> None:
         data, posterior = weights_to_inference_data(self.chains(True)), self.chains(True)
@@ -241,8 +338,12 @@ class TestWeightPosterior:
         draws = weight + 0.1 * torch.randn(1, 5, *weight.shape)
         posterior = WeightPosterior(vae, {"decoder.network.0.weight": draws}, markov=False)
         noise = NOISE**2 * torch.eye(5)
-        exact = torch.stack([dist.MultivariateNormal(torch.zeros(5), w @ w.T + noise).log_prob(x) for w in draws[0]])
-        assert torch.allclose(posterior.log_likelihoods(x, num_samples=400, num_steps=300), exact, atol=0.08)
+        exact = torch.stack(
+            [dist.MultivariateNormal(torch.zeros(5), w @ w.T + noise).log_prob(x) for w in draws[0]]
+        )
+        assert torch.allclose(
+            posterior.log_likelihoods(x, num_samples=400, num_steps=300), exact, atol=0.08
+        )
         predictive = posterior.predictive(x, num_samples=400, num_steps=300)
         assert torch.allclose(predictive, exact.logsumexp(0) - math.log(5), atol=0.08)
         assert torch.equal(posterior.mean_vae().model.decoder.network[0].weight, draws.mean((0, 1)))
@@ -260,7 +361,9 @@ class TestWeightPosterior:
             fitted(posterior.vae)
 
     def test_the_point_vae_decodes_as_the_bayesian_one_does_at_its_mean(self) -> None:
-        config = VAEConfig((6,), 2, (4,), weights="low_rank", weights_options={"where": "all", "biases": True})
+        config = VAEConfig(
+            (6,), 2, (4,), weights="low_rank", weights_options={"where": "all", "biases": True}
+        )
         vae, x, z = build(config, seed=0), torch.rand(3, 6).round(), torch.randn(3, 2)
         point = point_vae(vae)
         assert torch.equal(point.decode(z).base_dist.logits, vae.decode(z).base_dist.logits)
@@ -272,39 +375,65 @@ class TestWeightPosterior:
     def test_a_point_made_bayesian_keeps_its_values_as_means(self) -> None:
         vae = build(VAEConfig((6,), 2, (4,)), seed=0)
         random = bayesian_vae(vae, "matrix_normal", prior="normal", where="all", biases=True)
-        assert random.config.weights == "matrix_normal" and "model.decoder.network.0.weight" not in random.state_dict()
-        assert all(torch.equal(value, vae.state_dict()[n]) for n, value in point_vae(random).state_dict().items())
+        assert (
+            random.config.weights == "matrix_normal"
+            and "model.decoder.network.0.weight" not in random.state_dict()
+        )
+        assert all(
+            torch.equal(value, vae.state_dict()[n])
+            for n, value in point_vae(random).state_dict().items()
+        )
         with pytest.raises(InputError, match="points"):
             bayesian_vae(random)
 
     def test_an_ensemble_holds_whole_models(self) -> None:
-        config = VAEConfig((4, 4), 2, (4,), network="conv", network_options={"channels": (2,)},
-                           likelihood="normal_optimal")  # fmt: skip
+        config = VAEConfig(
+            (4, 4),
+            2,
+            (4,),
+            network="conv",
+            network_options={"channels": (2,)},
+            likelihood="normal_optimal",
+        )
         members, x = [build(config, seed=s) for s in range(3)], torch.rand(5, 4, 4)
         for i, member in enumerate(members):
             fit(member, x, epochs=i + 1, progress=False)
         found = ensemble(members)
         assert found.shape == (1, 3) and len(found) == 3
         for member, model in zip(members, found.models(), strict=True):
-            assert all(torch.equal(value, model.state_dict()[name]) for name, value in member.state_dict().items())
+            assert all(
+                torch.equal(value, model.state_dict()[name])
+                for name, value in member.state_dict().items()
+            )
         each = torch.stack([refined_log_likelihood(m, x, 100, 30)[0] for m in members])
-        assert torch.allclose(found.predictive(x, num_samples=100, num_steps=30), each.logsumexp(0) - math.log(3))
+        assert torch.allclose(
+            found.predictive(x, num_samples=100, num_steps=30), each.logsumexp(0) - math.log(3)
+        )
         with pytest.raises(InputError, match="all alike"):
             ensemble([members[0], build(VAEConfig((6,), 3, (4,)))])
         assert found.mean_vae().model.decoder.network is not members[0].model.decoder.network
 
     def test_a_mixture_holds_the_whole_model_of_each_mode(self) -> None:
-        """log p(x | theta_s) of the mixture are those of its parts, which differ in encoder and biases too."""
-        members, x = [linear_gaussian()[0], build(linear_gaussian()[0].config, seed=5)], linear_gaussian()[1]
+        """log p(x | theta_s) of the mixture are those of its parts, which differ in encoder and
+        biases too.
+        """
+        members, x = (
+            [linear_gaussian()[0], build(linear_gaussian()[0].config, seed=5)],
+            linear_gaussian()[1],
+        )
         name, how = "decoder.network.0.weight", {"num_samples": 200, "num_steps": 100}
         parts = [
-            WeightPosterior(vae, {name: vae.model.decoder.network[0].weight.detach().expand(1, n, -1, -1)}, True)
+            WeightPosterior(
+                vae, {name: vae.model.decoder.network[0].weight.detach().expand(1, n, -1, -1)}, True
+            )
             for vae, n in zip(members, (2, 4))
         ]
         found = mixture(parts)
         assert found.shape == (2, 2) and not found.markov
         for vae, values in zip(members, found.log_likelihoods(x, **how).unflatten(0, (2, 2))):
-            exact = WeightPosterior(vae, {name: vae.model.decoder.network[0].weight.detach()[None, None]}, False)
+            exact = WeightPosterior(
+                vae, {name: vae.model.decoder.network[0].weight.detach()[None, None]}, False
+            )
             assert torch.allclose(values, exact.log_likelihoods(x, **how), atol=0.1)
         with pytest.raises(InputError, match="mixture"):
             mixture([*parts, fitted(build(VAEConfig((6,), 3, (4,), weights="mean_field")), 3)])

@@ -1,4 +1,5 @@
-"""The study engine: cells named by what they depend on, run anywhere, never lost or doubled; means with their errors.
+"""The study engine: cells named by what they depend on, run anywhere, never lost or doubled; means
+with their errors.
 
 Knows studies made of plain arithmetic; must not train anything.
 """
@@ -22,7 +23,15 @@ import numpy as np
 import pytest
 
 from ppl_vae.checks import InputError
-from ppl_vae.study import cache, cells, mean_and_standard_error, mean_at, paired_difference, plus_minus, table
+from ppl_vae.study import (
+    cache,
+    cells,
+    mean_and_standard_error,
+    mean_at,
+    paired_difference,
+    plus_minus,
+    table,
+)
 from ppl_vae.study.cells import source_behind
 
 HEAD = '''
@@ -63,7 +72,8 @@ if __name__ == "__main__":
 PLAIN = """
 def run(seed, size, kind):
     log(size, kind, seed)
-    return {"value": scaled(size) + seed, "noise": torch.rand(()) + np.random.rand() + random.random(),
+    noise = torch.rand(()) + np.random.rand() + random.random()
+    return {"value": scaled(size) + seed, "noise": noise,
             "threads": torch.get_num_threads(), "outside": os.getpid() != MAIN, "curve": np.ones(2)}
 """
 DEADLY = """
@@ -80,7 +90,9 @@ def run(seed, size, kind):
 class Study:
     """A study's script in a folder of its own, run as a user runs it."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
         self.path = folder / "studies" / "toy.py"
         self.results = folder / "studies" / "results" / "toy"
@@ -93,7 +105,9 @@ class Study:
         self.path.write_text(head.lstrip() + run + tail)
 
     def __call__(self, *options: str) -> tuple[int, str, str]:
-        """Exit status, standard output and standard error of the script in this process (its workers are reused)."""
+        """Exit status, standard output and standard error of the script in this process (its
+        workers are reused).
+        """
         self.monkeypatch.setattr(sys, "argv", [str(self.path), *options])
         self.capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
@@ -112,7 +126,9 @@ class Study:
 
 
 @pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Study:
+def study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Study:
     return Study(tmp_path, monkeypatch, capsys)
 
 
@@ -127,12 +143,16 @@ class TestMeans:
             mean_and_standard_error([])
 
     def test_the_error_covers_the_truth_as_often_as_it_should(self) -> None:
-        """Mean of 20 normals within 2.093 errors (Student's t, 19 degrees of freedom) in 95 % of 2000 cases.
+        """Mean of 20 normals within 2.093 errors (Student's t, 19 degrees of freedom) in 95 % of
+        2000 cases.
 
-        Fails for 1 seed in 10000 if the coverage is right (4 standard deviations of a binomial, 0.0195).
+        Fails for 1 seed in 10000 if the coverage is right (4 standard deviations of a binomial,
+        0.0195).
         """
         draws = np.random.default_rng(0).normal(3.0, 2.0, (2000, 20))
-        inside = [abs(mean - 3) < 2.093 * error for mean, error in map(mean_and_standard_error, draws)]
+        inside = [
+            abs(mean - 3) < 2.093 * error for mean, error in map(mean_and_standard_error, draws)
+        ]
         assert np.mean(inside) == pytest.approx(0.95, abs=0.0195)
 
     @pytest.mark.parametrize(
@@ -150,7 +170,12 @@ class TestMeans:
 
 
 class TestMeanAt:
-    rows = tuple({"seed": s, "a": a, "b": b, "v": 10 * s + a + 4 * b} for s in (0, 1) for a in (0, 1) for b in (0, 1))
+    rows = tuple(
+        {"seed": s, "a": a, "b": b, "v": 10 * s + a + 4 * b}
+        for s in (0, 1)
+        for a in (0, 1)
+        for b in (0, 1)
+    )
 
     def test_values_of_one_seed_are_averaged_before_the_error_is_taken(self) -> None:
         # at a = 1 the seeds' means are 3 and 13: their standard error is 5, not that of four values
@@ -164,7 +189,12 @@ class TestMeanAt:
 
 class TestPairedDifference:
     ROWS = tuple(
-        {"kind": kind, "size": size, "seed": seed, "value": 1000 * seed + size + (kind == "b") * step}
+        {
+            "kind": kind,
+            "size": size,
+            "seed": seed,
+            "value": 1000 * seed + size + (kind == "b") * step,
+        }
         for seed, step in enumerate([1.0, 2.0, 3.0])
         for kind in "ab"
         for size in (1, 2)
@@ -172,7 +202,10 @@ class TestPairedDifference:
 
     def test_what_a_pair_shares_cancels(self) -> None:
         rows = [row for row in self.ROWS if row["size"] == 1]
-        assert paired_difference(rows, "kind", "b", "a", "value") == (2.0, pytest.approx(math.sqrt(1 / 3)))
+        assert paired_difference(rows, "kind", "b", "a", "value") == (
+            2.0,
+            pytest.approx(math.sqrt(1 / 3)),
+        )
         assert paired_difference(rows, "kind", "a", "b", "value")[0] == -2.0
 
     def test_two_pairs_of_one_seed_are_not_two_seeds(self) -> None:
@@ -193,7 +226,9 @@ class TestPairedDifference:
 
 class TestTable:
     def test_a_line_holds_mean_error_and_number_of_seeds(self) -> None:
-        rows = [{"size": size, "seed": seed, "value": size + seed} for size in (2, 1) for seed in (0, 1)]
+        rows = [
+            {"size": size, "seed": seed, "value": size + seed} for size in (2, 1) for seed in (0, 1)
+        ]
         rows.append({"size": 3, "seed": 0, "value": None})
         assert table(rows, ["size"], "value").splitlines() == [
             "| size | value | seeds |",
@@ -213,16 +248,25 @@ class TestTable:
 
 class TestCells:
     @staticmethod
-    def script(grid: object, source: str = "", run: Callable = lambda seed, a, b=0: {}) -> cells.Script:
+    def script(
+        grid: object, source: str = "", run: Callable = lambda seed, a, b=0: {}
+    ) -> cells.Script:
         return cells.Script(Path("toy.py"), "?", grid, run, run, None, None, cells.SEEDS, source)
 
-    def settings(self, grid: object, scale: str = "laptop", seeds: int = 1, **kwargs) -> list[tuple]:
+    def settings(
+        self, grid: object, scale: str = "laptop", seeds: int = 1, **kwargs
+    ) -> list[tuple]:
         found = cells.cells_of(self.script(grid), scale, seeds, **kwargs)
         return [(*cell.settings.values(), cell.seed) for cell in found]
 
     def test_cells_stand_in_the_grid_s_order_seeds_innermost(self) -> None:
         assert self.settings({"a": [2, 1]}, seeds=2) == [(2, 0), (2, 1), (1, 0), (1, 1)]
-        assert self.settings({"a": [2, 1], "b": ["x", None]}) == [(2, "x", 0), (2, None, 0), (1, "x", 0), (1, None, 0)]
+        assert self.settings({"a": [2, 1], "b": ["x", None]}) == [
+            (2, "x", 0),
+            (2, None, 0),
+            (1, "x", 0),
+            (1, None, 0),
+        ]
 
     def test_a_union_of_products_counts_a_shared_cell_once(self) -> None:
         assert self.settings([{"a": [1, 2]}, {"a": [2, 3]}]) == [(1, 0), (2, 0), (3, 0)]
@@ -235,7 +279,10 @@ class TestCells:
 
     def test_only_keeps_the_cells_that_match_every_filter(self) -> None:
         grid = {"a": [1, 2, 3], "b": ["x", "y"]}
-        assert self.settings(grid, seeds=2, only=["a=3,1", "b=y", "seed=1"]) == [(1, "y", 1), (3, "y", 1)]
+        assert self.settings(grid, seeds=2, only=["a=3,1", "b=y", "seed=1"]) == [
+            (1, "y", 1),
+            (3, "y", 1),
+        ]
         assert self.settings({"a": ["p, q", "q"]}, only=["a=p, q"]) == [("p, q", 0)]
 
     @pytest.mark.parametrize(
@@ -253,11 +300,21 @@ class TestCells:
         with pytest.raises(InputError, match=message):
             self.settings(grid)
 
-    def test_a_key_depends_on_everything_that_rows_depend_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_key_depends_on_everything_that_rows_depend_on(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def key(a: object = 1, seed: int = 0, scale: str = "laptop", source: str = "") -> str:
             return cells.cells_of(self.script({"a": [a]}, source), scale, seed + 1)[seed].key
 
-        keys = [key(), key(a=2), key(a="1"), key(a=1.0), key(seed=1), key(scale="paper"), key(source="run")]
+        keys = [
+            key(),
+            key(a=2),
+            key(a="1"),
+            key(a=1.0),
+            key(seed=1),
+            key(scale="paper"),
+            key(source="run"),
+        ]
         monkeypatch.setattr(cells, "__version__", "99")
         keys.append(key())
         assert len(set(keys)) == len(keys)
@@ -276,9 +333,19 @@ class TestCells:
             """
         text = textwrap.dedent(script)
         behind = source_behind("run", text)
-        for change in (("Question", "Prediction"), ("[1]", "[1, 2]"), ("...", "pass"), ("def run", "# why\ndef run")):
+        for change in (
+            ("Question", "Prediction"),
+            ("[1]", "[1, 2]"),
+            ("...", "pass"),
+            ("def run", "# why\ndef run"),
+        ):
             assert source_behind("run", text.replace(*change)) == behind
-        for change in (("= 3", "= 4"), ("m.pi", "m.e"), ("math as m", "cmath as m"), ("return deep", "return -deep")):
+        for change in (
+            ("= 3", "= 4"),
+            ("m.pi", "m.e"),
+            ("math as m", "cmath as m"),
+            ("return deep", "return -deep"),
+        ):
             assert source_behind("run", text.replace(*change)) != behind
 
 
@@ -290,7 +357,9 @@ class TestCache:
         kept.save(self.CELL, rows, 1.5)
         assert kept.load(self.CELL) == {"rows": rows, "cpu_seconds": 1.5}
 
-    @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"rows": 3, "cpu_seconds": 1}', b"\x80\x04."])
+    @pytest.mark.parametrize(
+        "content", [b"", b"{", b"[]", b"{}", b'{"rows": 3, "cpu_seconds": 1}', b"\x80\x04."]
+    )
     def test_what_cannot_be_read_is_not_there(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / f"{self.CELL.key}.json").write_bytes(content)
         assert cache.Cache(tmp_path).load(self.CELL) is None
@@ -305,11 +374,15 @@ class TestCache:
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
             cache.write(tmp_path / "rows", b"new")
-        assert [path.name for path in tmp_path.iterdir()] == ["rows"] and (tmp_path / "rows").read_bytes() == b"old"
+        assert [path.name for path in tmp_path.iterdir()] == ["rows"] and (
+            tmp_path / "rows"
+        ).read_bytes() == b"old"
 
 
 class TestCommand:
-    def test_results_hold_every_cell_in_order_and_say_how_they_were_made(self, study: Study) -> None:
+    def test_results_hold_every_cell_in_order_and_say_how_they_were_made(
+        self, study: Study
+    ) -> None:
         status, _, error = study("--seeds", "2", "--jobs", "2")
         assert status == 0 and "100%" in error
         columns, *rows = [line.split(",") for line in study.csv()]
@@ -320,14 +393,17 @@ class TestCommand:
             for kind in "ab"
             for seed in (0, 1)
         ]
-        assert {tuple(row[5:]) for row in rows} == {("1", "True")}, "each cell on one thread of another process"
+        assert {tuple(row[5:]) for row in rows} == {("1", "True")}, (
+            "each cell on one thread of another process"
+        )
         assert (study.results / "figure.png").read_bytes()[:4] == b"\x89PNG"
         answer = (study.results / "answer.md").read_text()
         for part in (
             "# toy: Does it run?\n\nPrediction: yes.",
             "Yes, 12 times.",
             "| 3 | a | 30.50 ± 0.50 |",
-            "`python studies/toy.py --scale laptop --seeds 2`. Scale: laptop. Seeds: 2. Cells: 12. CPU seconds: ",
+            "`python studies/toy.py --scale laptop --seeds 2`. Scale: laptop. Seeds: 2. Cells: "
+            "12. CPU seconds: ",
         ):
             assert part in answer
 
@@ -340,7 +416,14 @@ class TestCommand:
     def test_without_workers_the_rows_are_the_same(self, study: Study) -> None:
         study("--jobs", "1", "--cache", str(study.folder / "workers"))
         outside = study.csv()
-        command = [sys.executable, str(study.path), "--backend", "sequential", "--cache", str(study.folder / "here")]
+        command = [
+            sys.executable,
+            str(study.path),
+            "--backend",
+            "sequential",
+            "--cache",
+            str(study.folder / "here"),
+        ]
         study.monkeypatch.setenv("STUDY_PID", "0")  # every process is another than the test's
         subprocess.run(command, check=True, capture_output=True)
         assert study.csv() == outside and len(study.ran()) == 18
@@ -372,7 +455,9 @@ class TestCommand:
         assert "**4 of 6 cells are missing.**" in (study.results / "answer.md").read_text()
 
     @pytest.mark.parametrize("options", [["--scale", "smoke"], ["--only", "size=1"]])
-    def test_a_part_of_the_study_leaves_its_results_alone(self, study: Study, options: list[str]) -> None:
+    def test_a_part_of_the_study_leaves_its_results_alone(
+        self, study: Study, options: list[str]
+    ) -> None:
         assert study(*options)[0] == 0
         assert not study.results.exists()
         assert len(list(study.path.parent.glob(".cache/toy/results-*/answer.md"))) == 1
@@ -397,13 +482,17 @@ class TestCommand:
             pytest.param(
                 ["--scheduler", "nowhere", "--backend", "dask"],
                 "the address of a running dask scheduler",
-                marks=pytest.mark.skipif(not find_spec("distributed"), reason="the extra dask is not installed"),
+                marks=pytest.mark.skipif(
+                    not find_spec("distributed"), reason="the extra dask is not installed"
+                ),
             ),
             (["--cache", "/dev/null/x"], "a folder that can be written"),
             (["--seed", "3"], "unrecognized arguments"),
         ],
     )
-    def test_a_bad_value_is_one_line_and_status_2(self, study: Study, options: list[str], message: str) -> None:
+    def test_a_bad_value_is_one_line_and_status_2(
+        self, study: Study, options: list[str], message: str
+    ) -> None:
         status, _, error = study(*options)
         assert status == 2 and message in error and error.count("\n") == 1
 
@@ -415,7 +504,9 @@ class TestCommand:
             (("import os", 'SEEDS = {"labtop": 3}\nimport os'), "did you mean 'laptop'"),
         ],
     )
-    def test_a_script_that_lacks_a_part_is_refused(self, study: Study, change: tuple[str, str], message: str) -> None:
+    def test_a_script_that_lacks_a_part_is_refused(
+        self, study: Study, change: tuple[str, str], message: str
+    ) -> None:
         study.script(PLAIN, head=HEAD.replace(*change))
         status, _, error = study()
         assert status == 2 and message in error and error.count("\n") == 1
@@ -430,35 +521,64 @@ class TestCommand:
 
 
 class TestFaults:
-    def test_a_failed_cell_is_reported_and_runs_again_while_the_rest_stays(self, study: Study) -> None:
-        fails = '    if (size, seed) == (1, 1) and not (HERE / "mended").exists(): raise ArithmeticError("no\\nhope")\n'
+    def test_a_failed_cell_is_reported_and_runs_again_while_the_rest_stays(
+        self, study: Study
+    ) -> None:
+        fails = """    if (size, seed) == (1, 1) and not (HERE / "mended").exists():
+        raise ArithmeticError("no\\nhope")
+"""
         study.script(PLAIN.replace("    return", fails + "    return"))
         status, _, error = study("--seeds", "2")
-        assert status == 1 and "2 of 12 cells failed" in error and "size=1 kind=b seed=1: hope" in error
-        assert len(study.csv()) == 11 and "**2 of 12 cells" in (study.results / "answer.md").read_text()
+        assert (
+            status == 1
+            and "2 of 12 cells failed" in error
+            and "size=1 kind=b seed=1: hope" in error
+        )
+        assert (
+            len(study.csv()) == 11
+            and "**2 of 12 cells" in (study.results / "answer.md").read_text()
+        )
         (failure, _) = study.path.parent.glob(".cache/toy/*.failure.txt")
         assert "ArithmeticError" in failure.read_text() and "Traceback" in failure.read_text()
         study.ran()
         (study.folder / "mended").touch()
         assert study("--seeds", "2")[0] == 0 and set(study.ran()) == {"(1, 'a', 1)", "(1, 'b', 1)"}
-        assert len(study.csv()) == 13 and not list(study.path.parent.glob(".cache/toy/*.failure.txt"))
+        assert len(study.csv()) == 13 and not list(
+            study.path.parent.glob(".cache/toy/*.failure.txt")
+        )
 
     @pytest.mark.parametrize(
         ("result", "message"),
-        [("3", "a dict or a list of dicts"), ('{"kind": 1}', "names that no axis has"), ('{"v": log}', "function")],
+        [
+            ("3", "a dict or a list of dicts"),
+            ('{"kind": 1}', "names that no axis has"),
+            ('{"v": log}', "function"),
+        ],
     )
-    def test_a_result_that_is_no_row_fails_in_words(self, study: Study, result: str, message: str) -> None:
+    def test_a_result_that_is_no_row_fails_in_words(
+        self, study: Study, result: str, message: str
+    ) -> None:
         study.script(f"def run(seed, size, kind):\n    return {result}\n")
         status, _, error = study("--only", "size=1", "--seeds", "1")
         assert status == 1 and "InputError" in error and message in error
 
     def test_a_run_that_cannot_be_sent_to_a_worker_fails_in_words(self, study: Study) -> None:
-        study.script("LOCK = (one for one in 'x')\ndef run(seed, size, kind):\n    return {'value': str(LOCK)}\n")
+        study.script(
+            "LOCK = (one for one in 'x')\n"
+            "def run(seed, size, kind):\n    return {'value': str(LOCK)}\n"
+        )
         status, _, error = study("--seeds", "1")
         assert status == 1 and "6 of 6 cells failed" in error and "pickle" in error
 
-    def test_drawing_fails_in_words_for_want_of_cells_and_aloud_with_all_of_them(self, study: Study) -> None:
-        study.script(PLAIN, TAIL.replace("    return figure", "    return {row['size']: figure for row in rows}[2]"))
+    def test_drawing_fails_in_words_for_want_of_cells_and_aloud_with_all_of_them(
+        self, study: Study
+    ) -> None:
+        study.script(
+            PLAIN,
+            TAIL.replace(
+                "    return figure", "    return {row['size']: figure for row in rows}[2]"
+            ),
+        )
         assert "no figure or answer (KeyError: 2)" in study("--only", "size=1")[2]
         study.script(PLAIN, TAIL.replace("    return figure", "    raise KeyError(2)"))
         study.monkeypatch.setattr(sys, "argv", [str(study.path), "--seeds", "1"])
@@ -466,19 +586,27 @@ class TestFaults:
             runpy.run_path(str(study.path), run_name="__main__")
 
     @pytest.mark.parametrize(("deaths", "status"), [(1, 0), (99, 1)])
-    def test_a_dead_worker_takes_only_its_own_cell_along(self, study: Study, deaths: int, status: int) -> None:
+    def test_a_dead_worker_takes_only_its_own_cell_along(
+        self, study: Study, deaths: int, status: int
+    ) -> None:
         study.script(DEADLY.format(deaths=deaths))
         found, _, error = study("--jobs", "2", "--seeds", "2")
         assert found == status and len(study.csv()) == 1 + 12 - (deaths > 1)
-        assert ("size=1 kind=b seed=0: TerminatedWorkerError: A worker process" in error) == (deaths > 1)
-        assert study.ran()["(1, 'b', 0)"] == 2, "the cell that died is tried twice, the second time alone"
+        assert ("size=1 kind=b seed=0: TerminatedWorkerError: A worker process" in error) == (
+            deaths > 1
+        )
+        assert study.ran()["(1, 'b', 0)"] == 2, (
+            "the cell that died is tried twice, the second time alone"
+        )
 
     def test_a_killed_study_goes_on_where_it_was(self, study: Study) -> None:
         study.script(PLAIN.replace("    return", "    time.sleep(0.3)\n    return"))
         command = [sys.executable, str(study.path), "--seeds", "2", "--jobs", "2"]
         kept = study.path.parent / ".cache" / "toy"
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, env=environment)
+        process = subprocess.Popen(
+            command, start_new_session=True, stderr=subprocess.DEVNULL, env=environment
+        )
         while len(list(kept.glob("*.json"))) < 3:
             assert process.poll() is None
             time.sleep(0.02)
@@ -492,7 +620,9 @@ class TestFaults:
         for cell in finished:
             name = str((cell["settings"]["size"], cell["settings"]["kind"], cell["seed"]))
             assert before[name] == 1 and after[name] == 0
-        assert after.total() == 12 - len(finished) and len(study.csv()) == len(set(study.csv())) == 13
+        assert (
+            after.total() == 12 - len(finished) and len(study.csv()) == len(set(study.csv())) == 13
+        )
 
 
 @pytest.fixture(scope="module")
@@ -500,9 +630,13 @@ def scheduler() -> Iterator[str]:
     """The address of a dask cluster of two worker processes on loopback."""
     distributed = pytest.importorskip("distributed", reason="the extra 'dask' is not installed")
     workers = {"n_workers": 2, "threads_per_worker": 1, "processes": True}
-    # dask gives a task up at its second dead worker instead of its fourth: the tests wait for fewer new workers.
-    # And no worker is struck off the cluster because a busy machine takes long to start it again.
-    settings = {"distributed.scheduler.allowed-failures": 1, "distributed.deploy.lost-worker-timeout": "1 hour"}
+    # dask gives a task up at its second dead worker instead of its fourth: the tests wait for fewer
+    # new workers. And no worker is struck off the cluster because a busy machine takes long to
+    # start it again.
+    settings = {
+        "distributed.scheduler.allowed-failures": 1,
+        "distributed.deploy.lost-worker-timeout": "1 hour",
+    }
     with (
         importlib.import_module("dask.config").set(settings),
         distributed.LocalCluster(**workers, host="127.0.0.1", dashboard_address=None) as cluster,
@@ -513,9 +647,16 @@ def scheduler() -> Iterator[str]:
 class TestCluster:
     def test_a_killed_worker_loses_and_doubles_no_row(self, study: Study, scheduler: str) -> None:
         study.script(DEADLY.format(deaths=1))
-        assert study("--backend", "dask", "--scheduler", scheduler, "--cache", str(study.folder / "dask"))[0] == 0
+        assert (
+            study(
+                "--backend", "dask", "--scheduler", scheduler, "--cache", str(study.folder / "dask")
+            )[0]
+            == 0
+        )
         ran, on_cluster = study.ran(), study.csv()
-        assert ran["(1, 'b', 0)"] == 2 and len(ran) == 18, "the worker was killed under this cell, which ran again"
+        assert ran["(1, 'b', 0)"] == 2 and len(ran) == 18, (
+            "the worker was killed under this cell, which ran again"
+        )
         (study.folder / "log").write_text("(1, 'b', 0)\n")
         assert study("--cache", str(study.folder / "loky"))[0] == 0
         assert study.csv() == on_cluster and len(set(on_cluster)) == 19
@@ -525,4 +666,6 @@ class TestCluster:
     ) -> None:
         study.script(DEADLY.format(deaths=99))
         status, _, error = study("--backend", "dask", "--scheduler", scheduler, "--seeds", "1")
-        assert status == 1 and "size=1 kind=b seed=0: KilledWorker" in error and len(study.csv()) == 6
+        assert (
+            status == 1 and "size=1 kind=b seed=0: KilledWorker" in error and len(study.csv()) == 6
+        )

@@ -1,6 +1,8 @@
-"""`fit` from outside: what it optimises, what it writes down, when it stops, and what it leaves alone.
+"""`fit` from outside: what it optimises, what it writes down, when it stops, and what it leaves
+alone.
 
-Knows `fit` and torch's own optimisers; must not know steps or graphs. Resuming has a file of its own.
+Knows `fit` and torch's own optimisers; must not know steps or graphs. Resuming has a file of its
+own.
 """
 
 import csv
@@ -23,23 +25,36 @@ def quietly(vae, data, **arguments):
 
 
 def same(first, second):
-    return all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+    return all(
+        torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items()
+    )
 
 
 def low_rank(num_data=1000):
     """Ten numbers a datum that three latents and noise of 0.5 explain."""
     generator = torch.Generator().manual_seed(0)
-    basis = torch.linalg.qr(torch.randn(10, 3, generator=generator)).Q * torch.tensor([2.0, 1.5, 1.0])
-    z, noise = torch.randn(num_data, 3, generator=generator), torch.randn(num_data, 10, generator=generator)
+    basis = torch.linalg.qr(torch.randn(10, 3, generator=generator)).Q * torch.tensor(
+        [2.0, 1.5, 1.0]
+    )
+    z, noise = (
+        torch.randn(num_data, 3, generator=generator),
+        torch.randn(num_data, 10, generator=generator),
+    )
     return z @ basis.T + 0.5 * noise + 1
 
 
 @torch.no_grad()
 def exact_bound(vae, x):
-    """E_q log p(x|z) in closed form for a linear decoder and a Gaussian q, less the closed form of KL(q || p)."""
+    """E_q log p(x|z) in closed form for a linear decoder and a Gaussian q, less the closed form of
+    KL(q || p).
+    """
     decoder, q = vae.model.decoder, vae.guide.posterior.distributions(x)["z"]
     weight, bias = (p.double() for p in decoder.network[0].parameters())
-    scale, mean, variance = decoder.likelihood.log_scale.double().exp(), q.mean.double(), q.variance.double()
+    scale, mean, variance = (
+        decoder.likelihood.log_scale.double().exp(),
+        q.mean.double(),
+        q.variance.double(),
+    )
     at_mean = dist.Normal(mean @ weight.T + bias, scale).log_prob(x.double()).sum(-1)
     spread = (variance @ weight.square().T).sum(-1) / (2 * scale**2)
     kl = 0.5 * (variance + mean.square() - 1 - variance.log()).sum(-1)
@@ -48,10 +63,14 @@ def exact_bound(vae, x):
 
 @pytest.mark.parametrize("estimator", "AB")
 def test_a_trained_linear_vae_reaches_the_optimum_of_probabilistic_pca(estimator):
-    """Within 5e-3 nats per datum, and never above it: both sides are exact, only the training is stochastic."""
+    """Within 5e-3 nats per datum, and never above it: both sides are exact, only the training is
+    stochastic.
+    """
     x = low_rank()
     vae = tiny(event_shape=(10,), latent_size=3, hidden_sizes=(), likelihood="normal_shared")
-    quietly(vae, x, estimator=estimator, epochs=250, learning_rate="linear:0.1:0:250", compile="record")
+    quietly(
+        vae, x, estimator=estimator, epochs=250, learning_rate="linear:0.1:0:250", compile="record"
+    )
     gap = probabilistic_pca_optimum(x, 3) - exact_bound(vae, x)
     assert -1e-6 < gap < 5e-3
 
@@ -59,11 +78,23 @@ def test_a_trained_linear_vae_reaches_the_optimum_of_probabilistic_pca(estimator
 class TestWhatIsOptimised:
     @pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
     @pytest.mark.parametrize("penalty", [0.0, 3.0])
-    def test_steps_are_those_of_torchs_optimiser_on_the_explicit_penalised_loss(self, optimizer, penalty):
-        """lambda |theta|^2 / (2 N) written out, full batches, the same noise: maximum a posteriori."""
+    def test_steps_are_those_of_torchs_optimiser_on_the_explicit_penalised_loss(
+        self, optimizer, penalty
+    ):
+        """lambda |theta|^2 / (2 N) written out, full batches, the same noise: maximum a
+        posteriori.
+        """
         x, steps, rate = pixels(12), 5, 0.02
         ours, theirs = tiny(num_data=12), tiny(num_data=12).train()
-        quietly(ours, x, epochs=steps, batch_size=12, learning_rate=rate, optimizer=optimizer, weight_penalty=penalty)
+        quietly(
+            ours,
+            x,
+            epochs=steps,
+            batch_size=12,
+            learning_rate=rate,
+            optimizer=optimizer,
+            weight_penalty=penalty,
+        )
         kind = {"adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad}[optimizer]
         reference = kind(theirs.parameters(), lr=rate)
         torch.manual_seed(0)
@@ -97,20 +128,33 @@ class TestWhatIsOptimised:
         seen = []
         vae, x = tiny(), pixels(17)
         x[:, 0] = torch.arange(17) / 17
-        vae.guide.posterior.encoder.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0][:, 0]))
+        vae.guide.posterior.encoder.register_forward_hook(
+            lambda _, inputs, __: seen.append(inputs[0][:, 0])
+        )
         quietly(vae, x, epochs=2, batch_size=5)
         sizes = [len(rows) for rows in seen[1:]]
         assert sizes == [5, 5, 5, 2] * 2
         first, second = torch.cat(seen[1:5]), torch.cat(seen[5:])
-        assert torch.equal(first.sort().values, x[:, 0]) and torch.equal(second.sort().values, x[:, 0])
+        assert torch.equal(first.sort().values, x[:, 0]) and torch.equal(
+            second.sort().values, x[:, 0]
+        )
         assert not torch.equal(first, second)
 
     def test_dynamic_binarisation_differs_each_epoch_and_is_reproducible(self):
         def run(seed):
             seen = []
             vae = tiny()
-            vae.guide.posterior.encoder.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].clone()))
-            quietly(vae, torch.full((8, 6), 0.5), epochs=3, binarization="dynamic", batch_size=8, seed=seed)
+            vae.guide.posterior.encoder.register_forward_hook(
+                lambda _, inputs, __: seen.append(inputs[0].clone())
+            )
+            quietly(
+                vae,
+                torch.full((8, 6), 0.5),
+                epochs=3,
+                binarization="dynamic",
+                batch_size=8,
+                seed=seed,
+            )
             return seen[1:]
 
         first, again, other = run(0), run(0), run(1)
@@ -130,13 +174,17 @@ class TestWhatIsOptimised:
         first, second = tiny(), tiny()
         quietly(first, pixels(30), validation=pixels(10), epochs=2)
         quietly(second, pixels(30).double(), validation=pixels(10).double(), epochs=2)
-        assert same(first, second) and torch.equal(first.encode(pixels(3)), second.encode(pixels(3).double()))
+        assert same(first, second) and torch.equal(
+            first.encode(pixels(3)), second.encode(pixels(3).double())
+        )
 
     def test_schedules_reach_the_loss(self):
         """KL warm-up: while the weight is near 0 the KL grows; a heavy weight crushes it."""
         x, kl = pixels(40), {}
         for weight in (0.0, "linear:0:20:20"):
-            history = quietly(tiny(), x, epochs=60, kl_weight=weight, learning_rate=0.02, compile="record")
+            history = quietly(
+                tiny(), x, epochs=60, kl_weight=weight, learning_rate=0.02, compile="record"
+            )
             kl[weight] = history.rows[-1]["kl.z"]
         assert kl[0.0] > 1.0 and kl["linear:0:20:20"] < 0.05
 
@@ -152,11 +200,23 @@ class TestWhatIsOptimised:
 
 
 class TestHistory:
-    def test_it_has_one_row_an_epoch_with_every_column_and_a_file_that_says_the_same(self, tmp_path):
+    def test_it_has_one_row_an_epoch_with_every_column_and_a_file_that_says_the_same(
+        self, tmp_path
+    ):
         x, folder = pixels(30), tmp_path / "run"
-        history = quietly(tiny(PRIORS["scale_then_z"]), x, validation=x, epochs=3, batch_size=8, checkpoint=folder)
+        history = quietly(
+            tiny(PRIORS["scale_then_z"]), x, validation=x, epochs=3, batch_size=8, checkpoint=folder
+        )
         terms = ["lower_bound", "reconstruction", "kl.scale", "kl.z"]
-        names = {"epoch", "samples", "kl_weight", "weight_kl_weight", "learning_rate", "seconds", *terms}
+        names = {
+            "epoch",
+            "samples",
+            "kl_weight",
+            "weight_kl_weight",
+            "learning_rate",
+            "seconds",
+            *terms,
+        }
         assert names | {f"validation_{name}" for name in terms} <= set(history.rows[0])
         assert [row["epoch"] for row in history.rows] == [1, 2, 3]
         assert [row["samples"] for row in history.rows] == [30, 60, 90]
@@ -166,10 +226,14 @@ class TestHistory:
         assert history.kl_kinds == {"scale": "analytic", "z": "analytic"}
         with open(folder / "history.csv") as file:
             rows = list(csv.DictReader(file))
-        assert [float(row["lower_bound"]) for row in rows] == [row["lower_bound"] for row in history.rows]
+        assert [float(row["lower_bound"]) for row in rows] == [
+            row["lower_bound"] for row in history.rows
+        ]
 
     def test_means_weigh_a_short_minibatch_by_its_rows(self):
-        """With a rate of 0 the epoch's reconstruction under a point posterior is the mean over all data."""
+        """With a rate of 0 the epoch's reconstruction under a point posterior is the mean over all
+        data.
+        """
         x = pixels(7)
         from ppl_vae.vae import VAEConfig, build
 
@@ -183,7 +247,10 @@ class TestHistory:
         x = pixels(30)
         still = quietly(tiny(), x, validation=x, epochs=3, learning_rate=0.0)
         assert len({row["validation_lower_bound"] for row in still.rows}) == 1
-        with_it, without = tiny(event_shape=(8, 8), network="conv"), tiny(event_shape=(8, 8), network="conv")
+        with_it, without = (
+            tiny(event_shape=(8, 8), network="conv"),
+            tiny(event_shape=(8, 8), network="conv"),
+        )
         images = pixels(30, (8, 8))
         quietly(with_it, images, validation=images, epochs=3)
         quietly(without, images, epochs=3)
@@ -193,7 +260,9 @@ class TestHistory:
 class TestStopping:
     @pytest.mark.parametrize("tier", ["off", "record"])
     def test_a_loss_that_is_not_finite_names_step_terms_and_checkpoint(self, tmp_path, tier):
-        """Data of 1e15 in units of 1e-6 overflow the squared error; parameters stay as they were before that batch."""
+        """Data of 1e15 in units of 1e-6 overflow the squared error; parameters stay as they were
+        before that batch.
+        """
         x = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
         x[35] = 1e15
         order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
@@ -202,7 +271,11 @@ class TestStopping:
         with pytest.raises(FloatingPointError) as error:
             quietly(vae, x, epochs=2, batch_size=5, checkpoint=tmp_path / "run", compile=tier)
         message = str(error.value)
-        assert f"epoch 1, batch {batch}:" in message and "reconstruction -inf" in message and "kl.z" in message
+        assert (
+            f"epoch 1, batch {batch}:" in message
+            and "reconstruction -inf" in message
+            and "kl.z" in message
+        )
         assert "last good checkpoint: none" in message and "\n" not in message
         assert all(torch.isfinite(p).all() for p in vae.parameters())
 
@@ -215,13 +288,19 @@ class TestStopping:
             def forward(self):
                 self.calls += 1
                 scale = math.nan if self.calls > 8 else 1.0
-                return pyro.sample("z", dist.Normal(torch.zeros(2), scale, validate_args=False).to_event(1))
+                return pyro.sample(
+                    "z", dist.Normal(torch.zeros(2), scale, validate_args=False).to_event(1)
+                )
 
-        with pytest.raises(FloatingPointError, match=r"epoch [2-9], .*checkpoint: .*checkpoint\.safetensors"):
+        with pytest.raises(
+            FloatingPointError, match=r"epoch [2-9], .*checkpoint: .*checkpoint\.safetensors"
+        ):
             quietly(tiny(Failing()), pixels(10), epochs=9, checkpoint=tmp_path / "run")
 
     def test_early_stopping_puts_the_best_epoch_back(self):
-        """A rate that ruins the fit from epoch 4 on: the VAE ends with the parameters of its best epoch."""
+        """A rate that ruins the fit from epoch 4 on: the VAE ends with the parameters of its best
+        epoch.
+        """
         x, valid = pixels(40), pixels(40, seed=1)
 
         def rate(epoch):
@@ -257,7 +336,9 @@ class TestWhatIsLeftAlone:
         vae.model.decoder.requires_grad_(False)
         before = {n: p.clone() for n, p in vae.named_parameters()}
         quietly(vae, pixels(30), epochs=2, compile="record")
-        moved = {n.split(".")[0] for n, p in vae.named_parameters() if not torch.equal(p, before[n])}
+        moved = {
+            n.split(".")[0] for n, p in vae.named_parameters() if not torch.equal(p, before[n])
+        }
         assert moved == {"guide"}
 
 
@@ -267,8 +348,12 @@ def test_grey_held_out_pixels_are_binarised_once_and_the_same_in_every_run():
     binary = torch.bernoulli(grey, generator=torch.Generator().manual_seed(0))
     for seed in (0, 1):
         options = {"binarization": "dynamic", "epochs": 3, "seed": seed}
-        first, second = (quietly(tiny(), pixels(20), validation=x, **options) for x in (grey, binary))
-        bounds = [[row["validation_lower_bound"] for row in history.rows] for history in (first, second)]
+        first, second = (
+            quietly(tiny(), pixels(20), validation=x, **options) for x in (grey, binary)
+        )
+        bounds = [
+            [row["validation_lower_bound"] for row in history.rows] for history in (first, second)
+        ]
         assert bounds[0] == bounds[1]
 
 
@@ -288,10 +373,22 @@ def test_grey_held_out_pixels_are_binarised_once_and_the_same_in_every_run():
         ({"seed": -1}, "seed: got -1"),
         ({"seed": 10**20}, "seed: got 1000"),
         ({"resume": True}, "resume: got True, expected checkpoint="),
-        ({"binarization": "dynamic", "validation": torch.full((3, 6), 1.5)}, "validation for likelihood 'bernoulli'"),
-        ({"corruption": "masking", "corruption_level": 2}, "corruption_level: got 2, expected a finite number"),
-        ({"corruption": "masking", "corruption_level": "linear:0:2:3"}, "corruption_level: got 2.0"),
-        ({"corruption": "masking", "corruption_level": lambda epoch: 2.0}, "corruption_level at epoch 0: got 2.0"),
+        (
+            {"binarization": "dynamic", "validation": torch.full((3, 6), 1.5)},
+            "validation for likelihood 'bernoulli'",
+        ),
+        (
+            {"corruption": "masking", "corruption_level": 2},
+            "corruption_level: got 2, expected a finite number",
+        ),
+        (
+            {"corruption": "masking", "corruption_level": "linear:0:2:3"},
+            "corruption_level: got 2.0",
+        ),
+        (
+            {"corruption": "masking", "corruption_level": lambda epoch: 2.0},
+            "corruption_level at epoch 0: got 2.0",
+        ),
         ({"learning_rate": lambda epoch: math.nan}, "learning_rate: got nan"),
         ({"weight_penalty": math.nan}, "weight_penalty: got nan"),
         ({"checkpoint_every": 0}, "checkpoint_every: got 0"),
@@ -313,7 +410,12 @@ def test_bad_arguments_are_refused_in_one_line(arguments, message):
         (torch.full((5, 6), 1.5), {}, {}, "values outside [0, 1]"),
         (torch.ones(5, 6).long(), {}, {}, "use x.float()"),
         ([[1.0] * 6], {}, {}, "expected a torch.Tensor"),
-        (torch.full((5, 6), 1.5), {"likelihood": "normal_unit"}, {"binarization": "dynamic"}, "values outside [0, 1]"),
+        (
+            torch.full((5, 6), 1.5),
+            {"likelihood": "normal_unit"},
+            {"binarization": "dynamic"},
+            "values outside [0, 1]",
+        ),
     ],
 )
 def test_bad_data_are_refused_in_one_line(x, fields, arguments, message):
@@ -339,6 +441,14 @@ class TestDevice:
     @pytest.mark.parametrize("value", [float("nan"), -1.0])
     def test_a_schedule_that_leaves_its_range_is_named_with_its_epoch(self, value):
         vae = tiny()
-        with pytest.raises(InputError, match=r"kl_weight at epoch 1: got .*, expected a finite number >= 0"):
-            fit(vae, pixels(20, vae.config.event_shape), batch_size=20, epochs=3, progress=False,
-                kl_weight=lambda epoch: 1.0 if epoch < 1 else value)  # fmt: skip
+        with pytest.raises(
+            InputError, match=r"kl_weight at epoch 1: got .*, expected a finite number >= 0"
+        ):
+            fit(
+                vae,
+                pixels(20, vae.config.event_shape),
+                batch_size=20,
+                epochs=3,
+                progress=False,
+                kl_weight=lambda epoch: 1.0 if epoch < 1 else value,
+            )

@@ -1,6 +1,7 @@
 """Pyro's traps, one test each, and stock Pyro on the two programs as they are.
 
-Knows both programs and stock Pyro; must not know our own training loop, except where it is what must be compared.
+Knows both programs and stock Pyro; must not know our own training loop, except where it is what
+must be compared.
 """
 
 import copy
@@ -32,7 +33,9 @@ class TestTraps:
     @pytest.mark.parametrize("estimator", "AB")
     @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0, torch.tensor(2.0)])
     def test_1_a_weight_from_outside_scales_both_programs_and_may_be_zero(self, estimator, weight):
-        """Stock losses under `KLWeight` are linear in the weight; a scale on the model alone B does not even see."""
+        """Stock losses under `KLWeight` are linear in the weight; a scale on the model alone B does
+        not even see.
+        """
         vae, x = tiny(num_data=40).train(), pixels(10)
         own = evidence_terms_at(vae, x, estimator)
         with KLWeight(weight):
@@ -49,7 +52,9 @@ class TestTraps:
                 return vae.guide(x)
 
         scaled = poutine.scale(vae.model, 0.1)
-        assert stock_loss("B", scaled, vae.guide, x) != pytest.approx(0.1 * stock_loss("B", vae.model, vae.guide, x))
+        assert stock_loss("B", scaled, vae.guide, x) != pytest.approx(
+            0.1 * stock_loss("B", vae.model, vae.guide, x)
+        )
         with pytest.raises(InputError, match="different scales in model and guide"):
             evidence_terms(scaled, vae.guide, x, "B")
         with pytest.raises(InputError, match="different scales in model and guide"):
@@ -68,7 +73,9 @@ class TestTraps:
         assert kl_report(vae.model, vae.guide, pixels(4), "B") == {"z": "sampled"}
 
     def test_3_our_terms_are_per_datum_whatever_n(self):
-        """N/M inside a log-mean-exp (`RenyiELBO` under the plate) is no bound; per datum terms do not contain it."""
+        """N/M inside a log-mean-exp (`RenyiELBO` under the plate) is no bound; per datum terms do
+        not contain it.
+        """
         x = pixels(4)
         few, many = (evidence_terms_at(tiny(num_data=n).train(), x, "A") for n in (4, 4000))
         assert torch.equal(few.lower_bound, many.lower_bound)
@@ -90,7 +97,10 @@ class TestTraps:
         guide = poutine.block(program, hide=["x"])
         terms = evidence_terms(program, guide, torch.zeros(4, 1), "B")
         assert set(terms.weight_kl) == {"theta"} and set(terms.kl) == {"z"}
-        assert terms.weight_kl["theta"].value.shape == () and terms.weight_kl["theta"].kind == "analytic"
+        assert (
+            terms.weight_kl["theta"].value.shape == ()
+            and terms.weight_kl["theta"].kind == "analytic"
+        )
 
     def test_6_and_7_another_order_of_sites_is_refused_under_b_and_fine_under_a(self):
         vae, x = tiny(PRIORS["scale_then_z"]), pixels(4)
@@ -149,9 +159,13 @@ class TestTraps:
 
     @pytest.mark.parametrize("estimator", "AB")
     def test_16_grey_pixels_train_under_a_bernoulli_and_no_setting_is_changed(self, estimator):
-        """The fixture around every test compares all global settings; here validation is on for all others."""
+        """The fixture around every test compares all global settings; here validation is on for all
+        others.
+        """
         vae, x = tiny(), pixels(20) * 0.7
-        with pyro.settings.context(validate_distributions_pyro=True, validate_distributions_torch=True):
+        with pyro.settings.context(
+            validate_distributions_pyro=True, validate_distributions_torch=True
+        ):
             fit(vae, x, estimator=estimator, epochs=2, progress=False)
             assert pyro.settings.get("validate_distributions_pyro")
             with pytest.raises(ValueError):
@@ -161,7 +175,9 @@ class TestTraps:
         """Two modes in the plane, not four: no mass at (-1, 1)."""
         vae = tiny(PRIORS["mixture"])
         site = poutine.trace(vae.model).get_trace(pixels(1)).nodes["z"]["fn"]
-        at = [site.log_prob(torch.tensor(v)).item() for v in ([1.0, 1.0], [-1.0, -1.0], [-1.0, 1.0])]
+        at = [
+            site.log_prob(torch.tensor(v)).item() for v in ([1.0, 1.0], [-1.0, -1.0], [-1.0, 1.0])
+        ]
         assert at[0] == pytest.approx(at[1]) and at[2] < at[0] - 5
 
 
@@ -179,14 +195,20 @@ def mean_bound(vae, x):
 class TestStockPyro:
     @pytest.fixture(autouse=True)
     def pyros_own_settings(self):
-        """`MCMC` and `get_model_relations` leave torch's validation changed: put it back for them."""
-        with pyro.settings.context(validate_distributions_torch=pyro.settings.get("validate_distributions_torch")):
+        """`MCMC` and `get_model_relations` leave torch's validation changed: put it back for
+        them.
+        """
+        with pyro.settings.context(
+            validate_distributions_torch=pyro.settings.get("validate_distributions_torch")
+        ):
             yield
 
     @pytest.mark.parametrize("estimator", "AB")
     @pytest.mark.parametrize("prior", ["standard_normal", "gamma_scale"])
     def test_svi_trains_two_vaes_in_one_process(self, estimator, prior):
-        """150 steps raise the bound, at 500 draws a datum known to 0.01 nats, by more than 0.25 nats a datum."""
+        """150 steps raise the bound, at 500 draws a datum known to 0.01 nats, by more than 0.25
+        nats a datum.
+        """
         x = pixels(40)
         for seed in (0, 1):
             vae = tiny(PRIORS[prior], num_data=len(x), seed=seed).train()
@@ -214,8 +236,9 @@ class TestStockPyro:
         assert nodes["x"]["is_observed"] and torch.equal(nodes["x"]["value"], x)
 
     def test_nuts_after_fit_samples_the_posterior_of_the_few_data_it_is_given(self):
-        """Not tempered by N/M although `num_data` is set. 300 draws of 2 x 2 coordinates; means within 5 standard
-        errors (inflated by 2 for autocorrelation), standard deviations within 25 %: fails once in 10,000."""
+        """Not tempered by N/M although `num_data` is set. 300 draws of 2 x 2 coordinates; means
+        within 5 standard errors (inflated by 2 for autocorrelation), standard deviations within 25
+        %: fails once in 10,000."""
         truth = linear_gaussian("exact")
         truth.vae.num_data = 1000
         x = truth.draw(2)
@@ -232,7 +255,9 @@ class TestStockPyro:
         vae, x = tiny(PRIORS["scale_then_z"]), pixels(4)
         relations = get_model_relations(vae.model, (x,))
         assert relations["sample_sample"] == {"scale": [], "z": ["scale"], "x": ["z"]}
-        assert relations["plate_sample"]["data"] == ["scale", "z", "x"] and relations["observed"] == ["x"]
+        assert relations["plate_sample"]["data"] == ["scale", "z", "x"] and relations[
+            "observed"
+        ] == ["x"]
 
     def test_a_pyro_module_prior_and_guide_are_programs_like_any_other(self):
         class Prior(PyroModule):
@@ -258,11 +283,16 @@ class TestStockPyro:
         for each, tier in ((vae, "record"), (eager, "off")):
             assert fit(each, x, epochs=3, progress=False, compile=tier).tier == tier
         assert all(torch.equal(p, vae.get_parameter(n)) for n, p in eager.named_parameters())
-        assert evidence_terms_at(vae, x, "B").kl["z"].kind == "analytic" and vae.sample(3).shape == (3, 6)
+        assert evidence_terms_at(vae, x, "B").kl["z"].kind == "analytic" and vae.sample(
+            3
+        ).shape == (3, 6)
         svi = SVI(twin.model, twin.guide, pyro.optim.Adam({"lr": 0.03}), Trace_ELBO())
         svi.step(x)
         assert all(not torch.equal(p, untouched[n]) for n, p in twin.named_parameters())
-        copied, before = copy.deepcopy(twin), {n: p.detach().clone() for n, p in twin.named_parameters()}
+        copied, before = (
+            copy.deepcopy(twin),
+            {n: p.detach().clone() for n, p in twin.named_parameters()},
+        )
         SVI(copied.model, copied.guide, pyro.optim.Adam({"lr": 0.03}), Trace_ELBO()).step(x)
         assert all(torch.equal(p, before[n]) for n, p in twin.named_parameters())
         assert all(not torch.equal(p, before[n]) for n, p in copied.named_parameters())

@@ -1,4 +1,5 @@
-"""The pair of programs as a user meets it: build, encode, decode, sample, reconstruct, against the exact posterior.
+"""The pair of programs as a user meets it: build, encode, decode, sample, reconstruct, against the
+exact posterior.
 
 Knows `vae.py` and the linear-Gaussian truth; must not know estimators or training.
 """
@@ -25,10 +26,14 @@ class TestAgainstTheExactPosterior:
     def test_encode_is_the_posterior_mean(self):
         truth = linear_gaussian("exact")
         x = truth.draw(5)
-        torch.testing.assert_close(truth.vae.encode(x).double(), truth.posterior_mean(x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            truth.vae.encode(x).double(), truth.posterior_mean(x), rtol=1e-5, atol=1e-5
+        )
 
     def test_draws_have_the_posteriors_moments(self):
-        """20,000 draws: means within 5 standard errors, variances within 8 %; fails by chance once in 10,000."""
+        """20,000 draws: means within 5 standard errors, variances within 8 %; fails by chance once
+        in 10,000.
+        """
         truth = linear_gaussian("exact")
         x = truth.draw(3)
         torch.manual_seed(0)
@@ -36,22 +41,30 @@ class TestAgainstTheExactPosterior:
         assert z.shape == (20_000, 3, 2)
         error = truth.posterior_variance.sqrt() / math.sqrt(20_000)
         assert ((z.mean(0) - truth.posterior_mean(x)).abs() < 5 * error).all()
-        torch.testing.assert_close(z.var(0), truth.posterior_variance.expand(3, 2), rtol=0.08, atol=0)
+        torch.testing.assert_close(
+            z.var(0), truth.posterior_variance.expand(3, 2), rtol=0.08, atol=0
+        )
 
     def test_decode_is_the_linear_map_and_its_noise(self):
         truth = linear_gaussian("exact")
         z = torch.randn(4, 7, 2)
         x = truth.vae.decode(z)
         assert (x.batch_shape, x.event_shape) == ((4, 7), (5,))
-        torch.testing.assert_close(x.mean.double(), z.double() @ truth.weight.T + truth.bias, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            x.mean.double(), z.double() @ truth.weight.T + truth.bias, rtol=1e-4, atol=1e-4
+        )
         assert x.variance.sqrt().unique().item() == pytest.approx(truth.scale, rel=1e-5)
 
     def test_samples_have_the_marginals_moments(self):
-        """x ~ N(b, W W' + s^2 I): 40,000 draws; covariances within 0.06, five standard errors of the largest."""
+        """x ~ N(b, W W' + s^2 I): 40,000 draws; covariances within 0.06, five standard errors of
+        the largest.
+        """
         truth = linear_gaussian("exact")
         torch.manual_seed(0)
         x = truth.vae.sample(40_000).double()
-        covariance = truth.weight @ truth.weight.T + truth.scale**2 * torch.eye(5, dtype=torch.float64)
+        covariance = truth.weight @ truth.weight.T + truth.scale**2 * torch.eye(
+            5, dtype=torch.float64
+        )
         torch.testing.assert_close(x.mean(0), truth.bias, rtol=0, atol=0.04)
         torch.testing.assert_close(x.T.cov(), covariance, rtol=0, atol=0.06)
         means = truth.vae.sample(40_000, mean=True).double()
@@ -61,7 +74,9 @@ class TestAgainstTheExactPosterior:
         truth = linear_gaussian("exact")
         x = truth.draw(5)
         expected = truth.posterior_mean(x) @ truth.weight.T + truth.bias
-        torch.testing.assert_close(truth.vae.reconstruct(x).double(), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            truth.vae.reconstruct(x).double(), expected, rtol=1e-4, atol=1e-4
+        )
 
     def test_decode_is_differentiable_in_z(self):
         truth = linear_gaussian("exact")
@@ -72,7 +87,9 @@ class TestAgainstTheExactPosterior:
 
 @pytest.mark.parametrize("prior", PRIORS)
 def test_the_posterior_mean_of_any_family_is_that_of_many_draws(prior):
-    """100,000 draws: 6 standard errors, plus that of the 256 draws by which a simplex has to be averaged."""
+    """100,000 draws: 6 standard errors, plus that of the 256 draws by which a simplex has to be
+    averaged.
+    """
     vae, x = tiny(PRIORS[prior], latent_size=3), pixels(3)
     torch.manual_seed(0)
     draws = vae.encode(x, num_samples=100_000)
@@ -97,7 +114,9 @@ class TestModes:
         before = {n: v.clone() for n, v in vae.state_dict().items()}
         x = pixels(4, (8, 8))
         together, alone = vae.encode(x), torch.cat([vae.encode(row[None]) for row in x])
-        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)  # no statistics of the batch itself
+        torch.testing.assert_close(
+            together, alone, rtol=1e-4, atol=1e-5
+        )  # no statistics of the batch itself
         vae.sample(3), vae.reconstruct(x), vae.decode(torch.zeros(3, 2))
         assert [m.training for m in vae.modules()] == modes
         assert all(torch.equal(before[n], v) for n, v in vae.state_dict().items())
@@ -125,7 +144,9 @@ class TestBuild:
         first, again, other = tiny(seed=0), tiny(seed=0), tiny(seed=1)
         assert torch.equal(torch.get_rng_state(), state)
         pairs = list(zip(first.parameters(), again.parameters(), other.parameters()))
-        assert all(torch.equal(a, b) for a, b, _ in pairs) and not all(torch.equal(a, c) for a, _, c in pairs)
+        assert all(torch.equal(a, b) for a, b, _ in pairs) and not all(
+            torch.equal(a, c) for a, _, c in pairs
+        )
 
     def test_without_a_seed_the_global_generator_decides(self):
         torch.manual_seed(3)
@@ -147,7 +168,9 @@ class TestBuild:
         def prior(latent_size, width, shift=0.0):
             return pyro.sample("z", dist.Normal(shift * torch.ones(latent_size), width).to_event(1))
 
-        vae = build(VAEConfig((6,), 3, (5,), prior_options={"width": 0.1, "shift": 5.0}), prior=prior)
+        vae = build(
+            VAEConfig((6,), 3, (5,), prior_options={"width": 0.1, "shift": 5.0}), prior=prior
+        )
         with pyro.plate("draws", 1000):
             z = vae.model.prior()
         assert z.shape == (1000, 3) and abs(z.mean() - 5) < 0.02 and abs(z.std() - 0.1) < 0.01
@@ -169,7 +192,10 @@ class TestBuild:
         ("fields", "message"),
         [
             ({"event_shape": (6, 0)}, "event_shape[1]: got 0"),
-            ({"event_shape": 6.0}, "event_shape: got 6.0, expected a sequence of positive integers"),
+            (
+                {"event_shape": 6.0},
+                "event_shape: got 6.0, expected a sequence of positive integers",
+            ),
             ({"latent_size": True}, "latent_size: got True"),
             ({"hidden_sizes": "500"}, "hidden_sizes: got '500'"),
             ({"activation": "tan"}, "did you mean 'tanh'?"),
@@ -184,7 +210,10 @@ class TestBuild:
                 {"event_shape": (8, 8), "network": "conv", "network_options": {"batch_norm": "no"}},
                 "batch_norm: got 'no'",
             ),
-            ({"likelihood_options": {"mean": "sigmoid"}}, "likelihood_options: got 'mean', expected no option"),
+            (
+                {"likelihood_options": {"mean": "sigmoid"}},
+                "likelihood_options: got 'mean', expected no option",
+            ),
         ],
     )
     def test_bad_fields_are_refused_in_one_line(self, fields, message):
@@ -198,7 +227,10 @@ class TestBuild:
             (lambda vae: vae.encode(torch.zeros(3, 5)), "x's shape: got (3, 5), expected (N, 6)"),
             (lambda vae: vae.encode(torch.zeros(3, 6), num_samples=0), "num_samples: got 0"),
             (lambda vae: vae.encode(torch.full((3, 6), math.inf)), "NaN or infinite"),
-            (lambda vae: vae.decode(torch.zeros(3)), "z's shape: got (3,), expected a tensor (*, 2), the latent_size"),
+            (
+                lambda vae: vae.decode(torch.zeros(3)),
+                "z's shape: got (3,), expected a tensor (*, 2), the latent_size",
+            ),
             (lambda vae: vae.decode([0.0, 0.0]), "z's shape: got list, expected a tensor (*, 2)"),
             (lambda vae: vae.sample(0), "num_samples: got 0"),
             (lambda vae: vae.reconstruct([0.0] * 6), "expected a torch.Tensor"),
@@ -226,11 +258,15 @@ def test_a_module_given_as_prior_is_part_of_the_model():
             return pyro.sample("z", dist.Normal(self.shift, 1.0).to_event(1))
 
     vae = tiny(Shifted)
-    assert "model.prior.shift" in dict(vae.named_parameters()) and vae.model.prior.shift.shape == (2,)
+    assert "model.prior.shift" in dict(vae.named_parameters()) and vae.model.prior.shift.shape == (
+        2,
+    )
 
 
 @pytest.mark.parametrize("posterior", ["diagonal_normal", "iaf", "implicit"])
-def test_encode_holds_the_draws_of_a_bounded_number_of_data(posterior: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encode_holds_the_draws_of_a_bounded_number_of_data(
+    posterior: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     vae = build(VAEConfig((4,), 2, (3,), posterior=posterior), seed=0)
     x, seen = torch.rand(1203, 4), []
     monkeypatch.setattr(vae.guide.posterior, "forward", _counted(vae.guide.posterior.forward, seen))
@@ -241,7 +277,9 @@ def test_encode_holds_the_draws_of_a_bounded_number_of_data(posterior: str, monk
     assert torch.equal(vae.encode(x[:500]), z[:500])
 
 
-def _counted(forward: Callable[[torch.Tensor], Any], seen: list[int]) -> Callable[[torch.Tensor], Any]:
+def _counted(
+    forward: Callable[[torch.Tensor], Any], seen: list[int]
+) -> Callable[[torch.Tensor], Any]:
     def counted(x: torch.Tensor) -> Any:
         seen.append(len(x))
         return forward(x)

@@ -1,4 +1,5 @@
-"""Each diagnostic in three states of q, exact, overconfident and conservative, with the right verdict in each.
+"""Each diagnostic in three states of q, exact, overconfident and conservative, with the right
+verdict in each.
 
 Knows the diagnostics and evaluation rooms and the ground truths; must not know how any check draws.
 """
@@ -28,7 +29,9 @@ STATES = list(Q_SCALES)
 class TestCalibration:
     @pytest.mark.parametrize("state", STATES)
     def test_coverage_of_central_intervals_is_known(self, state: str) -> None:
-        """An interval z s wide either side covers P(|N(0,1)| < c z): 2000 simulations, within 5 standard errors."""
+        """An interval z s wide either side covers P(|N(0,1)| < c z): 2000 simulations, within 5
+        standard errors.
+        """
         truth = linear_gaussian(state)
         found = simulation_based_calibration(truth.vae, 2000, seed=0)
         for probability in (0.5, 0.8, 0.95):
@@ -38,7 +41,9 @@ class TestCalibration:
             error = math.sqrt(expected * (1 - expected) / 2000) + 1 / 200
             assert (found.coverage(probability) - expected).abs().max() < 5 * error
 
-    @pytest.mark.parametrize(("state", "outside"), [("exact", False), ("overconfident", True), ("conservative", True)])
+    @pytest.mark.parametrize(
+        ("state", "outside"), [("exact", False), ("overconfident", True), ("conservative", True)]
+    )
     def test_ranks_leave_the_band_where_q_is_wrong(self, state: str, outside: bool) -> None:
         """The band is left by an exact q with probability 0.01 at most."""
         found = simulation_based_calibration(linear_gaussian(state).vae, seed=0)
@@ -64,28 +69,40 @@ class TestCalibration:
             s = pyro.sample("s", dist.LogNormal(torch.tensor([0.0, 1.0])[k], 0.5))
             return pyro.sample("z", dist.Normal(torch.zeros(2), s[..., None]).to_event(1))
 
-        vae = build(VAEConfig(event_shape=(3,), latent_size=2, hidden_sizes=()), prior=prior, seed=0)
+        vae = build(
+            VAEConfig(event_shape=(3,), latent_size=2, hidden_sizes=()), prior=prior, seed=0
+        )
         found = simulation_based_calibration(vae, 20, 9, seed=0)
         assert found.names == ("s[0]", "z[0]", "z[1]") and found.ranks.shape == (20, 3)
         assert found.ranks.min() >= 0 and found.ranks.max() <= 9
 
 
 class TestPosteriorPredictive:
-    @pytest.mark.parametrize(("state", "small"), [("exact", False), ("overconfident", True), ("conservative", True)])
+    @pytest.mark.parametrize(
+        ("state", "small"), [("exact", False), ("overconfident", True), ("conservative", True)]
+    )
     def test_the_spread_between_data_shows_q_s_spread(self, state: str, small: bool) -> None:
-        """Variance over data of a replicate is |W|^2 (1 - v^2 + c^2 v^2) + D s^2: within 3 % for 1000 data."""
+        """Variance over data of a replicate is |W|^2 (1 - v^2 + c^2 v^2) + D s^2: within 3 % for
+        1000 data.
+        """
         truth = linear_gaussian(state)
         found = posterior_predictive_check(truth.vae, truth.draw(1000), seed=0)["between_data"]
         v = truth.posterior_variance
-        expected = (truth.weight.square().sum(0) * (1 - v + truth.q_scale**2 * v)).sum() + 5 * truth.scale**2
+        expected = (
+            truth.weight.square().sum(0) * (1 - v + truth.q_scale**2 * v)
+        ).sum() + 5 * truth.scale**2
         assert found.replicated.mean() == pytest.approx(expected.item(), rel=0.03)
         assert (found.p_value < 0.01) == small
 
-    def test_takes_statistics_of_the_user_s_own_and_blocks_do_not_matter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_takes_statistics_of_the_user_s_own_and_blocks_do_not_matter(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         truth = linear_gaussian("exact")
         monkeypatch.setattr("ppl_vae.diagnostics.predictive.decoder_rows", lambda vae: 7)
         x = truth.draw(30)
-        found = posterior_predictive_check(truth.vae, x, {"rows": lambda x: torch.tensor(len(x))}, 5, seed=0)
+        found = posterior_predictive_check(
+            truth.vae, x, {"rows": lambda x: torch.tensor(len(x))}, 5, seed=0
+        )
         assert found["rows"].observed == 30 and found["rows"].replicated.tolist() == [30] * 5
         assert found["rows"].p_value == 1
 
@@ -93,14 +110,18 @@ class TestPosteriorPredictive:
 class TestInferenceGaps:
     @pytest.mark.parametrize("state", STATES)
     def test_what_a_refitted_q_gains_is_the_amortisation_gap(self, state: str) -> None:
-        """The family holds the exact posterior, so KL(q || p) is amortisation alone; 0.1 nats is 3 standard errors."""
+        """The family holds the exact posterior, so KL(q || p) is amortisation alone; 0.1 nats is 3
+        standard errors.
+        """
         truth = linear_gaussian(state)
         found = inference_gaps(truth.vae, truth.draw(2), "quadrature", seed=0)
         assert found.approximation.abs().max() < 0.02
         assert (found.amortisation - truth.kl_to_posterior).abs().max() < 0.1
 
     def test_a_family_without_correlations_leaves_an_approximation_gap(self) -> None:
-        """KL(best diagonal || N(m, S)) = -1/2 sum ln (S_jj S^-1_jj) summed: for correlation r, -1/2 ln(1 - r^2)."""
+        """KL(best diagonal || N(m, S)) = -1/2 sum ln (S_jj S^-1_jj) summed: for correlation r, -1/2
+        ln(1 - r^2).
+        """
         truth = linear_gaussian("exact")
         rotation = torch.tensor([[0.8, -0.6], [0.6, 0.8]], dtype=torch.float64)
         with torch.no_grad():
@@ -115,11 +136,18 @@ class TestInferenceGaps:
         truth = linear_gaussian("conservative")
         before = {name: value.clone() for name, value in truth.vae.state_dict().items()}
         inference_gaps(truth.vae, truth.draw(1), "quadrature", num_steps=5, seed=0)
-        assert all(torch.equal(value, before[name]) for name, value in truth.vae.state_dict().items())
+        assert all(
+            torch.equal(value, before[name]) for name, value in truth.vae.state_dict().items()
+        )
         assert all(p.grad is None for p in truth.vae.parameters())
 
-    @pytest.mark.parametrize(("field", "words"), [({"posterior": "point"}, "a guide that is a point"),
-                                                  ({"weights": "mean_field"}, "Bayesian weights")])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("field", "words"),
+        [
+            ({"posterior": "point"}, "a guide that is a point"),
+            ({"weights": "mean_field"}, "Bayesian weights"),
+        ],
+    )
     def test_refuses_what_has_no_bound_of_one_datum(self, field: dict, words: str) -> None:
         vae = build(VAEConfig((4,), 2, (5,), **field), num_data=10)
         with pytest.raises(InputError, match=f"inference_gaps: got {words}"):
@@ -129,14 +157,18 @@ class TestInferenceGaps:
 class TestNutsReference:
     @pytest.mark.parametrize("state", STATES)
     def test_says_how_far_q_is(self, state: str) -> None:
-        """800 draws: means within 0.3 and log scales within 0.15 are over 5 standard errors at 500 effective draws."""
+        """800 draws: means within 0.3 and log scales within 0.15 are over 5 standard errors at 500
+        effective draws.
+        """
         truth = linear_gaussian(state)
         x = truth.draw(2)
         found = nuts_reference(truth.vae, x, 200, 150, method="quadrature")
         assert found.draws.shape == (4, 200, 2, 2) and (found.r_hat < 1.05).all()
         assert (found.effective_sample_size > 200).all()
         scale = truth.posterior_variance.sqrt()
-        assert ((found.draws.flatten(0, 1).mean(0) - truth.posterior_mean(x)) / scale).abs().max() < 0.3
+        assert (
+            (found.draws.flatten(0, 1).mean(0) - truth.posterior_mean(x)) / scale
+        ).abs().max() < 0.3
         assert (found.scale_error - math.log(truth.q_scale)).abs().max() < 0.15
         assert found.mean_error.abs().max() < 0.3
         assert (found.kl - truth.kl_to_posterior).abs().max() < 0.2
@@ -148,11 +180,14 @@ class TestNutsReference:
 
 
 class TestDiagnose:
-    @pytest.mark.parametrize(("state", "look"), [
-        ("exact", set()),
-        ("overconfident", {"gap", "pareto_k", "coverage", "calibration", "predictive"}),
-        ("conservative", {"gap", "coverage", "calibration", "predictive"}),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("state", "look"),
+        [
+            ("exact", set()),
+            ("overconfident", {"gap", "pareto_k", "coverage", "calibration", "predictive"}),
+            ("conservative", {"gap", "coverage", "calibration", "predictive"}),
+        ],
+    )
     def test_gives_the_right_verdict_in_each_state(self, state: str, look: set[str]) -> None:
         truth = linear_gaussian(state)
         found = diagnose(truth.vae, truth.draw(1000), seed=0)
@@ -161,9 +196,11 @@ class TestDiagnose:
         assert (state in coverage.meaning) == (state != "exact")
 
     def test_sees_collapsed_latents(self) -> None:
-        """A decoder that ignores z and q = p: every other check passes, for the posterior is the prior.
+        """A decoder that ignores z and q = p: every other check passes, for the posterior is the
+        prior.
 
-        With other seeds one of the three predictive p-values is below 0.01 in one of thirty data sets."""
+        With other seeds one of the three predictive p-values is below 0.01 in one of thirty data
+        sets."""
         torch.manual_seed(0)
         truth = linear_gaussian("exact")
         with torch.no_grad():
@@ -184,9 +221,13 @@ class TestDiagnose:
 
     @pytest.mark.parametrize(("location", "verdict"), [(0.0, "look"), (10.0, "pass")])
     def test_sees_weights_of_which_nothing_was_learned(self, location: float, verdict: str) -> None:
-        """q(theta) = p(theta) in one case; in the other every mean is ten standard deviations from 0."""
+        """q(theta) = p(theta) in one case; in the other every mean is ten standard deviations from
+        0.
+        """
         options = {"prior": "normal", "initial_scale": 1.0}
-        config = VAEConfig((5,), 2, (), likelihood="normal_shared", weights="mean_field", weights_options=options)
+        config = VAEConfig(
+            (5,), 2, (), likelihood="normal_shared", weights="mean_field", weights_options=options
+        )
         vae = build(config, seed=0)
         with torch.no_grad():
             for factor in vae.guide.weights.factors:

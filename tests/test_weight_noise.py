@@ -1,7 +1,8 @@
 """Local reparameterisation and flipout against the analytic moments of W h, and against each other.
 
-Knows the rooms handlers and weights. Statistical tests fix their seed; a moment of 20,000 draws is compared with its
-exact value at five standard errors (failure rate below 1e-6 an entry, below 1e-3 a test).
+Knows the rooms handlers and weights. Statistical tests fix their seed; a moment of 20,000 draws is
+compared with its exact value at five standard errors (failure rate below 1e-6 an entry, below 1e-3
+a test).
 """
 
 import gc
@@ -39,13 +40,23 @@ def families() -> dict[str, tuple[Any, Tensor]]:
     flat = factors.flatten(1)
     return {
         "normal": (dist.Normal(loc, scale).to_event(2), scale.flatten().square().diag()),
-        "matrix_normal": (MatrixNormal(loc, rows, factor), torch.kron(rows.square().diag(), factor @ factor.T)),
-        "low_rank": (LowRankNormal(loc, scale, factors), scale.flatten().square().diag() + flat.T @ flat),
+        "matrix_normal": (
+            MatrixNormal(loc, rows, factor),
+            torch.kron(rows.square().diag(), factor @ factor.T),
+        ),
+        "low_rank": (
+            LowRankNormal(loc, scale, factors),
+            scale.flatten().square().diag() + flat.T @ flat,
+        ),
     }
 
 
-def sampled(q: Any, handler: Any, network: Callable[[Tensor], Tensor], draws: int = DRAWS) -> Tensor:
-    """Outputs of `network(weight)` for as many draws of the weight, under a plate outside the data's."""
+def sampled(
+    q: Any, handler: Any, network: Callable[[Tensor], Tensor], draws: int = DRAWS
+) -> Tensor:
+    """Outputs of `network(weight)` for as many draws of the weight, under a plate outside the
+    data's.
+    """
     torch.manual_seed(0)
     with handler, pyro.plate("particles", draws, dim=-2):
         return network(pyro.sample("w", q))
@@ -82,12 +93,20 @@ class TestDenseMoments:
 
     def test_two_uses_meet_the_same_weight(self, handler: str, family: str) -> None:
         q, covariance = families()[family]
-        y = sampled(q, HANDLERS[handler](), lambda w: torch.cat([F.linear(H, w), F.linear(OTHER, w)], -1))
+        y = sampled(
+            q, HANDLERS[handler](), lambda w: torch.cat([F.linear(H, w), F.linear(OTHER, w)], -1)
+        )
         for row, pair in enumerate(zip(H, OTHER, strict=True)):
-            a = linear_map(lambda w, pair=pair: torch.cat([F.linear(h, w) for h in pair]), q.event_shape)
-            assert_moments(y[:, row], torch.cat([F.linear(h, q.mean) for h in pair]), a @ covariance @ a.T)
+            a = linear_map(
+                lambda w, pair=pair: torch.cat([F.linear(h, w) for h in pair]), q.event_shape
+            )
+            assert_moments(
+                y[:, row], torch.cat([F.linear(h, q.mean) for h in pair]), a @ covariance @ a.T
+            )
 
-    def test_data_are_independent_but_for_the_naive_estimator(self, handler: str, family: str) -> None:
+    def test_data_are_independent_but_for_the_naive_estimator(
+        self, handler: str, family: str
+    ) -> None:
         q, covariance = families()[family]
         y = sampled(q, HANDLERS[handler](), lambda w: F.linear(H, w)).flatten(1)
         a = linear_map(lambda w: F.linear(H, w), q.event_shape)
@@ -96,21 +115,35 @@ class TestDenseMoments:
             exact[:3, 3:] = exact[3:, :3] = 0
         assert_moments(y, F.linear(H, q.mean).flatten(), exact)
 
-    def test_keyword_arguments_and_one_draw_without_a_plate(self, handler: str, family: str) -> None:
+    def test_keyword_arguments_and_one_draw_without_a_plate(
+        self, handler: str, family: str
+    ) -> None:
         q, covariance = families()[family]
         torch.manual_seed(0)
         rows = H[:1].expand(5000, 2)
         with HANDLERS[handler]():
-            y = torch.cat([F.linear(bias=None, weight=pyro.sample("w", q), input=rows[:1]) for _ in range(2000)]) \
-                if handler == "naive" else F.linear(bias=None, weight=pyro.sample("w", q), input=rows)  # fmt: skip
-        if "flipout" not in handler:  # flipout's rows share one draw, so they show its moments over draws only
+            y = (
+                torch.cat(
+                    [
+                        F.linear(bias=None, weight=pyro.sample("w", q), input=rows[:1])
+                        for _ in range(2000)
+                    ]
+                )
+                if handler == "naive"
+                else F.linear(bias=None, weight=pyro.sample("w", q), input=rows)
+            )
+        if (
+            "flipout" not in handler
+        ):  # flipout's rows share one draw, so they show its moments over draws only
             a = linear_map(lambda w: F.linear(H[0], w), q.event_shape)
             assert_moments(y, F.linear(H[0], q.mean), a @ covariance @ a.T)
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
 @pytest.mark.parametrize("transposed", [False, True])
-def test_convolutions_have_the_moments_of_one_kernel_an_image(handler: str, transposed: bool) -> None:
+def test_convolutions_have_the_moments_of_one_kernel_an_image(
+    handler: str, transposed: bool
+) -> None:
     torch.manual_seed(1)
     function: Any = F.conv_transpose2d if transposed else F.conv2d
     shape = (1, 2, 2, 2) if transposed else (2, 1, 2, 2)
@@ -135,7 +168,9 @@ def test_correlated_kernels(family: str, handler: str) -> None:
         q.scale, q.factors = q.scale.reshape(shape), q.factors.reshape(2, *shape)
     q = q.expand(())
     q._event_shape = torch.Size(shape)
-    y = sampled(q, HANDLERS[handler](), lambda w: F.conv2d(H[:1, :, None, None].repeat(DRAWS, 1, 1, 1), w))
+    y = sampled(
+        q, HANDLERS[handler](), lambda w: F.conv2d(H[:1, :, None, None].repeat(DRAWS, 1, 1, 1), w)
+    )
     a = linear_map(lambda w: F.linear(H[0], w), torch.Size((3, 2)))
     assert_moments(y.flatten(1), a @ q.loc.flatten(), a @ covariance @ a.T)
 
@@ -198,13 +233,20 @@ def test_zero_inputs_give_finite_gradients() -> None:
 
 
 def vae(estimator: str = "naive") -> Any:
-    config = VAEConfig((12,), 3, (10,), weights="mean_field",
-                       weights_options={"prior": "normal", "estimator": estimator, "initial_scale": 1.0})  # fmt: skip
+    config = VAEConfig(
+        (12,),
+        3,
+        (10,),
+        weights="mean_field",
+        weights_options={"prior": "normal", "estimator": estimator, "initial_scale": 1.0},
+    )
     return build(config, seed=0)
 
 
 def gradient_variance(estimator: str, x: Tensor) -> Tensor:
-    """The summed variance of the gradient for (means, scales) of the output layer's weight over 200 estimates."""
+    """The summed variance of the gradient for (means, scales) of the output layer's weight over 200
+    estimates.
+    """
     model, seen = vae(estimator), []
     wanted = [model.guide.weights.factors[1].location, model.guide.weights.factors[1].log_scale]
     torch.manual_seed(0)
@@ -224,16 +266,24 @@ def test_gradient_variance_falls_from_naive_to_flipout_to_local() -> None:
 
 @pytest.mark.parametrize("estimator", ["local", "flipout", "naive"])
 def test_all_estimators_have_one_mean(estimator: str) -> None:
-    """The mean bound of 40 x 100 draws against 500 of the stock estimator's, five standard errors."""
+    """The mean bound of 40 x 100 draws against 500 of the stock estimator's, five standard
+    errors.
+    """
     x = torch.rand(3, 12, generator=torch.Generator().manual_seed(0)).round()
     model = vae(estimator)
     torch.manual_seed(0)
     with torch.no_grad():
-        ours = torch.stack([evidence_terms(model.model, model.guide, x, num_particles=100).log_likelihood.sum()
-                            for _ in range(40)])  # fmt: skip
+        ours = torch.stack(
+            [
+                evidence_terms(model.model, model.guide, x, num_particles=100).log_likelihood.sum()
+                for _ in range(40)
+            ]
+        )
         terms = evidence_terms(model.model, model.guide, x)
         kl = sum(kl.value.sum() for kl in (terms.kl | terms.weight_kl).values())
-        stock = -torch.tensor([TraceMeanField_ELBO().loss(model.model, model.guide, x) for _ in range(500)])
+        stock = -torch.tensor(
+            [TraceMeanField_ELBO().loss(model.model, model.guide, x) for _ in range(500)]
+        )
     error = (ours.var() / len(ours) + stock.var() / len(stock)).sqrt()
     assert abs(ours.mean() - kl - stock.mean()) < 5 * error
 

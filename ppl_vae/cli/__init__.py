@@ -1,6 +1,7 @@
 """The command line: `ppl-vae demo|train|evaluate|sample|diagnose`.
 
-Knows how errors become one line and an exit status: 0 done, 1 a run that failed, 2 a bad value, 130 interrupted.
+Knows how errors become one line and an exit status: 0 done, 1 a run that failed, 2 a bad value, 130
+interrupted.
 """
 
 import sys

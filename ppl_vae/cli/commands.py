@@ -1,6 +1,7 @@
 """What each subcommand does, once its arguments are read.
 
-Knows the rooms of the library and a run's folder. Must not know how arguments are typed: it is given their values.
+Knows the rooms of the library and a run's folder. Must not know how arguments are typed: it is
+given their values.
 """
 
 import dataclasses
@@ -26,7 +27,13 @@ __all__ = ["DRAWN", "demo", "diagnose", "evaluate", "sample", "train"]
 PARTS = ("train", "validation", "test")
 DATA_OPTIONS = {"data": "name", "split": "split", "binarization": "binarization"}
 # Binarised, because grey pixels under a Bernoulli have no log p(x) to report.
-DEMO = {"data": "digits", "binarization": "dynamic", "latent_size": 2, "hidden_sizes": (200, 200), "activation": "silu"}
+DEMO = {
+    "data": "digits",
+    "binarization": "dynamic",
+    "latent_size": 2,
+    "hidden_sizes": (200, 200),
+    "activation": "silu",
+}
 DRAWN = 2000  # data in a figure, where not said otherwise
 RESUME_OPTIONS = ("resume", "epochs", "progress", "trust_code")
 
@@ -38,21 +45,34 @@ def train(given: Namespace) -> int:
         run, history = _resume(values, ranks) if "resume" in values else _start(values, ranks)
     if ranks.first:
         print(f"{run.path}: {_summary(history)}")
-        print(f"next: ppl-vae evaluate {run.path}, ppl-vae sample {run.path}, ppl-vae diagnose {run.path}")
+        print(
+            f"next: ppl-vae evaluate {run.path}, ppl-vae sample {run.path}, ppl-vae diagnose "
+            f"{run.path}"
+        )
     return 0
 
 
 def _start(values: dict[str, Any], ranks: Ranks) -> tuple[RunFolder, History]:
     """Train in a folder of its own, which goes again if no checkpoint is reached."""
-    source = {"name": "digits"} | {name: values[option] for option, name in DATA_OPTIONS.items() if option in values}
+    source = {"name": "digits"} | {
+        name: values[option] for option, name in DATA_OPTIONS.items() if option in values
+    }
     data = load_data(**source)
-    fields = {option.name: values[option.name] for option in config_options() if option.name in values}
+    fields = {
+        option.name: values[option.name] for option in config_options() if option.name in values
+    }
     config = VAEConfig(**{"event_shape": data.event_shape, **fields})
     data = shaped_data(data, config.event_shape)
     arguments = fit_defaults() | {name: values[name] for name in fit_defaults() if name in values}
     vae = build(config, num_data=len(data.train), seed=arguments["seed"])
-    source |= {f: getattr(data, f) for f in ("name", "split", "binarization", "checksum") if getattr(data, f)}
-    run = RunFolder(ranks.agree(values.get("out") or fresh_folder(Path("runs") / Path(data.name).stem)))
+    source |= {
+        f: getattr(data, f)
+        for f in ("name", "split", "binarization", "checksum")
+        if getattr(data, f)
+    }
+    run = RunFolder(
+        ranks.agree(values.get("out") or fresh_folder(Path("runs") / Path(data.name).stem))
+    )
     if ranks.first:
         run.start(Record(vae.config, source, arguments))
     try:
@@ -70,38 +90,64 @@ def _resume(values: dict[str, Any], ranks: Ranks) -> tuple[RunFolder, History]:
     for name in values:
         if name not in RESUME_OPTIONS:
             flag = f"--{name.replace('_', '-')}"
-            checks.refuse(flag, "a value together with --resume", "the run's own settings", "--epochs may be raised")
+            checks.refuse(
+                flag,
+                "a value together with --resume",
+                "the run's own settings",
+                "--epochs may be raised",
+            )
     done = checks.integer(f"epochs of {run.path}", record.fit["epochs"])
-    arguments = record.fit | {"epochs": checks.integer("--epochs", values.get("epochs", done), done)}
+    arguments = record.fit | {
+        "epochs": checks.integer("--epochs", values.get("epochs", done), done)
+    }
     vae, data = run.load(record, values.get("trust_code", False)), record.dataset()
     if ranks.first:
         run.write_record(dataclasses.replace(record, fit=arguments))
     return run, _fit(run, vae, data, arguments, values.get("progress", True), resume=True)
 
 
-def _fit(run: RunFolder, vae: VAE, data: Dataset, arguments: dict[str, Any], progress: bool, resume: bool) -> History:
+def _fit(
+    run: RunFolder, vae: VAE, data: Dataset, arguments: dict[str, Any], progress: bool, resume: bool
+) -> History:
     rest = {name: value for name, value in arguments.items() if name != "validation"}
     validation = data.validation if arguments["validation"] else None
     binarization = "dynamic" if data.binarization == "dynamic" else "none"
-    return fit(vae, data.train, validation=validation, binarization=binarization, checkpoint=run.path,
-               resume=resume, progress=progress, **rest)  # fmt: skip
+    return fit(
+        vae,
+        data.train,
+        validation=validation,
+        binarization=binarization,
+        checkpoint=run.path,
+        resume=resume,
+        progress=progress,
+        **rest,
+    )
 
 
 def _summary(history: History) -> str:
     last = history.rows[-1]
-    held_out = f" (held out {last['validation_lower_bound']:.2f})" if "validation_lower_bound" in last else ""
+    held_out = (
+        f" (held out {last['validation_lower_bound']:.2f})"
+        if "validation_lower_bound" in last
+        else ""
+    )
     kinds = ", ".join(f"{site} {kind}" for site, kind in history.kl_kinds.items())
     seconds = sum(row["seconds"] for row in history.rows)
-    stopped = f"; {history.stopped}, parameters of epoch {history.best_epoch}" if history.stopped else ""
+    stopped = (
+        f"; {history.stopped}, parameters of epoch {history.best_epoch}" if history.stopped else ""
+    )
     return (
-        f"{last['epoch']} epochs in {seconds:.1f} s (steps: {history.tier}), lower bound {last['lower_bound']:.2f}"
+        f"{last['epoch']} epochs in {seconds:.1f} s (steps: {history.tier}), lower bound "
+        f"{last['lower_bound']:.2f}"
         f"{held_out} nats per datum, KL {kinds}{stopped}"
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Loaded:
-    """A run as the commands that look at it need it: x (N, *event_shape) and labels of the part asked for."""
+    """A run as the commands that look at it need it: x (N, *event_shape) and labels of the part
+    asked for.
+    """
 
     run: RunFolder
     record: Record
@@ -118,14 +164,21 @@ class _Loaded:
         if num_data is None:
             return self
         n = checks.integer("--num-data", num_data, 2)  # one datum has no variance between data
-        return dataclasses.replace(self, x=self.x[:n], labels=None if self.labels is None else self.labels[:n])
+        return dataclasses.replace(
+            self, x=self.x[:n], labels=None if self.labels is None else self.labels[:n]
+        )
 
 
 def _load(given: Namespace) -> _Loaded:
     run = RunFolder(given.run)
     record = run.record()
     if not run.has_checkpoint():
-        checks.refuse("run", f"{run.path}, without a checkpoint", "a trained one", f"ppl-vae train --resume {run.path}")
+        checks.refuse(
+            "run",
+            f"{run.path}, without a checkpoint",
+            "a trained one",
+            f"ppl-vae train --resume {run.path}",
+        )
     vae = run.load(record, given.trust_code)
     data = record.dataset()
     part = checks.choice("--part", given.part, PARTS)
@@ -140,12 +193,19 @@ def sample(given: Namespace) -> int:
 
 def evaluate(given: Namespace) -> int:
     """Print what a run is worth on held-out data, and write it to evaluation.json."""
-    _evaluate(_load(given).first(given.num_data), given.num_samples, given.seed, getattr(given, "progress", True))
+    _evaluate(
+        _load(given).first(given.num_data),
+        given.num_samples,
+        given.seed,
+        getattr(given, "progress", True),
+    )
     return 0
 
 
 def diagnose(given: Namespace) -> int:
-    """Print a verdict on the posterior; write posterior.nc, the figures of the checks and those of the run."""
+    """Print a verdict on the posterior; write posterior.nc, the figures of the checks and those of
+    the run.
+    """
     everything = _load(given)
     loaded = everything.first(given.num_data)
     found = diagnostics.examine(loaded.vae, loaded.x, checks.seed(given.seed, "--seed"))
@@ -158,11 +218,19 @@ def diagnose(given: Namespace) -> int:
 
 def demo(given: Namespace) -> int:
     """Train on the digits with two latents, then evaluate, diagnose and draw."""
-    torch.set_num_threads(1)  # a step this small is slower on two, and many times slower where they have to wait
+    torch.set_num_threads(
+        1
+    )  # a step this small is slower on two, and many times slower where they have to wait
     out = given.out or fresh_folder(Path("runs") / "demo")
     progress = getattr(given, "progress", True)
     decay = f"linear:0.004:0:{given.epochs}"
-    values = {"out": out, "epochs": given.epochs, "learning_rate": decay, "seed": given.seed, "progress": progress}
+    values = {
+        "out": out,
+        "epochs": given.epochs,
+        "learning_rate": decay,
+        "seed": given.seed,
+        "progress": progress,
+    }
     run, history = _start(DEMO | values, Ranks())
     print(f"{out}: {_summary(history)}\n")
     record, vae = run.record(), run.load(run.record(), trust_code=False)
@@ -177,9 +245,13 @@ def demo(given: Namespace) -> int:
 
 def _evaluate(loaded: _Loaded, num_samples: int, seed: int, progress: bool) -> None:
     estimator, num_particles = loaded.record.fit["estimator"], loaded.record.fit["num_particles"]
-    report = evaluation_report(loaded.vae, loaded.x, estimator, num_particles, num_samples, seed, progress)
+    report = evaluation_report(
+        loaded.vae, loaded.x, estimator, num_particles, num_samples, seed, progress
+    )
     print(f"{loaded}\n", *evaluation_lines(report), sep="\n")
-    loaded.run.write_json("evaluation.json", {"version": __version__, "part": loaded.part, **report})
+    loaded.run.write_json(
+        "evaluation.json", {"version": __version__, "part": loaded.part, **report}
+    )
 
 
 def _write_posterior(loaded: _Loaded, num_samples: int, seed: int) -> None:
@@ -188,5 +260,7 @@ def _write_posterior(loaded: _Loaded, num_samples: int, seed: int) -> None:
 
 
 def _write_figures(loaded: _Loaded, seed: int) -> None:
-    drawn = figures(loaded.vae, loaded.x, loaded.labels, loaded.run.history(), checks.seed(seed, "--seed"))
+    drawn = figures(
+        loaded.vae, loaded.x, loaded.labels, loaded.run.history(), checks.seed(seed, "--seed")
+    )
     print(*loaded.run.write_figures(drawn), sep="\n")

@@ -20,11 +20,16 @@ POINTS_PER_SIDE, STEPS, ROWS = 15, 11, 10
 
 
 def figures(
-    vae: VAE, x: Tensor, labels: Tensor | None = None, rows: Sequence[Mapping[str, Any]] = (), seed: int = 0
+    vae: VAE,
+    x: Tensor,
+    labels: Tensor | None = None,
+    rows: Sequence[Mapping[str, Any]] = (),
+    seed: int = 0,
 ) -> dict[str, Figure]:
     """Every figure that fits the shape of the data, by name.
 
-    x: (N, *event_shape), held out; labels: (N,); rows: those of the training's history. Draws come from `seed`.
+    x: (N, *event_shape), held out; labels: (N,); rows: those of the training's history. Draws come
+    from `seed`.
     """
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
@@ -60,21 +65,33 @@ def _of_images(vae: VAE, x: Tensor, z: Tensor) -> dict[str, Figure]:
 
 def _prior_draws(vae: VAE, num_samples: int) -> Tensor:
     """z ~ p(z), (num_samples, latent_size)."""
-    with evaluating(vae), pyro.settings.context(module_local_params=True), pyro.plate("draws", num_samples):
+    with (
+        evaluating(vae),
+        pyro.settings.context(module_local_params=True),
+        pyro.plate("draws", num_samples),
+    ):
         return vae.model.prior()
 
 
 def _interpolations(vae: VAE, z: Tensor) -> Figure:
     start, end = z[: len(z) // 2 * 2].reshape(-1, 2, z.shape[1]).unbind(1)
-    return plots.interpolations(vae.decode(plots.interpolation_codes(start, end, STEPS)).mean, len(start))
+    return plots.interpolations(
+        vae.decode(plots.interpolation_codes(start, end, STEPS)).mean, len(start)
+    )
 
 
 def _traversals(vae: VAE, z: Tensor, draws: Tensor) -> Figure:
-    """The first datum's code, the coordinates that differ most between data varied over the bulk of the prior."""
+    """The first datum's code, the coordinates that differ most between data varied over the bulk of
+    the prior.
+    """
     dimensions = sorted(z.var(0).argsort(descending=True)[:ROWS].tolist())
-    low, high = (float(f"{draws[:1000].quantile(p).item():.1g}") for p in (0.0015, 0.9985))  # -3 and 3 under N(0, 1)
+    low, high = (
+        float(f"{draws[:1000].quantile(p).item():.1g}") for p in (0.0015, 0.9985)
+    )  # -3 and 3 under N(0, 1)
     codes = plots.traversal_codes(z[0], STEPS, (low, high), dimensions)
-    return plots.traversals(vae.decode(codes).mean, len(dimensions), ends=(low, high), dimensions=dimensions)
+    return plots.traversals(
+        vae.decode(codes).mean, len(dimensions), ends=(low, high), dimensions=dimensions
+    )
 
 
 def _manifold(vae: VAE, draws: Tensor) -> Figure:

@@ -1,6 +1,8 @@
-"""Options made from signatures: each field of `VAEConfig` and each argument of `fit` is a flag, found by inspection.
+"""Options made from signatures: each field of `VAEConfig` and each argument of `fit` is a flag,
+found by inspection.
 
-Knows annotations, defaults and text. Must not know what an option does: a new field or argument appears by itself.
+Knows annotations, defaults and text. Must not know what an option does: a new field or argument
+appears by itself.
 """
 
 import argparse
@@ -24,16 +26,31 @@ from ppl_vae.weights import FAMILIES, SHARED_OPTIONS, WEIGHT_PRIORS
 
 __all__ = ["Option", "add_option", "config_options", "fit_options", "split_dotted"]
 
-# Arguments of `fit` that the command line gives in another way: as --data, --binarization, --out and --resume.
+# Arguments of `fit` that the command line gives in another way: as --data, --binarization, --out
+# and --resume.
 GIVEN_BY_THE_RUN = ("vae", "data", "binarization", "checkpoint", "resume")
 # What `build` hands to a prior or posterior that names it: no options of a user's.
-OFFERED = ("latent_size", "event_shape", "encode", "encoder", "feature_size", "sites", "prior", "init", "activation")
+OFFERED = (
+    "latent_size",
+    "event_shape",
+    "encode",
+    "encoder",
+    "feature_size",
+    "sites",
+    "prior",
+    "init",
+    "activation",
+)
 NUMBER = "a number or linear:start:end:epochs"
-# What the fields of `VAEConfig` mean, and those arguments of `fit` whose docstring is about Python rather than text.
+# What the fields of `VAEConfig` mean, and those arguments of `fit` whose docstring is about Python
+# rather than text.
 MEANINGS = {
     "event_shape": "shape of one datum, if the data are to be reshaped, for example 784 or 1,28,28",
     "latent_size": "number of latent coordinates",
-    "hidden_sizes": "widths of the hidden layers from the data to z, for example 500,300; none: a linear network",
+    "hidden_sizes": (
+        "widths of the hidden layers from the data to z, for example 500,300; none: "
+        "a linear network"
+    ),
     "activation": ", ".join(ACTIVATIONS),
     "network": ", ".join(NETWORKS),
     "init": f"initial weights: {', '.join(INITIALIZATIONS)}",
@@ -44,7 +61,9 @@ MEANINGS = {
     "validation": "compute the bound of held-out data after each epoch",
     "batch_size": "M, data a step",
     "epochs": "passes over the data",
-    "kl_weight": f"weight of KL(q(z|x) || p(z)): {NUMBER}, constrained:kl:20, constrained:reconstruction:-90",
+    "kl_weight": (
+        f"weight of KL(q(z|x) || p(z)): {NUMBER}, constrained:kl:20, constrained:reconstruction:-90"
+    ),
     "weight_kl_weight": f"weight of KL(q(theta) || p(theta)), where weights are Bayesian: {NUMBER}",
     "learning_rate": f"step size: {NUMBER}",
     "corruption_level": f"how strong the corruption is: {NUMBER}",
@@ -56,7 +75,9 @@ MEANINGS = {
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One value that can be given: its name in Python, type, default value, meaning, and the default in words."""
+    """One value that can be given: its name in Python, type, default value, meaning, and the
+    default in words.
+    """
 
     name: str
     annotation: Any
@@ -75,7 +96,8 @@ class Option:
 def config_options() -> list[Option]:
     """One option for each field of `VAEConfig`."""
     return [
-        Option(f.name, f.type, f.default, _meaning(f.name), _default_in_words(f)) for f in dataclasses.fields(VAEConfig)
+        Option(f.name, f.type, f.default, _meaning(f.name), _default_in_words(f))
+        for f in dataclasses.fields(VAEConfig)
     ]
 
 
@@ -88,7 +110,9 @@ def _default_in_words(field: dataclasses.Field) -> str:
 def _meaning(name: str) -> str:
     if name.endswith("_options"):
         kind = name.removesuffix("_options")
-        known = "; ".join(f"{choice}: {', '.join(own)}" for choice, own in _own_options(kind).items() if own)
+        known = "; ".join(
+            f"{choice}: {', '.join(own)}" for choice, own in _own_options(kind).items() if own
+        )
         return f"an option of the {kind}, once for each; {known}"
     return MEANINGS.get(name, name.replace("_", " "))
 
@@ -97,46 +121,81 @@ def _own_options(kind: str) -> Mapping[str, Sequence[str]]:
     """The options of each choice of a prior, network, likelihood, posterior or q(theta)."""
     if kind in ("prior", "posterior"):
         classes: Mapping[str, Any] = PRIORS if kind == "prior" else POSTERIORS
-        return {name: [p for p in inspect.signature(c).parameters if p not in OFFERED] for name, c in classes.items()}
+        return {
+            name: [p for p in inspect.signature(c).parameters if p not in OFFERED]
+            for name, c in classes.items()
+        }
     if kind == "weights":
         families = {name: own for name, (_, own) in FAMILIES.items()}
-        return {"any": SHARED_OPTIONS, **families, **{f"prior {n}": own for n, (_, own) in WEIGHT_PRIORS.items()}}
-    return NETWORK_OPTIONS if kind == "network" else {name: own for name, (_, own) in LIKELIHOODS.items()}
+        return {
+            "any": SHARED_OPTIONS,
+            **families,
+            **{f"prior {n}": own for n, (_, own) in WEIGHT_PRIORS.items()},
+        }
+    return (
+        NETWORK_OPTIONS
+        if kind == "network"
+        else {name: own for name, (_, own) in LIKELIHOODS.items()}
+    )
 
 
 def fit_options() -> list[Option]:
-    """One option for each argument of `fit` that is not given by the run itself; meanings are its docstring's."""
+    """One option for each argument of `fit` that is not given by the run itself; meanings are its
+    docstring's.
+    """
     meanings = _argument_meanings(fit) | MEANINGS
     own = [p for p in inspect.signature(fit).parameters.values() if p.name not in GIVEN_BY_THE_RUN]
     # held-out data come with the data set: what is left to say is whether to use them
-    typed = [(p.name, *((bool, True) if p.name == "validation" else (p.annotation, p.default))) for p in own]
-    return [Option(n, kind, d, meanings.get(n, n.replace("_", " ")), _text(d)) for n, kind, d in typed]
+    typed = [
+        (p.name, *((bool, True) if p.name == "validation" else (p.annotation, p.default)))
+        for p in own
+    ]
+    return [
+        Option(n, kind, d, meanings.get(n, n.replace("_", " ")), _text(d)) for n, kind, d in typed
+    ]
 
 
 def _argument_meanings(function: Callable[..., Any]) -> dict[str, str]:
     """The entries "name, name: meaning" of a docstring's section Args."""
     section = (inspect.getdoc(function) or "").partition("Args:\n")[2].partition("\n\n")[0]
-    entries = re.findall(r"^ {4}([a-z]\w*(?:, \w+)*): (.*(?:\n {5,}.*)*)", section, flags=re.MULTILINE)
+    entries = re.findall(
+        r"^ {4}([a-z]\w*(?:, \w+)*): (.*(?:\n {5,}.*)*)", section, flags=re.MULTILINE
+    )
     return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
 
 
 def add_option(parser: Any, option: Option) -> None:
-    """Declare an option. It has no default of its own, so that what was given can be told from what was not."""
+    """Declare an option. It has no default of its own, so that what was given can be told from what
+    was not.
+    """
     about = f"{option.meaning.rstrip('.')} (default: {option.shown})".replace("%", "%%")
     if option.annotation is bool:
         action = argparse.BooleanOptionalAction
         parser.add_argument(option.flag, action=action, default=argparse.SUPPRESS, help=about)
     else:
-        read, word = (str, "VALUE") if is_dictionary(option.annotation) else reader(option.annotation)
+        read, word = (
+            (str, "VALUE") if is_dictionary(option.annotation) else reader(option.annotation)
+        )
         parser.add_argument(
-            option.flag, dest=option.name, type=read, metavar=word, default=argparse.SUPPRESS, help=about
+            option.flag,
+            dest=option.name,
+            type=read,
+            metavar=word,
+            default=argparse.SUPPRESS,
+            help=about,
         )
 
 
 def _text(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "none"
-    return "none" if value is None else {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    return (
+        "none"
+        if value is None
+        else {True: "yes", False: "no"}[value]
+        if isinstance(value, bool)
+        else str(value)
+    )
 
 
 def is_dictionary(annotation: Any) -> bool:
@@ -145,7 +204,9 @@ def is_dictionary(annotation: Any) -> bool:
 
 
 def reader(annotation: Any) -> tuple[Callable[[str], Any], str]:
-    """A function from text to a value of the annotated type, and the word that stands for the value in a help text."""
+    """A function from text to a value of the annotated type, and the word that stands for the value
+    in a help text.
+    """
     if typing.get_origin(annotation) is tuple:
         return _integers, "N,N"
     union = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
@@ -160,9 +221,15 @@ def reader(annotation: Any) -> tuple[Callable[[str], Any], str]:
 
 def _integers(text: str) -> tuple[int, ...]:
     try:
-        return tuple(int(part) for part in text.split(",") if part) if text not in ("none", "()") else ()
+        return (
+            tuple(int(part) for part in text.split(",") if part)
+            if text not in ("none", "()")
+            else ()
+        )
     except ValueError:
-        raise argparse.ArgumentTypeError(f"got '{text}', expected integers with commas between them") from None
+        raise argparse.ArgumentTypeError(
+            f"got '{text}', expected integers with commas between them"
+        ) from None
 
 
 def _number(kind: type, or_text: bool, or_none: bool) -> Callable[[str], Any]:
@@ -184,11 +251,13 @@ def _text_or_none(text: str) -> str | None:
     return None if text == "none" else text
 
 
-def split_dotted(argv: Sequence[str], options: Sequence[Option]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+def split_dotted(
+    argv: Sequence[str], options: Sequence[Option]
+) -> tuple[list[str], dict[str, dict[str, Any]]]:
     """Take the dotted flags out of `argv`: (the rest, {"prior_options": {"components": 500}}).
 
-    `--prior.components 500` and `--prior.components=500` are the same; `32,64` is a tuple. `InputError` for a flag
-    without a value.
+    `--prior.components 500` and `--prior.components=500` are the same; `32,64` is a tuple.
+    `InputError` for a flag without a value.
     """
     fields = {o.flag.removesuffix("NAME"): o.name for o in options if is_dictionary(o.annotation)}
     rest: list[str] = []
@@ -202,8 +271,14 @@ def split_dotted(argv: Sequence[str], options: Sequence[Option]) -> tuple[list[s
             continue
         value = value if equals else next(words, "--")
         if value.startswith("--") or flag == prefix:
-            checks.refuse(flag, "no value" if value.startswith("--") else "no name", "a flag such as --prior.name 3")
-        dotted.setdefault(fields[prefix], {})[flag.removeprefix(prefix).replace("-", "_")] = _literal(value)
+            checks.refuse(
+                flag,
+                "no value" if value.startswith("--") else "no name",
+                "a flag such as --prior.name 3",
+            )
+        dotted.setdefault(fields[prefix], {})[flag.removeprefix(prefix).replace("-", "_")] = (
+            _literal(value)
+        )
     return rest, dotted
 
 

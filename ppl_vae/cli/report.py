@@ -18,17 +18,28 @@ from ppl_vae.vae import VAE
 
 __all__ = ["check_table", "evaluation_lines", "evaluation_report", "verdict"]
 
-HIGH_K = 0.7  # above it the mean of importance weights cannot be estimated reliably from any number of draws
+# above it the mean of importance weights cannot be estimated reliably from any number of draws
+HIGH_K = 0.7
 
-GREY = "grey pixels are no draws of a Bernoulli, so this is no log density: compare it with none of binarised data"
+GREY = (
+    "grey pixels are no draws of a Bernoulli, so this is no log density: compare it with none "
+    "of binarised data"
+)
 
 
 def evaluation_report(
-    vae: VAE, x: Tensor, estimator: str, num_particles: int, num_samples: int, seed: int, progress: bool
+    vae: VAE,
+    x: Tensor,
+    estimator: str,
+    num_particles: int,
+    num_samples: int,
+    seed: int,
+    progress: bool,
 ) -> dict[str, Any]:
     """Every number of `evaluation_lines`, in plain values; x (N, *event_shape).
 
-    The bound is that of `estimator` with `num_particles` draws a datum, log p(x) takes `num_samples`.
+    The bound is that of `estimator` with `num_particles` draws a datum, log p(x) takes
+    `num_samples`.
     """
     kl = _kl(vae, x, estimator, seed)
     report = {
@@ -66,23 +77,31 @@ def _mean(values: Tensor) -> dict[str, float]:
 
 
 def _kl(vae: VAE, x: Tensor, estimator: str, seed: int) -> dict[str, dict[str, Any]]:
-    """For each latent site, how the estimator gets its KL term and what it is, in nats per datum."""
+    """For each latent site, how the estimator gets its KL term and what it is, in nats per
+    datum.
+    """
     kinds = kl_report(vae.model, vae.guide, x[:2], estimator)
 
     def of_sites(rows: Tensor) -> Tensor:
         terms = evidence_terms(vae.model, vae.guide, rows, estimator)
-        weights = [kl.value.expand(len(rows)) / (vae.num_data or len(x)) for kl in terms.weight_kl.values()]
+        weights = [
+            kl.value.expand(len(rows)) / (vae.num_data or len(x)) for kl in terms.weight_kl.values()
+        ]
         return torch.stack([kl.value for kl in terms.kl.values()] + weights, -1)
 
     values = by_blocks(vae, x, of_sites, seed=seed).double().mean(0).tolist()
-    return {site: {"kind": kind, "nats": value} for (site, kind), value in zip(kinds.items(), values, strict=True)}
+    return {
+        site: {"kind": kind, "nats": value}
+        for (site, kind), value in zip(kinds.items(), values, strict=True)
+    }
 
 
 def evaluation_lines(report: dict[str, Any]) -> list[str]:
     """The report as a screen of text."""
     lines = _likelihood_lines(report) if "log_likelihood" in report else []
     lines += [
-        f"reconstruction error  {_plus_minus(report['reconstruction_error'])} squared error per datum",
+        f"reconstruction error  {_plus_minus(report['reconstruction_error'])} squared error per "
+        "datum",
         f"active units          {report['active_units']} of {report['latent_size']}",
         "",
     ]
@@ -95,8 +114,10 @@ def _likelihood_lines(report: dict[str, Any]) -> list[str]:
     estimator = f"estimator {report['estimator']}, draws a datum: {report['num_particles']}"
     return [
         f"lower bound           {_plus_minus(report['lower_bound'])} nats per datum ({estimator})",
-        f"log p(x)              {_plus_minus(report['log_likelihood'])} nats per datum ({draws} importance samples)",
-        f"Pareto k              median {k['median']:.2f}, largest {k['largest']:.2f}; above {HIGH_K} "
+        f"log p(x)              {_plus_minus(report['log_likelihood'])} nats per datum ({draws} "
+        "importance samples)",
+        f"Pareto k              median {k['median']:.2f}, largest {k['largest']:.2f}; above "
+        f"{HIGH_K} "
         f"for {100 * k['above_0.7']:.0f} % of the data, whose log p(x) may be too low",
         *([GREY] if report["grey_pixels"] else []),
     ]
@@ -108,7 +129,9 @@ def _plus_minus(value: dict[str, float]) -> str:
 
 def check_table(checks: Sequence[Check]) -> list[str]:
     """One line a check."""
-    rows = [(c.verdict, c.name, f"{c.value:.3g}", f"{c.threshold:g}", c.unit, c.meaning) for c in checks]
+    rows = [
+        (c.verdict, c.name, f"{c.value:.3g}", f"{c.threshold:g}", c.unit, c.meaning) for c in checks
+    ]
     return _table(("verdict", "check", "value", "threshold", "unit", "meaning"), rows)
 
 
@@ -121,5 +144,8 @@ def verdict(checks: Sequence[Check]) -> str:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in (header, *rows)
+    ]
     return [line.rstrip() for line in lines]

@@ -1,8 +1,8 @@
 """A run's folder: where it is, what it was run with, and what is written into it.
 
-config.json (data, `VAEConfig`, arguments of `fit`, version), history.csv and checkpoint.safetensors (written by
-`fit`), evaluation.json, posterior.nc, figures/*.png. Every file appears whole or not at all. Knows files and JSON;
-must not know what trains or draws.
+config.json (data, `VAEConfig`, arguments of `fit`, version), history.csv and checkpoint.safetensors
+(written by `fit`), evaluation.json, posterior.nc, figures/*.png. Every file appears whole or not at
+all. Knows files and JSON; must not know what trains or draws.
 """
 
 import csv
@@ -38,7 +38,9 @@ __all__ = ["Record", "RunFolder", "fit_defaults", "fresh_folder", "shaped_data"]
 
 @dataclass(frozen=True)
 class Record:
-    """What a run was started with: `data` as arguments of `load_data`, and those of `fit` in plain values."""
+    """What a run was started with: `data` as arguments of `load_data`, and those of `fit` in plain
+    values.
+    """
 
     config: VAEConfig
     data: dict[str, Any]
@@ -57,12 +59,16 @@ def shaped_data(data: Dataset, event_shape: tuple[int, ...]) -> Dataset:
     try:
         parts = {name: part.reshape(len(part), *event_shape) for name, part in parts.items()}
     except RuntimeError:
-        checks.refuse("event_shape", str(event_shape), f"as many values as the data's {data.event_shape}")
+        checks.refuse(
+            "event_shape", str(event_shape), f"as many values as the data's {data.event_shape}"
+        )
     return dataclasses.replace(data, event_shape=event_shape, **parts)
 
 
 def fit_defaults() -> dict[str, Any]:
-    """The arguments of `fit` that a record holds, at their defaults; a progress bar is no setting of a run."""
+    """The arguments of `fit` that a record holds, at their defaults; a progress bar is no setting
+    of a run.
+    """
     return {option.name: option.default for option in fit_options() if option.name != "progress"}
 
 
@@ -83,7 +89,9 @@ def _finite(value: Any) -> Any:
 
 def _taken(folder: Path) -> bool:
     """Whether anything but hidden files is there."""
-    return folder.exists() and (not folder.is_dir() or any(not p.name.startswith(".") for p in folder.iterdir()))
+    return folder.exists() and (
+        not folder.is_dir() or any(not p.name.startswith(".") for p in folder.iterdir())
+    )
 
 
 class RunFolder:
@@ -93,21 +101,26 @@ class RunFolder:
         self.path = Path(path)
 
     def start(self, record: Record) -> None:
-        """Make the folder with its config.json; `InputError` if something is there or it cannot be made."""
+        """Make the folder with its config.json; `InputError` if something is there or it cannot be
+        made.
+        """
         if _taken(self.path):
             again = f"choose another, or go on with it by train --resume {self.path}"
             checks.refuse("--out", f"{self.path}, which is not empty", "a new folder", again)
         try:
             self.write_record(record)
         except OSError as error:
-            checks.refuse("--out", f"{self.path} ({error.strerror})", "a folder that can be written")
+            checks.refuse(
+                "--out", f"{self.path} ({error.strerror})", "a folder that can be written"
+            )
 
     def write_record(self, record: Record) -> None:
         """Write config.json, unless another process is at work in the folder."""
         config = config_to_json(record.config)
         with run_lock(self.path):
             self.write_json(
-                "config.json", {"version": __version__, "data": record.data, "config": config, "fit": record.fit}
+                "config.json",
+                {"version": __version__, "data": record.data, "config": config, "fit": record.fit},
             )
 
     def remove_if_untrained(self) -> None:
@@ -130,10 +143,15 @@ class RunFolder:
             config, data, arguments = (dict(values[part]) for part in ("config", "data", "fit"))
         except OSError:
             checks.refuse(
-                "run", str(self.path), "the folder of a run, with its config.json", "see ppl-vae train --help"
+                "run",
+                str(self.path),
+                "the folder of a run, with its config.json",
+                "see ppl-vae train --help",
             )
         except (ValueError, KeyError, TypeError):
-            checks.refuse(f"{file}", "not what this library writes", "a JSON object with config, data and fit")
+            checks.refuse(
+                f"{file}", "not what this library writes", "a JSON object with config, data and fit"
+            )
         checks.options(f"data in {file}", data, ("name", "split", "binarization", "checksum"))
         checks.options(f"fit in {file}", arguments, fit_defaults())
         return Record(config_from_json(config), data, fit_defaults() | arguments)
@@ -149,7 +167,11 @@ class RunFolder:
     def history(self) -> list[dict[str, str]]:
         """The rows of history.csv."""
         file = self.path / "history.csv"
-        return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines())) if file.exists() else []
+        return (
+            list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+            if file.exists()
+            else []
+        )
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> Path:
         """Write a JSON file, in which a number that is not finite is null; returns its path."""

@@ -1,6 +1,8 @@
-"""What can be believed of q(z|x) and log p(x): draws for arviz, and checks with a value, a threshold and a verdict.
+"""What can be believed of q(z|x) and log p(x): draws for arviz, and checks with a value, a
+threshold and a verdict.
 
-Knows evaluation and arviz's containers (in `inference_data.py` alone); knows nothing of training runs or folders.
+Knows evaluation and arviz's containers (in `inference_data.py` alone); knows nothing of training
+runs or folders.
 """
 
 from ppl_vae.diagnostics.calibration import Calibration, simulation_based_calibration
@@ -16,7 +18,11 @@ from ppl_vae.diagnostics.predictive import PredictiveCheck, posterior_predictive
 from ppl_vae.diagnostics.reference import NutsReference, nuts_reference
 from ppl_vae.diagnostics.verdicts import Check, Examination, diagnose, examine
 from ppl_vae.diagnostics.weight_posterior import weight_convergence, weights_to_inference_data
-from ppl_vae.diagnostics.weights import functional_spread, lower_bound_when_pruned, weight_signal_to_noise
+from ppl_vae.diagnostics.weights import (
+    functional_spread,
+    lower_bound_when_pruned,
+    weight_signal_to_noise,
+)
 
 __all__ = [
     "Calibration",

@@ -23,7 +23,8 @@ __all__ = ["Calibration", "simulation_based_calibration"]
 class Calibration:
     """Ranks (R, J) of R simulated latents, J coordinates each, among `num_samples` = K draws of q.
 
-    They are uniform on 0..K where q is the exact posterior. `names` (J) are the coordinates, "z[0]" and so on.
+    They are uniform on 0..K where q is the exact posterior. `names` (J) are the coordinates, "z[0]"
+    and so on.
     """
 
     ranks: Tensor
@@ -32,7 +33,9 @@ class Calibration:
 
     @property
     def uniform(self) -> Tensor:
-        """The ranks as values in (0, 1), (R, J): the probability integral transform of z under q."""
+        """The ranks as values in (0, 1), (R, J): the probability integral transform of z under
+        q.
+        """
         return (self.ranks.double() + 0.5) / (self.num_samples + 1)
 
     def coverage(self, probability: float) -> Tensor:
@@ -41,26 +44,35 @@ class Calibration:
 
     @property
     def deviation(self) -> Tensor:
-        """Largest distance of each coordinate's empirical distribution function from the uniform one, (J,)."""
+        """Largest distance of each coordinate's empirical distribution function from the uniform
+        one, (J,).
+        """
         values, size = self.uniform.sort(0).values, len(self.ranks)
         steps = torch.arange(size + 1, dtype=torch.float64)[:, None] / size
         return torch.maximum((values - steps[:-1]).abs(), (values - steps[1:]).abs()).amax(0)
 
     def band(self, error_rate: float = 0.01) -> float:
-        """What `deviation` exceeds, in any of the J coordinates of an exact q, with at most this probability.
+        """What `deviation` exceeds, in any of the J coordinates of an exact q, with at most this
+        probability.
 
-        sqrt(ln(2 J / a) / (2 R)), plus half a rank: Dvoretzky, Kiefer, Wolfowitz and Massart (1990), and a union bound.
+        sqrt(ln(2 J / a) / (2 R)), plus half a rank: Dvoretzky, Kiefer, Wolfowitz and Massart
+        (1990), and a union bound.
         """
         size, coordinates = self.ranks.shape
-        return math.sqrt(math.log(2 * coordinates / error_rate) / (2 * size)) + 0.5 / (self.num_samples + 1)
+        return math.sqrt(math.log(2 * coordinates / error_rate) / (2 * size)) + 0.5 / (
+            self.num_samples + 1
+        )
 
 
-def simulation_based_calibration(vae: VAE, num_simulations: int = 500, num_samples: int = 199,
-                                 seed: int | None = None) -> Calibration:  # fmt: skip
-    """Ranks of z* among K draws z ~ q(z|x*), where (z*, x*) are R draws of the model: of every site's coordinates.
+def simulation_based_calibration(
+    vae: VAE, num_simulations: int = 500, num_samples: int = 199, seed: int | None = None
+) -> Calibration:
+    """Ranks of z* among K draws z ~ q(z|x*), where (z*, x*) are R draws of the model: of every
+    site's coordinates.
 
     U-shaped ranks: q is overconfident; a hump: conservative; a slope: biased.
-    Source: Validating Bayesian inference algorithms with simulation-based calibration (2018), section 4.
+    Source: Validating Bayesian inference algorithms with simulation-based calibration (2018),
+    section 4.
     """
     checks.integer("num_simulations", num_simulations)
     checks.integer("num_samples", num_samples)
@@ -74,15 +86,21 @@ def simulation_based_calibration(vae: VAE, num_simulations: int = 500, num_sampl
         size, ranks, names = max(1, decoder_rows(vae) // num_samples), [], []
         for start in range(0, num_simulations, size):
             rows = slice(start, start + size)
-            found = _ranks(vae, {name: value[rows] for name, value in values.items()}, x[rows], num_samples)
+            found = _ranks(
+                vae, {name: value[rows] for name, value in values.items()}, x[rows], num_samples
+            )
             names = [f"{name}[{j}]" for name, rank in found.items() for j in range(rank.shape[1])]
             ranks.append(torch.cat(list(found.values()), 1))
     return Calibration(torch.cat(ranks).cpu(), num_samples, tuple(names))
 
 
-def _ranks(vae: VAE, simulated: dict[str, Tensor], x: Tensor, num_samples: int) -> dict[str, Tensor]:
+def _ranks(
+    vae: VAE, simulated: dict[str, Tensor], x: Tensor, num_samples: int
+) -> dict[str, Tensor]:
     """{site: (R', J)} of one block of simulations; an index that the model sums out has no rank."""
     with pyro.plate("draws", num_samples, dim=-2):
         guide: Any = poutine.trace(vae.guide).get_trace(x).nodes
     shared = [name for name in simulated if name in guide]
-    return {name: (guide[name]["value"] < simulated[name]).sum(0).reshape(len(x), -1) for name in shared}
+    return {
+        name: (guide[name]["value"] < simulated[name]).sum(0).reshape(len(x), -1) for name in shared
+    }

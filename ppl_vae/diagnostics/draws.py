@@ -1,4 +1,5 @@
-"""Draws of both programs as plain arrays, filled block by block: never all draws of all pixels at once.
+"""Draws of both programs as plain arrays, filled block by block: never all draws of all pixels at
+once.
 
 Knows traces of the two programs; knows nothing of arviz.
 """
@@ -30,43 +31,73 @@ def predictive_size(num_samples: int, rows: int, event_size: int) -> int:
     return max(1, min(num_samples, MOST_PREDICTED // (rows * event_size)))
 
 
-def posterior_draws(vae: VAE, x: Tensor, num_samples: int, progress: bool = False) -> dict[str, Arrays]:
-    """Draws z_s ~ q(z|x_n) of every site, (S, N, *event), and what the programs say of them, in nats.
+def posterior_draws(
+    vae: VAE, x: Tensor, num_samples: int, progress: bool = False
+) -> dict[str, Arrays]:
+    """Draws z_s ~ q(z|x_n) of every site, (S, N, *event), and what the programs say of them, in
+    nats.
 
-    log_weight = lp - log q(z|x), lp = log p(x, z) and log_likelihood = log p(x|z), each (S, N); pareto_k (N,); x, the
-    posterior predictive draws, (S', N, *event_shape) with S' <= S.
+    log_weight = lp - log q(z|x), lp = log p(x, z) and log_likelihood = log p(x|z), each (S, N);
+    pareto_k (N,); x, the posterior predictive draws, (S', N, *event_shape) with S' <= S.
     """
     kept = predictive_size(num_samples, len(x), math.prod(x.shape[1:]))
-    groups: dict[str, Arrays] = {"posterior": {}, "sample_stats": {}, "log_likelihood": {}, "posterior_predictive": {}}
+    groups: dict[str, Arrays] = {
+        "posterior": {},
+        "sample_stats": {},
+        "log_likelihood": {},
+        "posterior_predictive": {},
+    }
     for columns, rows, block in _blocks(vae, x, num_samples, progress):
         for group, values in _block_values(block, max(0, kept - rows.start)).items():
             shape = (kept if group == "posterior_predictive" else num_samples, len(x))
             for name, value in values.items():
-                target = groups[group].setdefault(name, np.empty((*shape, *value.shape[2:]), np.float32))
+                target = groups[group].setdefault(
+                    name, np.empty((*shape, *value.shape[2:]), np.float32)
+                )
                 target[rows, columns] = value.cpu().numpy()
     weights = groups["sample_stats"]["log_weight"]
     parts = np.array_split(weights, math.ceil(len(x) / 500), axis=1)
-    groups["sample_stats"]["pareto_k"] = np.concatenate([pareto_k(torch.as_tensor(w)).numpy() for w in parts])
+    groups["sample_stats"]["pareto_k"] = np.concatenate(
+        [pareto_k(torch.as_tensor(w)).numpy() for w in parts]
+    )
     return groups
 
 
-def _blocks(vae: VAE, x: Tensor, num_samples: int, progress: bool) -> Iterator[tuple[slice, slice, Any]]:
-    """(columns of data, rows of draws, traces of both programs) for blocks of a bounded number of decoder rows."""
+def _blocks(
+    vae: VAE, x: Tensor, num_samples: int, progress: bool
+) -> Iterator[tuple[slice, slice, Any]]:
+    """(columns of data, rows of draws, traces of both programs) for blocks of a bounded number of
+    decoder rows.
+    """
     most = decoder_rows(vae)
     size = min(len(x), max(1, most // num_samples))
-    for first in tqdm(range(0, len(x), size), disable=not progress, unit="block", desc="posterior", dynamic_ncols=True):
+    for first in tqdm(
+        range(0, len(x), size),
+        disable=not progress,
+        unit="block",
+        desc="posterior",
+        dynamic_ncols=True,
+    ):
         data = as_float(vae, x[first : first + size])
         for start in range(0, num_samples, most):
             draws = min(most, num_samples - start)
-            yield slice(first, first + len(data)), slice(start, start + draws), paired_traces(vae, data, draws)
+            yield (
+                slice(first, first + len(data)),
+                slice(start, start + draws),
+                paired_traces(vae, data, draws),
+            )
 
 
-def _block_values(traces: tuple[poutine.Trace, poutine.Trace], kept: int) -> dict[str, dict[str, Tensor]]:
+def _block_values(
+    traces: tuple[poutine.Trace, poutine.Trace], kept: int
+) -> dict[str, dict[str, Tensor]]:
     guide, model = (sites(trace) for trace in traces)
     observed = model["x"]["fn"]
     batch = observed.batch_shape
     joint = sum(site["log_prob"] for site in model.values())
-    point = any(site["infer"].get("point") for site in guide.values())  # a point mass has no density to weigh by
+    point = any(
+        site["infer"].get("point") for site in guide.values()
+    )  # a point mass has no density to weigh by
     weight = joint * math.nan if point else joint - sum(site["log_prob"] for site in guide.values())
     values = {
         "posterior": {
@@ -81,20 +112,34 @@ def _block_values(traces: tuple[poutine.Trace, poutine.Trace], kept: int) -> dic
 
 
 def weight_draws(vae: VAE, num_samples: int) -> Arrays:
-    """theta_s ~ q(theta), (S, *W) by site; empty where weights are points, or where they would not fit in 256 MiB."""
+    """theta_s ~ q(theta), (S, *W) by site; empty where weights are points, or where they would not
+    fit in 256 MiB.
+    """
     weights = vae.guide.weights
-    if weights is None or num_samples * sum(mean.numel() for mean in weights.mean().values()) > MOST_PREDICTED:
+    if (
+        weights is None
+        or num_samples * sum(mean.numel() for mean in weights.mean().values()) > MOST_PREDICTED
+    ):
         return {}
     with pyro.plate("draws", num_samples, dim=-2):
         drawn = weights()
-    return {name: value.reshape(num_samples, *value.shape[2:]).cpu().numpy() for name, value in drawn.items()}
+    return {
+        name: value.reshape(num_samples, *value.shape[2:]).cpu().numpy()
+        for name, value in drawn.items()
+    }
 
 
 def prior_draws(vae: VAE, num_samples: int) -> dict[str, Arrays]:
-    """Draws of every site of the prior, (S, *event), and of x given the first S' of them, (S', *event_shape)."""
+    """Draws of every site of the prior, (S, *event), and of x given the first S' of them, (S',
+    *event_shape).
+    """
     with pyro.plate("draws", num_samples):
         trace = poutine.trace(vae.model.prior).get_trace()
-    found: dict[str, Tensor] = {n: s["value"] for n, s in trace.nodes.items() if s["type"] == "sample" and n != "draws"}  # type: ignore[misc]
+    found: dict[str, Tensor] = {
+        name: site["value"]  # type: ignore[misc]
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and name != "draws"
+    }
     z = found["z"][: predictive_size(num_samples, 1, math.prod(vae.config.event_shape))]
     x = torch.cat([vae.decode(part).sample() for part in z.split(decoder_rows(vae))])
     return {

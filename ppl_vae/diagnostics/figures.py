@@ -14,20 +14,30 @@ from ppl_vae.diagnostics.calibration import Calibration
 from ppl_vae.diagnostics.predictive import PredictiveCheck
 from ppl_vae.diagnostics.verdicts import Examination
 
-__all__ = ["calibration_figure", "examination_figures", "pareto_k_figure", "predictive_figure",
-           "signal_to_noise_figure"]  # fmt: skip
+__all__ = [
+    "calibration_figure",
+    "examination_figures",
+    "pareto_k_figure",
+    "predictive_figure",
+    "signal_to_noise_figure",
+]
 
 DATA, DRAWS, LIMIT = "#222222", "#332288", "#cc6677"
 NAMED_COLOURS = ("#cc6677", "#44aa99", "#ddcc77", "#882255", "#88ccee")
-LABELS = {"mean": "mean of all values", "between_data": "variance between data", "within_data": "deviation in a datum"}
+LABELS = {
+    "mean": "mean of all values",
+    "between_data": "variance between data",
+    "within_data": "deviation in a datum",
+}
 
 
 def calibration_figure(calibration: Calibration, *, axes: Axes | None = None) -> Figure:
-    """F(u) - u, F the empirical distribution function of each latent's rank among draws of q, scaled to u in (0, 1).
+    """F(u) - u, F the empirical distribution function of each latent's rank among draws of q,
+    scaled to u in (0, 1).
 
-    Inside the band an exact q stays with probability 0.99, all latents together. Below on the left and above on the
-    right of 1/2: q is conservative; the other way round: overconfident; on one side of 0 alone: biased. The first five
-    latents that leave the band are named.
+    Inside the band an exact q stays with probability 0.99, all latents together. Below on the left
+    and above on the right of 1/2: q is conservative; the other way round: overconfident; on one
+    side of 0 alone: biased. The first five latents that leave the band are named.
     Source: Graphical test for discrete uniformity (2022), section 2.
     """
     axes = _axes(axes)
@@ -40,15 +50,24 @@ def calibration_figure(calibration: Calibration, *, axes: Axes | None = None) ->
         label = calibration.names[j] if j in named else None
         colour = NAMED_COLOURS[list(named).index(j)] if label else LIMIT if outside[j] else DRAWS
         alpha = 1.0 if label else max(0.2, 1 / u.shape[1])
-        ends = np.concatenate([[0.0], rank, [1.0]]), np.concatenate([[0.0], steps[:, 0] - rank, [0.0]])
-        axes.plot(*ends, linewidth=1.2 if outside[j] else 0.8, color=colour, alpha=alpha, label=label)
-    axes.set(xlabel="rank among draws of q", ylabel="share of simulations below, minus rank", xlim=(0, 1))
+        ends = (
+            np.concatenate([[0.0], rank, [1.0]]),
+            np.concatenate([[0.0], steps[:, 0] - rank, [0.0]]),
+        )
+        axes.plot(
+            *ends, linewidth=1.2 if outside[j] else 0.8, color=colour, alpha=alpha, label=label
+        )
+    axes.set(
+        xlabel="rank among draws of q", ylabel="share of simulations below, minus rank", xlim=(0, 1)
+    )
     axes.legend(loc="best")
     return axes.get_figure(root=True)  # type: ignore[return-value]
 
 
 def predictive_figure(checks: Mapping[str, PredictiveCheck]) -> Figure:
-    """One panel a statistic: its values in replicated data, and in the data themselves as a line."""
+    """One panel a statistic: its values in replicated data, and in the data themselves as a
+    line.
+    """
     figure = Figure(figsize=(3.4 * len(checks), 3.0), layout="constrained")
     panels = figure.subplots(1, len(checks), squeeze=False)[0]
     for panel, (name, check) in zip(panels, checks.items()):
@@ -62,7 +81,9 @@ def predictive_figure(checks: Mapping[str, PredictiveCheck]) -> Figure:
 
 
 def pareto_k_figure(k: Tensor, *, axes: Axes | None = None) -> Figure:
-    """Pareto k of each datum (N,) in rising order; above 0.7 its importance weights cannot be averaged."""
+    """Pareto k of each datum (N,) in rising order; above 0.7 its importance weights cannot be
+    averaged.
+    """
     axes = _axes(axes)
     axes.plot(np.linspace(0, 1, len(k)), k.clamp(max=3.0).sort().values.numpy(), color=DRAWS)
     axes.axhline(0.7, color=LIMIT, linestyle="--", label="0.7")
@@ -72,7 +93,8 @@ def pareto_k_figure(k: Tensor, *, axes: Axes | None = None) -> Figure:
 
 
 def signal_to_noise_figure(ratios: Mapping[str, Tensor], *, axes: Axes | None = None) -> Figure:
-    """Share of each site's weights whose |mean| / standard deviation under q(theta) is below a value, in decibels.
+    """Share of each site's weights whose |mean| / standard deviation under q(theta) is below a
+    value, in decibels.
 
     Left of 0 dB a weight's sign is hardly known, and setting it to zero costs little.
     Source: Weight uncertainty in neural networks (2015), section 5.1.
@@ -83,7 +105,10 @@ def signal_to_noise_figure(ratios: Mapping[str, Tensor], *, axes: Axes | None = 
         axes.plot(decibels.cpu().numpy(), np.linspace(0, 1, len(decibels)), label=name)
     axes.axvline(0.0, color=LIMIT, linestyle="--")
     axes.set(
-        xlabel="signal-to-noise of a weight (dB)", ylabel="share of the weights below", ylim=(0, 1), xlim=(-40, None)
+        xlabel="signal-to-noise of a weight (dB)",
+        ylabel="share of the weights below",
+        ylim=(0, 1),
+        xlim=(-40, None),
     )
     axes.legend(frameon=False, loc="upper left", fontsize="small")
     return axes.get_figure(root=True)  # type: ignore[return-value]
@@ -97,7 +122,9 @@ def examination_figures(found: Examination) -> dict[str, Figure]:
         "predictive_checks": predictive_figure(found.predictive),
     }
     return figures | (
-        {"signal_to_noise": signal_to_noise_figure(found.signal_to_noise)} if found.signal_to_noise else {}
+        {"signal_to_noise": signal_to_noise_figure(found.signal_to_noise)}
+        if found.signal_to_noise
+        else {}
     )
 
 

@@ -30,28 +30,41 @@ ALIKE = ("prior", "prior_predictive", "weights")  # one value for all data
 
 
 @torch.no_grad()
-def to_inference_data(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0, labels: Any = None,
-                      progress: bool = False) -> "InferenceData":  # fmt: skip
+def to_inference_data(
+    vae: VAE,
+    x: Tensor,
+    num_samples: int = 1000,
+    seed: int = 0,
+    labels: Any = None,
+    progress: bool = False,
+) -> "InferenceData":
     """Draws from q(z|x), the prior and both predictive distributions as `arviz.InferenceData`.
 
-    posterior: latent sites, (chain, draw, datum, latent), and sites of theta where weights are Bayesian, drawn apart
-    from z and left out beyond 256 MiB. sample_stats: log_weight = log p(x, z) - log q(z|x) and
-    lp = log p(x, z), (chain, draw, datum), and pareto_k, (datum), in nats. log_likelihood: log p(x|z), (chain, draw,
-    datum). posterior_predictive and prior_predictive: x, with as many draws as 256 MiB hold. prior, observed_data,
-    constant_data (index of the datum, and `labels` if given).
+    posterior: latent sites, (chain, draw, datum, latent), and sites of theta where weights are
+    Bayesian, drawn apart from z and left out beyond 256 MiB. sample_stats: log_weight = log p(x, z)
+    - log q(z|x) and lp = log p(x, z), (chain, draw, datum), and pareto_k, (datum), in nats.
+    log_likelihood: log p(x|z), (chain, draw, datum). posterior_predictive and prior_predictive: x,
+    with as many draws as 256 MiB hold. prior, observed_data, constant_data (index of the datum, and
+    `labels` if given).
 
-    The draws are independent, in one chain: R-hat and effective sample size say nothing of q, Pareto k does.
-    `az.loo` takes them for draws of a posterior that all data share; with a latent for each datum it is the harmonic
-    mean of p(x|z), whatever q is, and says nothing of x left out: to compare models give `to_elpd` to `az.compare`.
+    The draws are independent, in one chain: R-hat and effective sample size say nothing of q,
+    Pareto k does. `az.loo` takes them for draws of a posterior that all data share; with a latent
+    for each datum it is the harmonic mean of p(x|z), whatever q is, and says nothing of x left out:
+    to compare models give `to_elpd` to `az.compare`.
 
     Args:
-        x: (N, *event_shape). num_samples: S draws a datum. seed: of the draws; the global generator is left as it was.
+        x: (N, *event_shape). num_samples: S draws a datum. seed: of the draws; the global generator
+            is left as it was.
     """
     checks.integer("num_samples", num_samples)
     with evaluation(vae, seed):
-        groups = posterior_draws(vae, checked(vae, x), num_samples, progress) | prior_draws(vae, num_samples)
+        groups = posterior_draws(vae, checked(vae, x), num_samples, progress) | prior_draws(
+            vae, num_samples
+        )
         theta = weight_draws(vae, num_samples)
-    constant = {"index": np.arange(len(x))} | ({} if labels is None else {"labels": _labels(labels, len(x))})
+    constant = {"index": np.arange(len(x))} | (
+        {} if labels is None else {"labels": _labels(labels, len(x))}
+    )
     groups |= {"observed_data": {"x": as_float(vae, x).cpu().numpy()}, "constant_data": constant}
     attributes = {
         "inference_library": "ppl_vae",
@@ -61,7 +74,9 @@ def to_inference_data(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 
         "num_samples": num_samples,
     }
     sets = {name: _dataset(name, values, attributes) for name, values in groups.items()}
-    sets["posterior"] = sets["posterior"].merge(_dataset("weights", theta, attributes), combine_attrs="override")
+    sets["posterior"] = sets["posterior"].merge(
+        _dataset("weights", theta, attributes), combine_attrs="override"
+    )
     return _container(sets, attributes)
 
 
@@ -72,26 +87,44 @@ def _labels(labels: Any, num_data: int) -> np.ndarray:
     return array
 
 
-def to_datatree(vae: VAE, x: Tensor, num_samples: int = 1000, seed: int = 0, labels: Any = None,
-                progress: bool = False) -> xr.DataTree:  # fmt: skip
+def to_datatree(
+    vae: VAE,
+    x: Tensor,
+    num_samples: int = 1000,
+    seed: int = 0,
+    labels: Any = None,
+    progress: bool = False,
+) -> xr.DataTree:
     """`to_inference_data` as an `xarray.DataTree`, which arviz 1 takes."""
     return to_inference_data(vae, x, num_samples, seed, labels, progress).to_datatree()
 
 
 def to_elpd(likelihood: LogLikelihood) -> "ELPDData":
-    """Held-out log p(x_n) as arviz's expected log predictive density, for `az.compare` of two fits on the same x.
+    """Held-out log p(x_n) as arviz's expected log predictive density, for `az.compare` of two fits
+    on the same x.
 
-    The values are log predictive densities already, z integrated out and x not trained on, so nothing is left out
-    again. Pareto k is that of their importance weights.
+    The values are log predictive densities already, z integrated out and x not trained on, so
+    nothing is left out again. Pareto k is that of their importance weights.
     """
     from arviz.stats.stats_utils import ELPDData
 
-    values, k = (xr.DataArray(t.numpy(), dims=("datum",)) for t in (likelihood.values, likelihood.pareto_k))
+    values, k = (
+        xr.DataArray(t.numpy(), dims=("datum",)) for t in (likelihood.values, likelihood.pareto_k)
+    )
     size, good = len(likelihood.values), 0.7
     error = math.sqrt(size * likelihood.values.var(correction=0).item())
-    fields = {"elpd_loo": values.sum().item(), "se": error, "p_loo": 0.0, "n_samples": likelihood.num_samples,
-              "n_data_points": size, "warning": bool((k > good).any()), "loo_i": values.rename("loo_i"), "pareto_k": k,
-              "scale": "log", "good_k": good}  # fmt: skip
+    fields = {
+        "elpd_loo": values.sum().item(),
+        "se": error,
+        "p_loo": 0.0,
+        "n_samples": likelihood.num_samples,
+        "n_data_points": size,
+        "warning": bool((k > good).any()),
+        "loo_i": values.rename("loo_i"),
+        "pareto_k": k,
+        "scale": "log",
+        "good_k": good,
+    }
     return ELPDData(data=list(fields.values()), index=list(fields))
 
 
@@ -100,7 +133,9 @@ def convergence(draws: np.ndarray) -> tuple[Tensor, Tensor]:
     import arviz as az
 
     data = xr.Dataset({"u": (("chain", "draw", "datum", "latent"), draws.astype(np.float64))})
-    with np.errstate(divide="ignore", invalid="ignore"):  # chains that never moved: an R-hat that is infinite
+    with np.errstate(
+        divide="ignore", invalid="ignore"
+    ):  # chains that never moved: an R-hat that is infinite
         found = (az.rhat(data), az.ess(data))
     return torch.as_tensor(found[0]["u"].values), torch.as_tensor(found[1]["u"].values)
 
@@ -119,7 +154,9 @@ def _dataset(group: str, values: Arrays, attributes: dict[str, Any]) -> xr.Datas
         leading = (SAMPLED if sampled else ()) + (("datum",) if group not in ALIKE else ())
         array = value[None] if sampled else value
         variables[name] = ((*leading, *_event_dims(name, array.ndim - len(leading))), array)
-    sizes = {dim: size for dims, array in variables.values() for dim, size in zip(dims, array.shape)}
+    sizes = {
+        dim: size for dims, array in variables.values() for dim, size in zip(dims, array.shape)
+    }
     return xr.Dataset(variables, {dim: np.arange(size) for dim, size in sizes.items()}, attributes)
 
 

@@ -1,4 +1,5 @@
-"""Posterior predictive checks: is a stated statistic of the data like that of data replicated from their latents?
+"""Posterior predictive checks: is a stated statistic of the data like that of data replicated from
+their latents?
 
 Knows draws of the two programs and functions of a data set; knows nothing of arviz.
 """
@@ -30,7 +31,11 @@ def within_data(x: Tensor) -> Tensor:
     return x.flatten(1).std(1, correction=0).mean()
 
 
-STATISTICS: dict[str, Statistic] = {"mean": torch.mean, "between_data": between_data, "within_data": within_data}
+STATISTICS: dict[str, Statistic] = {
+    "mean": torch.mean,
+    "between_data": between_data,
+    "within_data": within_data,
+}
 
 
 @dataclass(frozen=True)
@@ -42,19 +47,28 @@ class PredictiveCheck:
 
     @property
     def p_value(self) -> float:
-        """Two-sided: twice the smaller share of replicates (and of the data themselves) beyond the observed value."""
+        """Two-sided: twice the smaller share of replicates (and of the data themselves) beyond the
+        observed value.
+        """
         above = (int((self.replicated >= self.observed).sum()) + 1) / (len(self.replicated) + 1)
         below = (int((self.replicated <= self.observed).sum()) + 1) / (len(self.replicated) + 1)
         return min(1.0, 2 * min(above, below))
 
 
-def posterior_predictive_check(vae: VAE, x: Tensor, statistics: Mapping[str, Statistic] | None = None,
-                               num_samples: int = 200, seed: int | None = None
-                               ) -> dict[str, PredictiveCheck]:  # fmt: skip
-    """T(x) against T(x~_s), x~_s,n ~ p(x|z), z ~ q(z|x_n), for each stated statistic T of a data set (N, *event_shape).
+def posterior_predictive_check(
+    vae: VAE,
+    x: Tensor,
+    statistics: Mapping[str, Statistic] | None = None,
+    num_samples: int = 200,
+    seed: int | None = None,
+) -> dict[str, PredictiveCheck]:
+    """T(x) against T(x~_s), x~_s,n ~ p(x|z), z ~ q(z|x_n), for each stated statistic T of a data
+    set (N, *event_shape).
 
-    Small p-values are evidence against model or q; since x is used twice, exact ones are near 1/2 rather than uniform.
-    Source: Posterior predictive assessment of model fitness via realized discrepancies (1996), section 2.
+    Small p-values are evidence against model or q; since x is used twice, exact ones are near 1/2
+    rather than uniform.
+    Source: Posterior predictive assessment of model fitness via realized discrepancies (1996),
+    section 2.
     """
     checks.integer("num_samples", num_samples)
     if statistics is None:  # one of them is a variance between data
@@ -67,8 +81,12 @@ def posterior_predictive_check(vae: VAE, x: Tensor, statistics: Mapping[str, Sta
             copy = torch.cat([_replicate(vae, rows) for rows in data.split(decoder_rows(vae))])
             for name, statistic in statistics.items():
                 replicated[name].append(float(statistic(copy)))
-        return {name: PredictiveCheck(float(statistic(data)), torch.tensor(replicated[name], dtype=torch.float64))
-                for name, statistic in statistics.items()}  # fmt: skip
+        return {
+            name: PredictiveCheck(
+                float(statistic(data)), torch.tensor(replicated[name], dtype=torch.float64)
+            )
+            for name, statistic in statistics.items()
+        }
 
 
 def _replicate(vae: VAE, x: Tensor) -> Tensor:

@@ -27,14 +27,16 @@ __all__ = ["NutsReference", "nuts_reference"]
 
 @dataclass(frozen=True)
 class NutsReference:
-    """Draws of p(u|x) and of q(u|x) for N data, u the U coordinates of `LogDensity`; and what they say of q.
+    """Draws of p(u|x) and of q(u|x) for N data, u the U coordinates of `LogDensity`; and what they
+    say of q.
 
-    u is (z - location) / scale where the prior gives z a location and a scale (z itself under N(0, I)), and z mapped to
-    the reals elsewhere.
+    u is (z - location) / scale where the prior gives z a location and a scale (z itself under N(0,
+    I)), and z mapped to the reals elsewhere.
 
-    draws: (C, S, N, U) by NUTS. r_hat, effective_sample_size: (N, U), of those draws: the chains are Markov chains, so
-    here they mean something. mean_error: (E_q[u] - E_p[u]) / sd_p, (N, U). scale_error: ln(sd_q / sd_p), (N, U), below
-    0 where q is overconfident. kl: KL(q || p(z|x)) = log p(x) - L, (N,) nats.
+    draws: (C, S, N, U) by NUTS. r_hat, effective_sample_size: (N, U), of those draws: the chains
+    are Markov chains, so here they mean something. mean_error: (E_q[u] - E_p[u]) / sd_p, (N, U).
+    scale_error: ln(sd_q / sd_p), (N, U), below 0 where q is overconfident. kl: KL(q || p(z|x)) =
+    log p(x) - L, (N,) nats.
     """
 
     draws: Tensor
@@ -45,16 +47,30 @@ class NutsReference:
     kl: Tensor
 
 
-def nuts_reference(vae: VAE, x: Tensor, num_samples: int = 500, num_warmup: int = 300, num_chains: int = 4,
-                   seed: int = 0, method: str = "annealed", progress: bool = False, **options: Any
-                   ) -> NutsReference:  # fmt: skip
-    """Sample p(z|x) of a few data x (N, *event_shape) with Pyro's NUTS, all data and chains in one joint run.
+def nuts_reference(
+    vae: VAE,
+    x: Tensor,
+    num_samples: int = 500,
+    num_warmup: int = 300,
+    num_chains: int = 4,
+    seed: int = 0,
+    method: str = "annealed",
+    progress: bool = False,
+    **options: Any,
+) -> NutsReference:
+    """Sample p(z|x) of a few data x (N, *event_shape) with Pyro's NUTS, all data and chains in one
+    joint run.
 
-    The C chains of N data are one point of dimension C N U: they are independent under the target, so one run of NUTS
-    moves all of them, at a step size that suits the worst. log p(x) comes from `method` and its options.
+    The C chains of N data are one point of dimension C N U: they are independent under the target,
+    so one run of NUTS moves all of them, at a step size that suits the worst. log p(x) comes from
+    `method` and its options.
     Source: The No-U-Turn sampler (2014).
     """
-    for name, value in (("num_samples", num_samples), ("num_warmup", num_warmup), ("num_chains", num_chains)):
+    for name, value in (
+        ("num_samples", num_samples),
+        ("num_warmup", num_warmup),
+        ("num_chains", num_chains),
+    ):
         checks.integer(name, value)
     likelihood = log_likelihood(vae, x, method=method, seed=seed, **options)
     kl = likelihood.values - lower_bound(vae, x, num_particles=1000, seed=seed).double().cpu()
@@ -89,7 +105,9 @@ class _Potential(torch.autograd.Function):
         return -outer[0] * ctx.saved_tensors[0], None, None
 
 
-def _nuts(density: LogDensity, x: Tensor, start: Tensor, num_samples: int, num_warmup: int, progress: bool) -> Tensor:
+def _nuts(
+    density: LogDensity, x: Tensor, start: Tensor, num_samples: int, num_warmup: int, progress: bool
+) -> Tensor:
     """(C, S, N, U) from chains that start at u (C, N, U)."""
     gradients = program(Gradients(density), [start, x], "record")
 
@@ -98,6 +116,12 @@ def _nuts(density: LogDensity, x: Tensor, start: Tensor, num_samples: int, num_w
 
     with torch.enable_grad():
         kernel = NUTS(potential_fn=potential, max_tree_depth=7)
-        run = MCMC(kernel, num_samples, num_warmup, initial_params={"u": start.clone()}, disable_progbar=not progress)
+        run = MCMC(
+            kernel,
+            num_samples,
+            num_warmup,
+            initial_params={"u": start.clone()},
+            disable_progbar=not progress,
+        )
         run.run()
     return run.get_samples()["u"].detach().transpose(0, 1)

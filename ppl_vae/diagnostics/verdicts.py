@@ -24,7 +24,9 @@ INTERVAL, P_VALUE = 0.8, 0.01
 
 @dataclass(frozen=True)
 class Check:
-    """One check: `value` against `threshold` in `unit`; `verdict` is "pass", or "look" where a person should look."""
+    """One check: `value` against `threshold` in `unit`; `verdict` is "pass", or "look" where a
+    person should look.
+    """
 
     name: str
     value: float
@@ -43,7 +45,8 @@ class Check:
 class Examination:
     """Checks of a trained pair, and what they were read from: for figures.
 
-    pareto_k: (N,). signal_to_noise: |mean| / standard deviation of every weight by site; empty for point weights.
+    pareto_k: (N,). signal_to_noise: |mean| / standard deviation of every weight by site; empty for
+    point weights.
     """
 
     checks: list[Check]
@@ -64,14 +67,19 @@ def diagnose(vae: VAE, x: Tensor, seed: int = 0, num_samples: int = 1000) -> lis
 
 
 def examine(vae: VAE, x: Tensor, seed: int = 0, num_samples: int = 1000) -> Examination:
-    """Checks of q(z|x), log p(x) and, where weights are random, q(theta), on held-out x (N, *event_shape).
+    """Checks of q(z|x), log p(x) and, where weights are random, q(theta), on held-out x (N,
+    *event_shape).
 
     A function of `seed`. Raises `InputError` where the posterior is a point.
     """
     kinds = kl_report(vae.model, vae.guide, as_float(vae, checked(vae, x)[:1]), "A")
     if "point" in kinds.values():
-        checks.refuse("posterior", "'point', which has no density to check", "a posterior to draw from",
-                      "evaluate says what a plain autoencoder is worth")  # fmt: skip
+        checks.refuse(
+            "posterior",
+            "'point', which has no density to check",
+            "a posterior to draw from",
+            "evaluate says what a plain autoencoder is worth",
+        )
     likelihood = log_likelihood(vae, x, num_samples, seed=seed)
     calibration = simulation_based_calibration(vae, seed=seed)
     predictive = posterior_predictive_check(vae, x, seed=seed)
@@ -91,14 +99,28 @@ def _likelihood_checks(vae: VAE, x: Tensor, likelihood: LogLikelihood, seed: int
     heavy = (likelihood.pareto_k > 0.7).double().mean().item()
     per_latent = gap.mean().item() / vae.config.latent_size
     return [
-        at_most("gap", per_latent, 0.25, "nats per latent", "log p(x) minus the lower bound: KL(q || p(z|x))"),
-        at_most("pareto_k", heavy, 0.05, "of data", "share with k > 0.7, whose importance weights cannot be averaged"),
+        at_most(
+            "gap",
+            per_latent,
+            0.25,
+            "nats per latent",
+            "log p(x) minus the lower bound: KL(q || p(z|x))",
+        ),
+        at_most(
+            "pareto_k",
+            heavy,
+            0.05,
+            "of data",
+            "share with k > 0.7, whose importance weights cannot be averaged",
+        ),
     ]
 
 
 def _inactive_units(vae: VAE, x: Tensor, seed: int) -> Check:
     inactive = 1 - active_units(vae, x, seed=seed).double().mean().item()
-    return at_most("inactive_units", inactive, 0.5, "of latents", "share of latents that carry nothing about x")
+    return at_most(
+        "inactive_units", inactive, 0.5, "of latents", "share of latents that carry nothing about x"
+    )
 
 
 def _calibration_checks(found: Calibration) -> list[Check]:
@@ -106,7 +128,10 @@ def _calibration_checks(found: Calibration) -> list[Check]:
     worst = coverage[(coverage - INTERVAL).abs().argmax()].item()
     off = abs(worst - INTERVAL)
     tendency = "" if off <= 0.1 else ", overconfident" if worst < INTERVAL else ", conservative"
-    held = f"the worst latent's {INTERVAL:.0%} intervals hold {worst:.0%} of simulated latents{tendency}"
+    held = (
+        f"the worst latent's {INTERVAL:.0%} intervals hold {worst:.0%} of simulated "
+        f"latents{tendency}"
+    )
     shape = "largest distance of the ranks of simulated latents from uniform ones"
     limit = max(0.1, found.band())
     return [
@@ -127,5 +152,8 @@ def _weight_checks(ratios: dict[str, Tensor]) -> list[Check]:
     if not ratios:
         return []
     unsure = torch.cat([ratio.flatten() for ratio in ratios.values()]).lt(1).double().mean().item()
-    meaning = "share whose sign q(theta) hardly knows, |mean| below one standard deviation; all: nothing was learned"
+    meaning = (
+        "share whose sign q(theta) hardly knows, |mean| below one standard deviation; all: "
+        "nothing was learned"
+    )
     return [at_most("unsure_weights", unsure, 0.98, "of weights", meaning)]

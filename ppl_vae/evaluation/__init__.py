@@ -1,7 +1,8 @@
 """What a trained pair of programs is worth: bounds, log p(x), reconstruction error, active units.
 
-Knows the two programs, estimators and the recorder of training; knows nothing of arviz, figures or files.
-Everything runs in evaluation mode, without gradients of parameters, in blocks of bounded memory.
+Knows the two programs, estimators and the recorder of training; knows nothing of arviz, figures or
+files. Everything runs in evaluation mode, without gradients of parameters, in blocks of bounded
+memory.
 """
 
 from ppl_vae.evaluation.annealed import BidirectionalGap, bidirectional_gap

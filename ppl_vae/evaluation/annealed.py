@@ -32,14 +32,24 @@ def inverse_temperatures(num_temperatures: int) -> Tensor:
 
 
 class AnnealedPath:
-    """The path p(u) p(x|u)^b from prior to posterior for M data; step sizes by temperature and datum are found by a
-    pilot run and then frozen, so that the weights of later chains are unbiased."""  # fmt: skip
+    """The path p(u) p(x|u)^b from prior to posterior for M data; step sizes by temperature and
+    datum are found by a pilot run and then frozen, so that the weights of later chains are
+    unbiased."""
 
-    def __init__(self, density: LogDensity, x: Tensor, num_chains: int, num_temperatures: int, num_leapfrog: int,
-                 tier: str) -> None:  # fmt: skip
+    def __init__(
+        self,
+        density: LogDensity,
+        x: Tensor,
+        num_chains: int,
+        num_temperatures: int,
+        num_leapfrog: int,
+        tier: str,
+    ) -> None:
         self.density, self.x, self.num_leapfrog, self.tier = density, x, num_leapfrog, tier
         self.temperatures = inverse_temperatures(num_temperatures).to(x)
-        self.chains = Chains(density, x, density.prior_draws(num_chains, len(x)), num_leapfrog, tier)
+        self.chains = Chains(
+            density, x, density.prior_draws(num_chains, len(x)), num_leapfrog, tier
+        )
         pilot = Chains(density, x, density.prior_draws(PILOT_CHAINS, len(x)), num_leapfrog, tier)
         self.step_sizes = torch.stack([self._adapted(pilot, b) for b in self.temperatures[1:]])
 
@@ -48,7 +58,8 @@ class AnnealedPath:
         return pilot.step_size
 
     def forward(self) -> Tensor:
-        """Log weights (C, M) of chains that start at the prior; they end at draws of (about) the posterior.
+        """Log weights (C, M) of chains that start at the prior; they end at draws of (about) the
+        posterior.
 
         log w = sum_t (b_t - b_{t-1}) log p(x|u_{t-1}), u_t ~ T_t(u_{t-1}); E[w] = p(x).
         """
@@ -60,7 +71,9 @@ class AnnealedPath:
         return log_weights
 
     def backward(self, u: Tensor) -> Tensor:
-        """The same along the reverse path from exact draws u of the posterior, (C, M, U): E[1/w] = 1/p(x)."""
+        """The same along the reverse path from exact draws u of the posterior, (C, M, U): E[1/w] =
+        1/p(x).
+        """
         self.chains.start(u)
         log_weights = torch.zeros_like(self.chains.state.log_prior)
         for t in range(len(self.step_sizes) - 1, -1, -1):
@@ -71,19 +84,29 @@ class AnnealedPath:
         return log_weights
 
 
-def annealed(vae: VAE, x: Tensor, num_samples: int, tier: str, progress: bool, num_temperatures: int = 500,
-             num_leapfrog: int = 10) -> Tensor:  # fmt: skip
-    """log 1/C sum_c w_c, w_c the weight of a chain from the prior to the posterior: a lower bound in expectation.
+def annealed(
+    vae: VAE,
+    x: Tensor,
+    num_samples: int,
+    tier: str,
+    progress: bool,
+    num_temperatures: int = 500,
+    num_leapfrog: int = 10,
+) -> Tensor:
+    """log 1/C sum_c w_c, w_c the weight of a chain from the prior to the posterior: a lower bound
+    in expectation.
 
     Returns (3, N): value, Pareto k (of few chains: infinite, too few to say), Monte Carlo error.
-    Sources: Annealed importance sampling (2001), section 2; On the quantitative analysis of decoder-based generative
-    models (2017), section 2.3.
+    Sources: Annealed importance sampling (2001), section 2; On the quantitative analysis of
+    decoder-based generative models (2017), section 2.3.
     """
     density = LogDensity(vae, "annealed")
     results, groups = [], x.split(max(1, decoder_rows(vae) // num_samples))
     tier = chain_tier(tier, 2 * len(groups) * num_temperatures * num_leapfrog)
     for rows in tqdm(groups, disable=not progress, unit="block", desc="annealed"):
-        path = AnnealedPath(density, as_float(vae, rows), num_samples, num_temperatures, num_leapfrog, tier)
+        path = AnnealedPath(
+            density, as_float(vae, rows), num_samples, num_temperatures, num_leapfrog, tier
+        )
         weights = RunningWeights(num_samples)
         weights.update(path.forward())
         results.append(weights.summary().cpu())
@@ -107,17 +130,31 @@ class BidirectionalGap:
         return self.upper - self.lower
 
 
-def bidirectional_gap(vae: VAE, num_data: int = 20, num_samples: int = 16, seed: int | None = None,
-                      num_temperatures: int = 500, num_leapfrog: int = 10) -> BidirectionalGap:  # fmt: skip
-    """Bracket log p(x) of data simulated from the model, whose posterior draw is known: the z that made them.
+def bidirectional_gap(
+    vae: VAE,
+    num_data: int = 20,
+    num_samples: int = 16,
+    seed: int | None = None,
+    num_temperatures: int = 500,
+    num_leapfrog: int = 10,
+) -> BidirectionalGap:
+    """Bracket log p(x) of data simulated from the model, whose posterior draw is known: the z that
+    made them.
 
-    lower = log 1/C sum_c w_c over forward chains; upper = -log 1/C sum_c 1/w_c over chains that start at that z.
-    Source: Sandwiching the marginal likelihood using bidirectional Monte Carlo (2015); On the quantitative analysis of
-    decoder-based generative models (2017), section 2.4.
+    lower = log 1/C sum_c w_c over forward chains; upper = -log 1/C sum_c 1/w_c over chains that
+    start at that z.
+    Source: Sandwiching the marginal likelihood using bidirectional Monte Carlo (2015); On the
+    quantitative analysis of decoder-based generative models (2017), section 2.4.
     """
-    counts = {"num_data": num_data, "num_samples": num_samples,
-              "num_temperatures": num_temperatures, "num_leapfrog": num_leapfrog}  # fmt: skip
-    num_data, num_samples, num_temperatures, num_leapfrog = (checks.integer(*count) for count in counts.items())
+    counts = {
+        "num_data": num_data,
+        "num_samples": num_samples,
+        "num_temperatures": num_temperatures,
+        "num_leapfrog": num_leapfrog,
+    }
+    num_data, num_samples, num_temperatures, num_leapfrog = (
+        checks.integer(*count) for count in counts.items()
+    )
     with evaluation(vae, seed):
         density = LogDensity(vae, "annealed")
         u = density.prior_draws(1, num_data)

@@ -1,4 +1,5 @@
-"""Data as the programs take it: checked, float, on the model's device, in blocks; and the mode they run in.
+"""Data as the programs take it: checked, float, on the model's device, in blocks; and the mode they
+run in.
 
 Knows a VAE's data format; knows nothing of what is computed from a block.
 """
@@ -21,7 +22,10 @@ def checked(vae: VAE, x: Tensor) -> Tensor:
     """x (N, *event_shape) if it is data the likelihood is defined on; raises `InputError`."""
     support = getattr(vae.model.decoder.likelihood, "support", (-math.inf, math.inf))
     return checks.inside(
-        "x", checks.data("x", x, vae.config.event_shape), support, f"likelihood '{vae.config.likelihood}'"
+        "x",
+        checks.data("x", x, vae.config.event_shape),
+        support,
+        f"likelihood '{vae.config.likelihood}'",
     )
 
 
@@ -31,10 +35,11 @@ def as_float(vae: VAE, x: Tensor) -> Tensor:
 
 
 def decoder_rows(vae: VAE) -> int:
-    """Decoder rows (data times draws) a block: few enough on a processor that the widest activation stays in cache.
+    """Decoder rows (data times draws) a block: few enough on a processor that the widest activation
+    stays in cache.
 
-    500 to 1000 rows of MNIST size are fastest among 50 to 50000; a small decoder takes more, so that a block is worth
-    a call.
+    500 to 1000 rows of MNIST size are fastest among 50 to 50000; a small decoder takes more, so
+    that a block is worth a call.
     """
     if next(vae.parameters()).device.type != "cpu":
         return 50_000
@@ -43,12 +48,16 @@ def decoder_rows(vae: VAE) -> int:
     weights = vae.guide.weights
     if weights is None or weights.estimator == "local":
         return rows
-    return min(rows, max(1, 2**26 // sum(mean.numel() for mean in weights.mean().values())))  # a theta for each draw
+    return min(
+        rows, max(1, 2**26 // sum(mean.numel() for mean in weights.mean().values()))
+    )  # a theta for each draw
 
 
 @contextlib.contextmanager
 def evaluation(vae: VAE, seed: int | None = None) -> Iterator[None]:
-    """Evaluation mode, no gradients, parameters local to modules; with `seed`, draws from a fork of the generator."""
+    """Evaluation mode, no gradients, parameters local to modules; with `seed`, draws from a fork of
+    the generator.
+    """
     fork = contextlib.nullcontext() if seed is None else torch.random.fork_rng()
     with fork, evaluating(vae), local_parameters(), torch.no_grad():
         if seed is not None:
@@ -56,9 +65,16 @@ def evaluation(vae: VAE, seed: int | None = None) -> Iterator[None]:
         yield
 
 
-def by_blocks(vae: VAE, x: Tensor, function: Callable[[Tensor], Tensor], draws: int = 1, seed: int | None = None
-              ) -> Tensor:  # fmt: skip
-    """`function`, which makes `draws` draws for each datum, of every block of x, joined along the data, (N, ...)."""
+def by_blocks(
+    vae: VAE,
+    x: Tensor,
+    function: Callable[[Tensor], Tensor],
+    draws: int = 1,
+    seed: int | None = None,
+) -> Tensor:
+    """`function`, which makes `draws` draws for each datum, of every block of x, joined along the
+    data, (N, ...).
+    """
     size = max(1, decoder_rows(vae) // draws)
     with evaluation(vae, seed):
         return torch.cat([function(as_float(vae, rows)) for rows in checked(vae, x).split(size)])

@@ -1,6 +1,7 @@
 """The joint density of a datum and its latents as a function: what samplers and quadrature work on.
 
-Knows the model's latent sites and the maps between them and coordinates; knows nothing of the guide.
+Knows the model's latent sites and the maps between them and coordinates; knows nothing of the
+guide.
 """
 
 import math
@@ -29,20 +30,26 @@ LOCATION_AND_SCALE = (dist.Normal, dist.Laplace, dist.StudentT, dist.Cauchy)
 
 
 class LogDensity(nn.Module):
-    """(log p(u), log p(x|u)) of coordinates u (C, M, U) of the latents and data x (M, *event_shape), each (C, M) nats.
+    """(log p(u), log p(x|u)) of coordinates u (C, M, U) of the latents and data x (M,
+    *event_shape), each (C, M) nats.
 
-    u holds every latent site of the prior: (value - location) / scale, given the sites before it, where its family has
-    a location and a scale, else the value mapped from its support to the reals; log p(u) counts the maps' Jacobians. So
-    the layers of a hierarchy have one scale and no dependence in the prior, which is where samplers come from. Index
-    sites are summed out, and what comes after one is mapped from its support. Raises `InputError` for Bayesian weights,
-    over which it does not average. Source: A general framework for the parametrization of hierarchical models (2007).
+    u holds every latent site of the prior: (value - location) / scale, given the sites before it,
+    where its family has a location and a scale, else the value mapped from its support to the
+    reals; log p(u) counts the maps' Jacobians. So the layers of a hierarchy have one scale and no
+    dependence in the prior, which is where samplers come from. Index sites are summed out, and what
+    comes after one is mapped from its support. Raises `InputError` for Bayesian weights, over which
+    it does not average. Source: A general framework for the parametrization of hierarchical models
+    (2007).
     """
 
     def __init__(self, vae: VAE, method: str) -> None:
         super().__init__()
         if vae.model.weights is not None:
             checks.refuse(
-                f"method '{method}'", "Bayesian weights", "weights that are points", "use method='importance'"
+                f"method '{method}'",
+                "Bayesian weights",
+                "weights that are points",
+                "use method='importance'",
             )
         self.model = vae.model
         self.latents = latent_sites(vae.model.prior, vae.config.latent_size)
@@ -65,11 +72,15 @@ class LogDensity(nn.Module):
     def coordinates(self, values: dict[str, Tensor]) -> Tensor:
         """u (C, M, U) of each site's value (C, M, *event)."""
         shape = values[self.latents[0].name].shape[:2]
-        return self._coordinates(self._prior_nodes(poutine.condition(self.model.prior, values), *shape))
+        return self._coordinates(
+            self._prior_nodes(poutine.condition(self.model.prior, values), *shape)
+        )
 
     def values(self, u: Tensor) -> dict[str, Tensor]:
         """Each site's value (C, M, *event), by name: the inverse of `coordinates`."""
-        nodes = self._prior_nodes(_At(self.latents, u.split(self.sizes, -1))(self.model.prior), *u.shape[:2])
+        nodes = self._prior_nodes(
+            _At(self.latents, u.split(self.sizes, -1))(self.model.prior), *u.shape[:2]
+        )
         return {site.name: nodes[site.name]["value"] for site in self.latents}
 
     def _prior_nodes(self, prior: Any, num_draws: int, num_data: int) -> Any:
@@ -87,7 +98,9 @@ class LogDensity(nn.Module):
 
 
 class _At(Messenger):
-    """Fix each latent site at its part of u, (C, M, size), and add up the log Jacobian of u -> values, (C, M)."""
+    """Fix each latent site at its part of u, (C, M, size), and add up the log Jacobian of u ->
+    values, (C, M).
+    """
 
     def __init__(self, latents: Sequence[LatentSite], parts: Sequence[Tensor]) -> None:
         super().__init__()
@@ -103,7 +116,10 @@ class _At(Messenger):
         if msg["name"] not in self.parts:
             return
         site, part = self.parts[msg["name"]]
-        part, transform = part.unflatten(-1, site.unconstrained_shape or (1,)), _map(site, msg["fn"], self.indexed)
+        part, transform = (
+            part.unflatten(-1, site.unconstrained_shape or (1,)),
+            _map(site, msg["fn"], self.indexed),
+        )
         part = part if site.unconstrained_shape else part.squeeze(-1)
         msg["value"], msg["is_observed"] = transform(part), True
         determinant = transform.log_abs_det_jacobian(part, msg["value"])
@@ -112,7 +128,9 @@ class _At(Messenger):
 
 
 def _map(site: LatentSite, fn: Any, indexed: bool) -> Transform:
-    """From a site's coordinates to its value, given the distribution it has after the sites before it."""
+    """From a site's coordinates to its value, given the distribution it has after the sites before
+    it.
+    """
     base = base_distribution(fn)
     if indexed or not isinstance(base, LOCATION_AND_SCALE):
         return biject_to(site.support)

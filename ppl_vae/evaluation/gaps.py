@@ -24,7 +24,9 @@ FINAL_PARTICLES = 2000
 
 @dataclass(frozen=True)
 class InferenceGaps:
-    """log p(x), the bound of the guide and of the guide fitted anew to each datum alone, all (N,) nats, signed."""
+    """log p(x), the bound of the guide and of the guide fitted anew to each datum alone, all (N,)
+    nats, signed.
+    """
 
     log_likelihood: Tensor
     refitted: Tensor
@@ -41,14 +43,23 @@ class InferenceGaps:
         return self.refitted - self.amortised
 
 
-def inference_gaps(vae: VAE, x: Tensor, method: str = "annealed", num_steps: int = 300, learning_rate: float = 1e-2,
-                   num_particles: int = 16, seed: int | None = None, progress: bool = False, **options: Any
-                   ) -> InferenceGaps:  # fmt: skip
+def inference_gaps(
+    vae: VAE,
+    x: Tensor,
+    method: str = "annealed",
+    num_steps: int = 300,
+    learning_rate: float = 1e-2,
+    num_particles: int = 16,
+    seed: int | None = None,
+    progress: bool = False,
+    **options: Any,
+) -> InferenceGaps:
     """log p(x) - L[q] = approximation gap + amortisation gap, for each datum.
 
-    L[q*]: a copy of the guide, all its parameters, maximises the bound of this one datum in `num_steps` of Adam from
-    the amortised start; 2000 draws then estimate both bounds. log p(x) comes from `method` and its options.
-    Raises `InputError` for Bayesian weights, whose own KL a datum's bound lacks, and for a guide that is a point.
+    L[q*]: a copy of the guide, all its parameters, maximises the bound of this one datum in
+    `num_steps` of Adam from the amortised start; 2000 draws then estimate both bounds. log p(x)
+    comes from `method` and its options. Raises `InputError` for Bayesian weights, whose own KL a
+    datum's bound lacks, and for a guide that is a point.
     Source: Inference suboptimality in variational autoencoders (2018), section 3.
     """
     _check(vae, checked(vae, x))
@@ -58,10 +69,14 @@ def inference_gaps(vae: VAE, x: Tensor, method: str = "annealed", num_steps: int
     likelihood = log_likelihood(vae, x, method=method, seed=seed, progress=progress, **options)
     with evaluation(vae, seed):
         bounds = []
-        for row in tqdm(checked(vae, x).split(1), disable=not progress, unit="datum", desc="refitting q"):
+        for row in tqdm(
+            checked(vae, x).split(1), disable=not progress, unit="datum", desc="refitting q"
+        ):
             datum = as_float(vae, row)
             best = _refitted(vae, datum, num_steps, learning_rate, num_particles)
-            bounds.append(torch.cat([_bound(vae, q, datum, FINAL_PARTICLES) for q in (best, vae.guide)]))
+            bounds.append(
+                torch.cat([_bound(vae, q, datum, FINAL_PARTICLES) for q in (best, vae.guide)])
+            )
     refitted, amortised = torch.stack(bounds, 1).double().cpu()
     return InferenceGaps(likelihood.values, refitted, amortised)
 
@@ -71,15 +86,23 @@ def _check(vae: VAE, x: Tensor) -> None:
         checks.refuse("inference_gaps", "Bayesian weights", "weights that are points")
     kinds = kl_report(vae.model, vae.guide, as_float(vae, x[:1]), "A")
     if "point" in kinds.values():
-        checks.refuse("inference_gaps", "a guide that is a point", "a density of z, since a point has no bound")
+        checks.refuse(
+            "inference_gaps",
+            "a guide that is a point",
+            "a density of z, since a point has no bound",
+        )
 
 
 def _bound(vae: VAE, guide: Guide, x: Tensor, num_particles: int) -> Tensor:
     return evidence_terms(vae.model, guide, x, "A", num_particles).lower_bound
 
 
-def _refitted(vae: VAE, x: Tensor, num_steps: int, learning_rate: float, num_particles: int) -> Guide:
-    """The guide that has seen this datum only; its learning rate falls to zero, so that it ends at an optimum."""
+def _refitted(
+    vae: VAE, x: Tensor, num_steps: int, learning_rate: float, num_particles: int
+) -> Guide:
+    """The guide that has seen this datum only; its learning rate falls to zero, so that it ends at
+    an optimum.
+    """
     guide = copy.deepcopy(vae.guide)
     parameters = [p for p in guide.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, learning_rate)

@@ -1,6 +1,7 @@
 """log p(x) by importance sampling with the guide as proposal.
 
-Knows log importance weights and how to cut the work into blocks; knows nothing of the other methods.
+Knows log importance weights and how to cut the work into blocks; knows nothing of the other
+methods.
 """
 
 import math
@@ -17,17 +18,22 @@ from ppl_vae.vae import VAE
 
 __all__ = ["importance"]
 
-# compiling costs about 20 s cold and saves 2 ms a block of MNIST size; recording costs half a second and saves 1 ms
+# compiling costs about 20 s cold and saves 2 ms a block of MNIST size; recording costs half a
+# second and saves 1 ms
 BLOCKS_WORTH_COMPILING, BLOCKS_WORTH_RECORDING = 10_000, 500
 
 
-def importance(vae: VAE, x: Tensor, num_samples: int, tier: str, progress: bool, prior_share: float = 0.0) -> Tensor:
-    """log 1/S sum_s p(x, z_s) / q(z_s|x), z_s ~ q(z|x): a lower bound in expectation, tight as S grows.
+def importance(
+    vae: VAE, x: Tensor, num_samples: int, tier: str, progress: bool, prior_share: float = 0.0
+) -> Tensor:
+    """log 1/S sum_s p(x, z_s) / q(z_s|x), z_s ~ q(z|x): a lower bound in expectation, tight as S
+    grows.
 
-    With `prior_share` a the proposal is (1 - a) q(z|x) + a p(z), which finds the modes that q misses where latents are
-    few; S is then rounded up to whole blocks. Returns (3, N): value, Pareto k, Monte Carlo error. Blocks have one
-    shape, so that one recording serves them all. Sources: Importance weighted autoencoders (2015), equation 8; Weighted
-    average importance sampling and defensive mixture distributions (1995).
+    With `prior_share` a the proposal is (1 - a) q(z|x) + a p(z), which finds the modes that q
+    misses where latents are few; S is then rounded up to whole blocks. Returns (3, N): value,
+    Pareto k, Monte Carlo error. Blocks have one shape, so that one recording serves them all.
+    Sources: Importance weighted autoencoders (2015), equation 8; Weighted average importance
+    sampling and defensive mixture distributions (1995).
     """
     if checks.number("prior_share", prior_share, 0.0) >= 1:
         checks.refuse("prior_share", prior_share, "a share below 1")
@@ -42,9 +48,13 @@ def importance(vae: VAE, x: Tensor, num_samples: int, tier: str, progress: bool,
     if from_prior:
         draws = max(draws, 2)
         num_samples = pieces * draws
-    block = program(LogWeights(vae, draws, from_prior), [example], _tier(tier, len(groups) * pieces))
+    block = program(
+        LogWeights(vae, draws, from_prior), [example], _tier(tier, len(groups) * pieces)
+    )
     results = []
-    for group in tqdm(groups, disable=not progress, unit="block", desc="log p(x)", dynamic_ncols=True):
+    for group in tqdm(
+        groups, disable=not progress, unit="block", desc="log p(x)", dynamic_ncols=True
+    ):
         weights, data = RunningWeights(num_samples), as_float(vae, group)
         padded = torch.cat([data, data[-1:].expand(size - len(data), *data.shape[1:])])
         for piece in range(pieces):
@@ -56,11 +66,21 @@ def importance(vae: VAE, x: Tensor, num_samples: int, tier: str, progress: bool,
 def _check_density(vae: VAE, x: Tensor) -> None:
     guide, _ = paired_traces(vae, as_float(vae, x[:1]), 1)
     if any(site["infer"].get("point") for site in sites(guide).values()):
-        checks.refuse("method", "'importance' with a point posterior, which has no density", "a posterior to draw from",
-                      "use method='annealed'")  # fmt: skip
+        checks.refuse(
+            "method",
+            "'importance' with a point posterior, which has no density",
+            "a posterior to draw from",
+            "use method='annealed'",
+        )
 
 
 def _tier(wanted: str, blocks: int) -> str:
     if wanted != "auto":
         return wanted
-    return "inductor" if blocks >= BLOCKS_WORTH_COMPILING else "record" if blocks >= BLOCKS_WORTH_RECORDING else "off"
+    return (
+        "inductor"
+        if blocks >= BLOCKS_WORTH_COMPILING
+        else "record"
+        if blocks >= BLOCKS_WORTH_RECORDING
+        else "off"
+    )

@@ -35,8 +35,9 @@ METHODS: dict[str, tuple[Callable[..., Tensor], int, tuple[str, ...]]] = {
 class LogLikelihood:
     """Estimates of log p(x) in nats, signed.
 
-    `values` (N,), with `pareto_k` (N,) and `monte_carlo_error` (N,), the standard error of each value over repetitions
-    (delta method; for quadrature the difference to half as many points). `mean` and `standard_error` are over the data.
+    `values` (N,), with `pareto_k` (N,) and `monte_carlo_error` (N,), the standard error of each
+    value over repetitions (delta method; for quadrature the difference to half as many points).
+    `mean` and `standard_error` are over the data.
     """
 
     values: Tensor
@@ -53,14 +54,21 @@ class LogLikelihood:
     @property
     def standard_error(self) -> float:
         """Standard deviation of `values` over the data, divided by sqrt(N); NaN for one datum."""
-        return self.values.std().item() / math.sqrt(len(self.values)) if len(self.values) > 1 else math.nan
+        return (
+            self.values.std().item() / math.sqrt(len(self.values))
+            if len(self.values) > 1
+            else math.nan
+        )
 
     def __repr__(self) -> str:
         """One line: what a person wants to read of it."""
         share = f"pareto_k > 0.7: {(self.pareto_k > 0.7).double().mean().item():.0%}"
         share = "too few draws for pareto_k" if self.pareto_k.isinf().all() else share
-        return (f"LogLikelihood(mean={self.mean:.2f} ± {self.standard_error:.2f} nats, N={len(self.values)}, "
-                f"method={self.method!r}, num_samples={self.num_samples}, {share})")  # fmt: skip
+        return (
+            f"LogLikelihood(mean={self.mean:.2f} ± {self.standard_error:.2f} nats, "
+            f"N={len(self.values)}, "
+            f"method={self.method!r}, num_samples={self.num_samples}, {share})"
+        )
 
 
 def log_likelihood(
@@ -75,17 +83,21 @@ def log_likelihood(
 ) -> LogLikelihood:
     """log p(x) of each datum in nats, for any prior and guide, by running the two programs.
 
-    importance: 5000 draws of the guide; right where Pareto k < 0.7 and q misses no mode. `prior_share` of the draws
-        come from the prior, for the modes that it does miss.
-    annealed: 16 chains from the prior to the posterior in `num_temperatures` steps of Hamiltonian Monte Carlo with
-        `num_leapfrog` steps each; knows nothing of the guide, so it judges it. A lower bound in expectation.
-    reciprocal: 1000 draws of the posterior by the same chains; an upper bound in expectation, for few latents.
+    importance: 5000 draws of the guide; right where Pareto k < 0.7 and q misses no mode.
+        `prior_share` of the draws come from the prior, for the modes that it does miss.
+    annealed: 16 chains from the prior to the posterior in `num_temperatures` steps of Hamiltonian
+        Monte Carlo with `num_leapfrog` steps each; knows nothing of the guide, so it judges it. A
+        lower bound in expectation.
+    reciprocal: 1000 draws of the posterior by the same chains; an upper bound in expectation, for
+    few latents.
     quadrature: exact up to its grid of `num_points` a side, for one or two latents.
 
     Args:
-        x: (N, *event_shape). num_samples: S, draws (chains) for each datum; None is the number above.
+        x: (N, *event_shape). num_samples: S, draws (chains) for each datum; None is the number
+            above.
         seed: of the draws; None uses the global generator.
-        compile: "off" (eager Pyro), "record", "inductor" (compiled) or "auto" (by the amount of work).
+        compile: "off" (eager Pyro), "record", "inductor" (compiled) or "auto" (by the amount of
+            work).
         progress: show a progress bar. options: the method's own, named above.
 
     Returns a `LogLikelihood` on the CPU, double precision. Raises `InputError`.
@@ -94,7 +106,11 @@ def log_likelihood(
     function, default, known = METHODS[checks.choice("method", method, METHODS)]
     size = default if num_samples is None else checks.integer("num_samples", num_samples)
     checks.choice("compile", compile, TIERS)
-    shared = [name for name in inspect.signature(log_likelihood).parameters if name not in ("vae", "x", "options")]
+    shared = [
+        name
+        for name in inspect.signature(log_likelihood).parameters
+        if name not in ("vae", "x", "options")
+    ]
     checks.options(f"option of method '{method}'", options, [*known, *shared])
     for name in options.keys() - {"prior_share"}:
         checks.integer(name, options[name])

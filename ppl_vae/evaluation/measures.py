@@ -1,4 +1,5 @@
-"""Cheap measures of a pair of programs, per datum or per latent: the bound, reconstruction error, active units.
+"""Cheap measures of a pair of programs, per datum or per latent: the bound, reconstruction error,
+active units.
 
 Knows estimators and the VAE's own questions; knows nothing of importance weights.
 """
@@ -13,17 +14,21 @@ from ppl_vae.vae import VAE
 __all__ = ["active_units", "lower_bound", "reconstruction_error"]
 
 
-def lower_bound(vae: VAE, x: Tensor, estimator: str = "B", num_particles: int = 1, seed: int | None = None) -> Tensor:
-    """An unbiased estimate of the evidence lower bound of each datum, (N,) nats, signed: higher is better.
+def lower_bound(
+    vae: VAE, x: Tensor, estimator: str = "B", num_particles: int = 1, seed: int | None = None
+) -> Tensor:
+    """An unbiased estimate of the evidence lower bound of each datum, (N,) nats, signed: higher is
+    better.
 
     L(x) = E_q[log p(x|z)] - sum over sites of KL(q(z|x) || p(z)) - KL(q(theta) || p(theta)) / N,
-    the last term only where weights are Bayesian; N is `vae.num_data`, or len(x) where that is not known. A guide that
-    is a point has no KL: what is left, log p(x|z) at its z, bounds nothing.
+    the last term only where weights are Bayesian; N is `vae.num_data`, or len(x) where that is not
+    known. A guide that is a point has no KL: what is left, log p(x|z) at its z, bounds nothing.
 
     Args:
-        x: (N, *event_shape). estimator: "A" (all terms sampled), "B" (closed-form KL where there is one), "iwae",
-            "dreg" or "renyi:ALPHA" (`objectives.evidence_terms`).
-        num_particles: draws of z averaged for each datum. seed: of the draws; None uses the global generator.
+        x: (N, *event_shape). estimator: "A" (all terms sampled), "B" (closed-form KL where there is
+            one), "iwae", "dreg" or "renyi:ALPHA" (`objectives.evidence_terms`).
+        num_particles: draws of z averaged for each datum. seed: of the draws; None uses the global
+            generator.
 
     Raises `InputError`. Source: Auto-Encoding Variational Bayes (2013), equations 6 and 7.
     """
@@ -38,10 +43,13 @@ def lower_bound(vae: VAE, x: Tensor, estimator: str = "B", num_particles: int = 
     return by_blocks(vae, x, bound, draws, seed)
 
 
-def reconstruction_error(vae: VAE, x: Tensor, num_samples: int | None = None, seed: int | None = None) -> Tensor:
+def reconstruction_error(
+    vae: VAE, x: Tensor, num_samples: int | None = None, seed: int | None = None
+) -> Tensor:
     """Sum of squared error of the reconstruction of each datum, (N,), in squared units of x.
 
-    ||x - E[x|z]||^2 at z the posterior mean; with `num_samples=K` its average over K draws z ~ q(z|x).
+    ||x - E[x|z]||^2 at z the posterior mean; with `num_samples=K` its average over K draws z ~
+    q(z|x).
     """
     draws = 1 if num_samples is None else checks.integer("num_samples", num_samples)
 
@@ -54,9 +62,11 @@ def reconstruction_error(vae: VAE, x: Tensor, num_samples: int | None = None, se
 
 
 def active_units(vae: VAE, x: Tensor, threshold: float = 0.01, seed: int | None = None) -> Tensor:
-    """Which latents carry information about x: (latent_size,) booleans, Var_x(E_q[z_j | x]) > threshold.
+    """Which latents carry information about x: (latent_size,) booleans, Var_x(E_q[z_j | x]) >
+    threshold.
 
-    Variance over the data of posterior means, in squared units of z; `.sum()` counts the active units.
+    Variance over the data of posterior means, in squared units of z; `.sum()` counts the active
+    units.
     Source: Importance weighted autoencoders (2015), section 5.2.
     """
     checks.number("threshold", threshold, 0.0)

@@ -22,23 +22,31 @@ def tail_size(num_samples: int) -> int:
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:
-    """Shape k of a generalised Pareto fitted to the tail of each column's weights; (S, N) -> (N,), double precision.
+    """Shape k of a generalised Pareto fitted to the tail of each column's weights; (S, N) -> (N,),
+    double precision.
 
-    Moments of the weights below order 1/k exist. k < 0.7: the estimate can be trusted; above, it cannot. It is +inf
-    where the tail has fewer than 5 distinct exceedances, too few to say, and 0 where all weights are equal: q is exact.
+    Moments of the weights below order 1/k exist. k < 0.7: the estimate can be trusted; above, it
+    cannot. It is +inf where the tail has fewer than 5 distinct exceedances, too few to say, and 0
+    where all weights are equal: q is exact.
     Source: Pareto smoothed importance sampling (2024), sections 2 and 3.
     """
     return pareto_k_of_tail(log_weights.topk(tail_size(len(log_weights)) + 1, dim=0).values)
 
 
 def pareto_k_of_tail(largest: Tensor) -> Tensor:
-    """The same from the tail_size(S) + 1 largest log weights of each column alone, in falling order."""
-    log_ratio = (largest - largest[:1]).double().T.flip(1)  # rising, the largest weight of each datum scaled to 1
+    """The same from the tail_size(S) + 1 largest log weights of each column alone, in falling
+    order.
+    """
+    log_ratio = (
+        (largest - largest[:1]).double().T.flip(1)
+    )  # rising, the largest weight of each datum scaled to 1
     cutoff = log_ratio[:, :1].clamp(min=math.log(torch.finfo(torch.float64).tiny))
     exceedances = log_ratio[:, 1:].exp() - cutoff.exp()
     counts = (log_ratio[:, 1:] > cutoff).sum(1)
     k = largest.new_full((len(counts),), math.inf, dtype=torch.float64)
-    for count in counts.unique().tolist():  # ties with the cutoff shorten a tail; almost always all have one length
+    for count in (
+        counts.unique().tolist()
+    ):  # ties with the cutoff shorten a tail; almost always all have one length
         if count >= SMALLEST_TAIL:
             k[counts == count] = _fit(exceedances[counts == count, -count:])
     return torch.where(_equal(largest) & (len(largest) > 1), 0.0, k)  # of one draw nothing is known
@@ -51,11 +59,13 @@ def _equal(largest: Tensor) -> Tensor:
 
 
 def _fit(x: Tensor) -> Tensor:
-    """Shape of a generalised Pareto for exceedances x (N, n), rising: a quasi-Bayesian mean over a grid of m points.
+    """Shape of a generalised Pareto for exceedances x (N, n), rising: a quasi-Bayesian mean over a
+    grid of m points.
 
-    b_j = (1 - sqrt(m / (j - 1/2))) / (3 x_quartile) + 1 / x_max,  k(b) = mean_i log(1 - b x_i), weighted by the profile
-    likelihood of b; then shrunk to 1/2 with the weight of ten observations.
-    Source: A new and efficient estimation method for the generalized Pareto distribution (2009), section 3.
+    b_j = (1 - sqrt(m / (j - 1/2))) / (3 x_quartile) + 1 / x_max,  k(b) = mean_i log(1 - b x_i),
+    weighted by the profile likelihood of b; then shrunk to 1/2 with the weight of ten observations.
+    Source: A new and efficient estimation method for the generalized Pareto distribution (2009),
+    section 3.
     """
     n = x.shape[1]
     m = 30 + math.isqrt(n)

@@ -1,4 +1,5 @@
-"""log p(x) by the reciprocal estimator: draws of the posterior, and a density fitted to others of them.
+"""log p(x) by the reciprocal estimator: draws of the posterior, and a density fitted to others of
+them.
 
 Knows chains and a Gaussian fit; knows nothing of the guide.
 """
@@ -21,21 +22,34 @@ CHAINS = 20
 THINNING = 5
 
 
-def reciprocal(vae: VAE, x: Tensor, num_samples: int, tier: str, progress: bool, num_temperatures: int = 100,
-               num_leapfrog: int = 10) -> Tensor:  # fmt: skip
-    """-log 1/S sum_s g(u_s) / p(x, u_s), u_s ~ p(u|x), g a Gaussian fitted to S other draws: good for few latents.
+def reciprocal(
+    vae: VAE,
+    x: Tensor,
+    num_samples: int,
+    tier: str,
+    progress: bool,
+    num_temperatures: int = 100,
+    num_leapfrog: int = 10,
+) -> Tensor:
+    """-log 1/S sum_s g(u_s) / p(x, u_s), u_s ~ p(u|x), g a Gaussian fitted to S other draws: good
+    for few latents.
 
-    An upper bound in expectation; chains are annealed to the posterior, then thinned. Returns (3, N): value, Pareto k
-    of the ratios, Monte Carlo error (of independent draws). Source: Auto-Encoding Variational Bayes (2013), appendix D.
+    An upper bound in expectation; chains are annealed to the posterior, then thinned. Returns (3,
+    N): value, Pareto k of the ratios, Monte Carlo error (of independent draws). Source:
+    Auto-Encoding Variational Bayes (2013), appendix D.
     """
     density = LogDensity(vae, "reciprocal")
     results, groups = [], x.split(max(1, decoder_rows(vae) // CHAINS))
     transitions = 2 * num_temperatures + 2 * THINNING * num_samples // CHAINS
     tier = chain_tier(tier, len(groups) * num_leapfrog * transitions)
     for rows in tqdm(groups, disable=not progress, desc="reciprocal"):
-        path = AnnealedPath(density, as_float(vae, rows), CHAINS, num_temperatures, num_leapfrog, tier)
+        path = AnnealedPath(
+            density, as_float(vae, rows), CHAINS, num_temperatures, num_leapfrog, tier
+        )
         path.forward()
-        results.append(_summary(path, _posterior_draws(path, num_samples), _posterior_draws(path, num_samples)))
+        results.append(
+            _summary(path, _posterior_draws(path, num_samples), _posterior_draws(path, num_samples))
+        )
     return torch.cat(results, 1)
 
 
@@ -53,7 +67,9 @@ def _summary(path: AnnealedPath, fitted_to: Tensor, draws: Tensor) -> Tensor:
     precise = fitted_to.double().transpose(0, 1)
     centred = precise - precise.mean(1, keepdim=True)
     covariance = centred.mT @ centred / (len(fitted_to) - 1)
-    fit = MultivariateNormal(precise.mean(1), covariance + 1e-9 * torch.eye(covariance.shape[-1]).to(covariance))
+    fit = MultivariateNormal(
+        precise.mean(1), covariance + 1e-9 * torch.eye(covariance.shape[-1]).to(covariance)
+    )
     ratios = RunningWeights(len(draws))
     for part in draws.split(CHAINS):
         log_prior, log_likelihood = path.density(part, path.x)

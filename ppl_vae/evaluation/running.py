@@ -14,7 +14,9 @@ __all__ = ["RunningWeights"]
 
 
 class RunningWeights:
-    """log mean_s w_s of M data from log weights that come in pieces, with the tail that Pareto k needs and no more."""
+    """log mean_s w_s of M data from log weights that come in pieces, with the tail that Pareto k
+    needs and no more.
+    """
 
     def __init__(self, num_samples: int) -> None:
         self.num_samples, self.tail = num_samples, tail_size(num_samples) + 1
@@ -30,8 +32,12 @@ class RunningWeights:
         self.largest = candidates.topk(min(self.tail, len(candidates)), dim=0).values
 
     def summary(self) -> Tensor:
-        """(3, M): log mean weight, Pareto k, and its Monte Carlo error sqrt(sum w^2 / (sum w)^2 - 1/S)."""
+        """(3, M): log mean weight, Pareto k, and its Monte Carlo error sqrt(sum w^2 / (sum w)^2 -
+        1/S).
+        """
         total, squares = self.total
         error = ((squares - 2 * total).exp() - 1 / self.num_samples).clamp(min=0).sqrt()
         error = error if self.num_samples > 1 else torch.full_like(error, math.nan)
-        return torch.stack([total - math.log(self.num_samples), pareto_k_of_tail(self.largest), error])
+        return torch.stack(
+            [total - math.log(self.num_samples), pareto_k_of_tail(self.largest), error]
+        )

@@ -1,6 +1,8 @@
-"""Log importance weights of a guide for a model, and any block of evaluation as a recorded or compiled program.
+"""Log importance weights of a guide for a model, and any block of evaluation as a recorded or
+compiled program.
 
-Knows traces of the two programs and the recorder of training; knows nothing of how weights are averaged.
+Knows traces of the two programs and the recorder of training; knows nothing of how weights are
+averaged.
 """
 
 import contextlib
@@ -30,11 +32,12 @@ Traces = tuple[poutine.Trace, poutine.Trace]
 
 
 def paired_traces(vae: VAE, x: Tensor, num_samples: int, from_prior: int = 0) -> Traces:
-    """Traces of guide and model at S draws of every latent site for each row of x, with log densities (S, M).
+    """Traces of guide and model at S draws of every latent site for each row of x, with log
+    densities (S, M).
 
-    The guide runs under a plate of draws left of the data plate, so its encoder sees each row once. Bayesian weights
-    are drawn anew for each cell of (S, M), by the handler that makes that cheap. The last `from_prior` draws are the
-    prior's instead of the guide's.
+    The guide runs under a plate of draws left of the data plate, so its encoder sees each row once.
+    Bayesian weights are drawn anew for each cell of (S, M), by the handler that makes that cheap.
+    The last `from_prior` draws are the prior's instead of the guide's.
     """
     weights = vae.guide.weights
     noise = contextlib.ExitStack() if weights is None else weights.noise_handler()
@@ -46,7 +49,9 @@ def paired_traces(vae: VAE, x: Tensor, num_samples: int, from_prior: int = 0) ->
     with noise, pyro.plate("draws", num_samples, dim=-2):
         model = replayed_trace(vae.model, guide, x)
     for site in (*sites(guide).values(), *sites(model).values()):
-        site["log_prob"] = scale_and_mask(site["fn"].log_prob(site["value"]), site["scale"], site["mask"])
+        site["log_prob"] = scale_and_mask(
+            site["fn"].log_prob(site["value"]), site["scale"], site["mask"]
+        )
     return guide, model
 
 
@@ -56,22 +61,30 @@ def _put_prior_draws(vae: VAE, guide: poutine.Trace, x: Tensor, count: int) -> N
         prior: Any = poutine.trace(vae.model.prior).get_trace().nodes
     for name, site in sites(guide).items():
         if name not in prior:
-            checks.refuse("prior_share", f"the guide's own site '{name}'", "sites of the prior alone", "use 0")
+            checks.refuse(
+                "prior_share", f"the guide's own site '{name}'", "sites of the prior alone", "use 0"
+            )
         value = site["value"].expand(prior[name]["value"].shape)
         site["value"] = torch.cat([value[:-count], prior[name]["value"][-count:]])
 
 
 def sites(trace: poutine.Trace) -> dict[str, Any]:
-    """Sample sites of single data: sites of weights theta, outside the data plate, are not theirs."""
-    return {name: site for name, site in trace.nodes.items()
-            if site["type"] == "sample" and not site_is_subsample(site) and in_data_plate(site)}  # fmt: skip
+    """Sample sites of single data: sites of weights theta, outside the data plate, are not
+    theirs.
+    """
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site) and in_data_plate(site)
+    }
 
 
 class LogWeights(nn.Module):
-    """log w_s(x) = log p(x|z_s) + log p(z_s) - log r(z_s|x), z_s ~ r; x (M, *event_shape) -> (S, M) nats.
+    """log w_s(x) = log p(x|z_s) + log p(z_s) - log r(z_s|x), z_s ~ r; x (M, *event_shape) -> (S, M)
+    nats.
 
-    r = q(z|x), or the mixture (1 - a) q(z|x) + a p(z) with a S draws of the prior: its weights are bounded by
-    p(x|z) / a, whatever q misses.
+    r = q(z|x), or the mixture (1 - a) q(z|x) + a p(z) with a S draws of the prior: its weights are
+    bounded by p(x|z) / a, whatever q misses.
     """
 
     def __init__(self, vae: VAE, num_samples: int, from_prior: int = 0) -> None:
@@ -91,9 +104,11 @@ class LogWeights(nn.Module):
 
 
 def program(module: nn.Module, inputs: Sequence[Tensor], tier: str) -> Callable[..., Any]:
-    """`module` for inputs of these shapes: itself (tier "off"), its recorded graph, or that graph compiled.
+    """`module` for inputs of these shapes: itself (tier "off"), its recorded graph, or that graph
+    compiled.
 
-    Parameters and buffers are held by reference. What cannot be recorded runs as it is, with one logged line.
+    Parameters and buffers are held by reference. What cannot be recorded runs as it is, with one
+    logged line.
     """
     if tier == "off":
         return module

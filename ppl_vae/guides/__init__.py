@@ -1,7 +1,8 @@
 """Amortised guides q(z | x), built from any prior by tracing it once.
 
-A guide here runs inside the ambient data plate, as a prior does: `posterior(x)` samples every latent site of the prior.
-It knows sites and an encoder network; it knows nothing of decoders, likelihoods or estimators.
+A guide here runs inside the ambient data plate, as a prior does: `posterior(x)` samples every
+latent site of the prior. It knows sites and an encoder network; it knows nothing of decoders,
+likelihoods or estimators.
 """
 
 import inspect
@@ -23,7 +24,15 @@ from ppl_vae.guides.program import DataProgram
 from ppl_vae.guides.residual import ResidualGuide
 from ppl_vae.guides.sites import LatentSite, latent_sites, owner
 
-__all__ = ["POSTERIORS", "DataProgram", "LatentSite", "build_posterior", "latent_sites", "own_posterior", "owner"]
+__all__ = [
+    "POSTERIORS",
+    "DataProgram",
+    "LatentSite",
+    "build_posterior",
+    "latent_sites",
+    "own_posterior",
+    "owner",
+]
 
 POSTERIORS: dict[str, type[nn.Module]] = {
     "diagonal_normal": DiagonalGuide,
@@ -38,7 +47,8 @@ POSTERIORS: dict[str, type[nn.Module]] = {
 
 
 def build_posterior(name: str, options: Mapping[str, Any], **offers: Any) -> nn.Module:
-    """The named guide, given `options` and those of `offers` (encoder, sites, prior, ...) that its signature names.
+    """The named guide, given `options` and those of `offers` (encoder, sites, prior, ...) that its
+    signature names.
 
     Raises `InputError` for an unknown name or option.
     """

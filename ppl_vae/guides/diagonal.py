@@ -1,4 +1,5 @@
-"""The mean-field guide: one head a site, of the prior's own family where that gives a closed-form KL.
+"""The mean-field guide: one head a site, of the prior's own family where that gives a closed-form
+KL.
 
 Knows latent sites and an encoder network. It knows nothing of the model it will be used with.
 """
@@ -36,7 +37,9 @@ def _laplace(location: Tensor, log_scale: Tensor) -> dist.TorchDistribution:
 
 
 def _positive(raw: Tensor) -> Tensor:
-    return softplus(raw) + 5e-3  # below, draws underflow and torch's gradient of a Beta draw is wrong by magnitudes
+    return (
+        softplus(raw) + 5e-3
+    )  # below, draws underflow and torch's gradient of a Beta draw is wrong by magnitudes
 
 
 def _beta(first: Tensor, second: Tensor) -> dist.TorchDistribution:
@@ -64,37 +67,55 @@ HEADS: dict[type, Head] = {
 
 
 def site_distribution(site: LatentSite, first: Tensor, second: Tensor) -> dist.TorchDistribution:
-    """q of one site from its head's two parameters, each (*, *unconstrained_shape); batch shape (*,).
+    """q of one site from its head's two parameters, each (*, *unconstrained_shape); batch shape
+    (*,).
 
-    The family that `HEADS` has for the prior's; else a Normal pushed through `biject_to(support)`, which remembers its
-    last input: log q at a draw is exact even where the draw, near an end of its support, has been rounded.
+    The family that `HEADS` has for the prior's; else a Normal pushed through `biject_to(support)`,
+    which remembers its last input: log q at a draw is exact even where the draw, near an end of its
+    support, has been rounded.
     """
     event_dim = len(site.event_shape)
     if site.family in HEADS:
         return HEADS[site.family](first, second).to_event(event_dim)
     normal = _normal(first, second).to_event(len(site.unconstrained_shape))
     transform = biject_to(site.support).with_cache()
-    return normal if is_real(site) else dist.TransformedDistribution(normal, [transform], validate_args=False)
+    return (
+        normal
+        if is_real(site)
+        else dist.TransformedDistribution(normal, [transform], validate_args=False)
+    )
 
 
-def split_heads(outputs: Tensor, sites: Sequence[LatentSite], per_site: int = 2) -> list[tuple[Tensor, ...]]:
-    """One product's outputs (*, sum of sizes) -> for each site `per_site` tensors (*, *unconstrained_shape)."""
+def split_heads(
+    outputs: Tensor, sites: Sequence[LatentSite], per_site: int = 2
+) -> list[tuple[Tensor, ...]]:
+    """One product's outputs (*, sum of sizes) -> for each site `per_site` tensors (*,
+    *unconstrained_shape).
+    """
     sizes = [per_site * math.prod(site.unconstrained_shape) for site in sites]
     parts = outputs.split(sizes, -1)
-    return [tuple(t.reshape(*t.shape[:-1], *site.unconstrained_shape) for t in part.chunk(per_site, -1))
-            for part, site in zip(parts, sites, strict=True)]  # fmt: skip
+    return [
+        tuple(t.reshape(*t.shape[:-1], *site.unconstrained_shape) for t in part.chunk(per_site, -1))
+        for part, site in zip(parts, sites, strict=True)
+    ]
 
 
 class DiagonalGuide(nn.Module):
-    """q(z|x) = prod over sites s and coordinates j of q_sj(z_sj; parameters from the encoder's features of x).
+    """q(z|x) = prod over sites s and coordinates j of q_sj(z_sj; parameters from the encoder's
+    features of x).
 
-    For a Normal site: N(m_j(x), exp(l_j(x))), m and l from one linear head of the features h(x), shape (M, H).
+    For a Normal site: N(m_j(x), exp(l_j(x))), m and l from one linear head of the features h(x),
+    shape (M, H).
     """
 
     mean_field = True
 
     def __init__(
-        self, encoder: nn.Module, feature_size: int, sites: Sequence[LatentSite], init: str = "fan_in"
+        self,
+        encoder: nn.Module,
+        feature_size: int,
+        sites: Sequence[LatentSite],
+        init: str = "fan_in",
     ) -> None:
         super().__init__()
         self.encoder, self.sites = encoder, tuple(sites)
@@ -102,13 +123,18 @@ class DiagonalGuide(nn.Module):
         self.heads = initialize(nn.Linear(feature_size, size), init, "tanh")
 
     def encode(self, x: Tensor) -> dist.TorchDistribution:
-        """q(z|x), x (M, *event_shape), batch shape (M,), event shape (latent_size,): what a prior may be made of."""
+        """q(z|x), x (M, *event_shape), batch shape (M,), event shape (latent_size,): what a prior
+        may be made of.
+        """
         return self.distributions(x)["z"]
 
     def distributions(self, x: Tensor) -> dict[str, dist.TorchDistribution]:
         """q of every site given x (M, *event_shape), batch shape (M,)."""
         parts = split_heads(self.heads(self.encoder(x)), self.sites)
-        return {site.name: site_distribution(site, *part) for site, part in zip(self.sites, parts, strict=True)}
+        return {
+            site.name: site_distribution(site, *part)
+            for site, part in zip(self.sites, parts, strict=True)
+        }
 
     def forward(self, x: Tensor) -> None:
         """Sample every latent site, in the prior's order."""

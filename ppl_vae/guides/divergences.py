@@ -1,8 +1,9 @@
-"""Closed forms of KL(q || p) that torch lacks, for a log-normal q on positive latents: scales, rates, precisions.
+"""Closed forms of KL(q || p) that torch lacks, for a log-normal q on positive latents: scales,
+rates, precisions.
 
-Knows distributions only. Registered with torch's own table of divergences, so every estimator in the process has them.
-For x ~ LogNormal(m, s^2): E log x = m, E x^k = exp(k m + k^2 s^2 / 2), entropy H = m + log(2 pi e s^2) / 2, and each KL
-is -H - E log p(x).
+Knows distributions only. Registered with torch's own table of divergences, so every estimator in
+the process has them. For x ~ LogNormal(m, s^2): E log x = m, E x^k = exp(k m + k^2 s^2 / 2),
+entropy H = m + log(2 pi e s^2) / 2, and each KL is -H - E log p(x).
 """
 
 import math
@@ -14,7 +15,11 @@ from torch.distributions.kl import register_kl
 
 __all__ = ["POSITIVE_FAMILIES"]
 
-POSITIVE_FAMILIES = (dist.InverseGamma, dist.HalfNormal, dist.Exponential)  # of p, whose guide is log-normal
+POSITIVE_FAMILIES = (
+    dist.InverseGamma,
+    dist.HalfNormal,
+    dist.Exponential,
+)  # of p, whose guide is log-normal
 
 
 def _negative_entropy(q: dist.LogNormal) -> Tensor:
@@ -48,4 +53,6 @@ def _log_normal_exponential(q: dist.LogNormal, p: dist.Exponential) -> Tensor:
 @register_kl(torch.distributions.LogNormal, torch.distributions.HalfNormal)
 def _log_normal_half_normal(q: dist.LogNormal, p: dist.HalfNormal) -> Tensor:
     """log p(x) = log(2/pi)/2 - log s - x^2 / (2 s^2)."""
-    return _negative_entropy(q) - (0.5 * math.log(2 / math.pi) - p.scale.log() - 0.5 * _moment(q, 2) / p.scale.square())
+    return _negative_entropy(q) - (
+        0.5 * math.log(2 / math.pi) - p.scale.log() - 0.5 * _moment(q, 2) / p.scale.square()
+    )

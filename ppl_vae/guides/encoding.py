@@ -15,24 +15,35 @@ from ppl_vae.guides.vectors import is_real
 __all__ = ["check_encoded", "encoding_site"]
 
 
-def encoding_site(posteriors: Mapping[str, type[nn.Module]], posterior: Any, prior: str, size: int, where: str | None
-                  ) -> LatentSite:  # fmt: skip
+def encoding_site(
+    posteriors: Mapping[str, type[nn.Module]],
+    posterior: Any,
+    prior: str,
+    size: int,
+    where: str | None,
+) -> LatentSite:
     """The site such a guide is built over, a real z of R^size.
 
-    `InputError` unless the guide has a method `encode`, or where the encoder's weights are random: the prior would be
-    made of weights drawn after it.
+    `InputError` unless the guide has a method `encode`, or where the encoder's weights are random:
+    the prior would be made of weights drawn after it.
     """
     if not hasattr(posteriors.get(posterior), "encode"):
         able = [name for name, family in posteriors.items() if hasattr(family, "encode")]
         expected = f"one with q(z|x) in closed form: {', '.join(able)}"
         checks.refuse(f"posterior with prior '{prior}'", posterior, expected)
     if where == "all":
-        checks.refuse(f"weights_options.where with prior '{prior}'", "'all'", "'decoder' or 'output'")
+        checks.refuse(
+            f"weights_options.where with prior '{prior}'", "'all'", "'decoder' or 'output'"
+        )
     return real_site("z", size)
 
 
 def check_encoded(prior: str, sites: Sequence[LatentSite]) -> None:
-    """`InputError` unless the prior that took `encode` has the one site that its guide was built over."""
+    """`InputError` unless the prior that took `encode` has the one site that its guide was built
+    over.
+    """
     if [(site.name, is_real(site)) for site in sites] != [("z", True)]:
         names = ", ".join(site.name for site in sites)
-        checks.refuse(f"prior '{prior}', which takes encode", f"sites {names}", "one site, a real 'z'")
+        checks.refuse(
+            f"prior '{prior}', which takes encode", f"sites {names}", "one site, a real 'z'"
+        )

@@ -1,4 +1,5 @@
-"""The full-covariance guide: one Normal over all latent coordinates of a datum, its Cholesky factor from the encoder.
+"""The full-covariance guide: one Normal over all latent coordinates of a datum, its Cholesky factor
+from the encoder.
 
 Knows latent sites and an encoder network. It knows nothing of the model it will be used with.
 """
@@ -19,36 +20,50 @@ __all__ = ["FullNormal", "FullNormalGuide"]
 
 
 class FullNormal(dist.MultivariateNormal):
-    """N(m, L L'), m (*, n), L (*, n, n) lower triangular: a type of its own, so that its KL can be registered."""
+    """N(m, L L'), m (*, n), L (*, n, n) lower triangular: a type of its own, so that its KL can be
+    registered.
+    """
 
 
 @register_kl(FullNormal, dist.Independent)
 def _kl_to_diagonal(q: FullNormal, p: dist.Independent) -> Tensor:
-    """KL(N(m, L L') || N(a, diag(s^2))) = sum_j [log(s_j/L_jj) + (sum_k L_jk^2 + (m_j - a_j)^2) / (2 s_j^2) - 1/2]."""
+    """KL(N(m, L L') || N(a, diag(s^2))) = sum_j [log(s_j/L_jj) + (sum_k L_jk^2 + (m_j - a_j)^2) /
+    (2 s_j^2) - 1/2].
+    """
     if not isinstance(p.base_dist, dist.Normal) or len(p.event_shape) != 1:
         raise NotImplementedError
     log_diagonal = q.scale_tril.diagonal(dim1=-2, dim2=-1).log()
     second_moment = q.scale_tril.square().sum(-1) + (q.loc - p.base_dist.loc).square()
-    return (p.base_dist.scale.log() - log_diagonal + 0.5 * (second_moment / p.base_dist.scale**2 - 1)).sum(-1)
+    return (
+        p.base_dist.scale.log() - log_diagonal + 0.5 * (second_moment / p.base_dist.scale**2 - 1)
+    ).sum(-1)
 
 
 class FullNormalGuide(nn.Module):
-    """q(u|x) = N(u; m(x), L(x) L(x)'), u (M, n) the coordinates of all sites, in their unconstrained space.
+    """q(u|x) = N(u; m(x), L(x) L(x)'), u (M, n) the coordinates of all sites, in their
+    unconstrained space.
 
-    L = diag(exp(l(x) / 2)) (I + A(x)), A strictly lower triangular: its noise in training is relative to each scale. A
-    starts at 0, so training starts at the diagonal guide. Site by site, in the prior's order: with L in blocks, u_s |
-    u_<s ~ N(m_s + L_s,<s e_<s, L_ss L_ss'), e_<s the standardised coordinates of the sites before. So KL(q || p) is
-    closed for Normal sites. n (n + 1) / 2 + n heads.
+    L = diag(exp(l(x) / 2)) (I + A(x)), A strictly lower triangular: its noise in training is
+    relative to each scale. A starts at 0, so training starts at the diagonal guide. Site by site,
+    in the prior's order: with L in blocks, u_s | u_<s ~ N(m_s + L_s,<s e_<s, L_ss L_ss'), e_<s the
+    standardised coordinates of the sites before. So KL(q || p) is closed for Normal sites. n (n +
+    1) / 2 + n heads.
     """
 
     def __init__(
-        self, encoder: nn.Module, feature_size: int, sites: Sequence[LatentSite], init: str = "fan_in"
+        self,
+        encoder: nn.Module,
+        feature_size: int,
+        sites: Sequence[LatentSite],
+        init: str = "fan_in",
     ) -> None:
         super().__init__()
         self.encoder, self.sites, self.mean_field = encoder, tuple(sites), len(sites) == 1
         self.size = sum(vector_size(site) for site in sites)
         self.heads = initialize(nn.Linear(feature_size, 2 * self.size), init, "tanh")
-        self.couplings = nn.Parameter(torch.zeros(self.size * (self.size - 1) // 2, feature_size + 1))
+        self.couplings = nn.Parameter(
+            torch.zeros(self.size * (self.size - 1) // 2, feature_size + 1)
+        )
         row, column = torch.tril_indices(self.size, self.size, -1)
         self.below: Tensor
         self.register_buffer("below", row * self.size + column, persistent=False)
@@ -63,9 +78,13 @@ class FullNormalGuide(nn.Module):
         features = self.encoder(x)
         location, log_variance = self.heads(features).chunk(2, -1)
         entries = nn.functional.linear(features, self.couplings[:, 1:], self.couplings[:, 0])
-        flat = entries.new_zeros(*entries.shape[:-1], self.size**2).index_copy(-1, self.below, entries)
+        flat = entries.new_zeros(*entries.shape[:-1], self.size**2).index_copy(
+            -1, self.below, entries
+        )
         scale = (0.5 * log_variance).exp()
-        return location, scale.unsqueeze(-1) * flat.unflatten(-1, (self.size, self.size)) + scale.diag_embed()
+        return location, scale.unsqueeze(-1) * flat.unflatten(
+            -1, (self.size, self.size)
+        ) + scale.diag_embed()
 
     def forward(self, x: Tensor) -> None:
         """Sample every latent site, in the prior's order."""
@@ -79,7 +98,9 @@ class FullNormalGuide(nn.Module):
             value = pyro.sample(site.name, from_vector(site, q))
             if end < self.size:
                 residual = (to_vector(site, value) - mean).unsqueeze(-1)
-                noise = _append(noise, torch.linalg.solve_triangular(block, residual, upper=False).squeeze(-1))
+                noise = _append(
+                    noise, torch.linalg.solve_triangular(block, residual, upper=False).squeeze(-1)
+                )
             start = end
 
 

@@ -1,7 +1,8 @@
-"""The inverse autoregressive flow guide: a Normal given x, pushed through autoregressive maps given x.
+"""The inverse autoregressive flow guide: a Normal given x, pushed through autoregressive maps given
+x.
 
-Knows latent sites and an encoder network; the masked networks and the map itself are Pyro's. It knows nothing of the
-model it will be used with.
+Knows latent sites and an encoder network; the masked networks and the map itself are Pyro's. It
+knows nothing of the model it will be used with.
 """
 
 from collections.abc import Sequence
@@ -25,19 +26,30 @@ __all__ = ["IAFGuide"]
 class IAFGuide(nn.Module):
     """q(u|x): u_0 = m(h) + exp(l(h)/2) e, then u_t = s_t u_(t-1) + (1 - s_t) m_t, t = 1..num_flows.
 
-    s_t = sigmoid(2 + a_t), and m_t and a_t at coordinate j see only the coordinates before j and the context h
-    (M, H): the encoder's features and, for a prior of several sites, the sites before. The order is reversed from one
-    map to the next. log q(u|x) = log N(u_0) - sum_t sum_j log s_tj, found in the one pass that makes the draw: scoring
-    any other value would invert the maps coordinate by coordinate. A site of one coordinate has no maps.
-    Source: Improving variational inference with inverse autoregressive flow (2016), equations 10 to 14.
+    s_t = sigmoid(2 + a_t), and m_t and a_t at coordinate j see only the coordinates before j and
+    the context h (M, H): the encoder's features and, for a prior of several sites, the sites
+    before. The order is reversed from one map to the next. log q(u|x) = log N(u_0) - sum_t sum_j
+    log s_tj, found in the one pass that makes the draw: scoring any other value would invert the
+    maps coordinate by coordinate. A site of one coordinate has no maps.
+    Source: Improving variational inference with inverse autoregressive flow (2016), equations 10 to
+    14.
     """
 
-    def __init__(self, encoder: nn.Module, feature_size: int, sites: Sequence[LatentSite], init: str = "fan_in",
-                 num_flows: int = 2, flow_hidden_size: int = 100) -> None:  # fmt: skip
+    def __init__(
+        self,
+        encoder: nn.Module,
+        feature_size: int,
+        sites: Sequence[LatentSite],
+        init: str = "fan_in",
+        num_flows: int = 2,
+        flow_hidden_size: int = 100,
+    ) -> None:
         super().__init__()
         self.encoder, self.sites, self.mean_field = encoder, tuple(sites), len(sites) == 1
         checks.integer("posterior_options.num_flows", num_flows)
-        checks.integer("posterior_options.flow_hidden_size", flow_hidden_size, max(map(vector_size, sites)))
+        checks.integer(
+            "posterior_options.flow_hidden_size", flow_hidden_size, max(map(vector_size, sites))
+        )
         self.heads, self.flows = nn.ModuleList(), nn.ModuleList()
         context = feature_size
         for site in sites:
@@ -66,17 +78,25 @@ class IAFGuide(nn.Module):
 
 def _condition(flow: Any, context: Tensor) -> Any:
     conditioned = flow.condition(context)
-    conditioned.arn.permutation = flow.order  # numbers: an inversion that indexes by a tensor cannot be recorded
+    conditioned.arn.permutation = (
+        flow.order
+    )  # numbers: an inversion that indexes by a tensor cannot be recorded
     return conditioned
 
 
 def _flows(size: int, context: int, num_flows: int, hidden_size: int) -> Sequence[nn.Module]:
-    """The maps of one site, every other one in reversed order; none where there is no coordinate to look back at."""
+    """The maps of one site, every other one in reversed order; none where there is no coordinate to
+    look back at.
+    """
     if size == 1:
         return []
     orders: list[Any] = [torch.arange(size), torch.arange(size).flip(0)]
-    nets = [ConditionalAutoRegressiveNN(size, context, [hidden_size], permutation=orders[t % 2], nonlinearity=nn.ELU())
-            for t in range(num_flows)]  # fmt: skip
+    nets = [
+        ConditionalAutoRegressiveNN(
+            size, context, [hidden_size], permutation=orders[t % 2], nonlinearity=nn.ELU()
+        )
+        for t in range(num_flows)
+    ]
     flows = [ConditionalAffineAutoregressive(net, stable=True) for net in nets]
     for t, flow in enumerate(flows):
         flow.order = orders[t % 2].tolist()

@@ -1,4 +1,5 @@
-"""The implicit guide: z from a network of x and noise, with a bound that stays valid by a model of the noise given z.
+"""The implicit guide: z from a network of x and noise, with a bound that stays valid by a model of
+the noise given z.
 
 Knows latent sites and an encoder network. It knows nothing of the model it will be used with.
 """
@@ -20,27 +21,39 @@ __all__ = ["ImplicitGuide"]
 
 
 class ImplicitGuide(nn.Module):
-    """q(z|x) = integral of N(e; 0, I) prod_s q_s(z_s; g_s(h(x), e)) de, e (M, E) the noise, which has no closed form.
+    """q(z|x) = integral of N(e; 0, I) prod_s q_s(z_s; g_s(h(x), e)) de, e (M, E) the noise, which
+    has no closed form.
 
-    The noise is an auxiliary site "noise", and r(e | z, x) = N(a, diag(b^2)), a network of h(x) and z, its reverse
-    model, enters as the factor "reverse": for every r,
+    The noise is an auxiliary site "noise", and r(e | z, x) = N(a, diag(b^2)), a network of h(x) and
+    z, its reverse model, enters as the factor "reverse": for every r,
     log p(x) >= E[log p(x, z) - log q(z | e, x) - (log N(e; 0, I) - log r(e | z, x))],
-    short of E_q[log p(x, z) - log q(z|x)] by the mean of KL(q(e | z, x) || r(e | z, x)); K draws in estimator "iwae"
-    close that gap too. q_s is of the diagonal guide's family; g is linear heads on h(x) plus a network of h(x) and e
-    that starts at 0, as r does at N(0, I), so training starts at the diagonal guide. A report's "kl.noise" and
-    "kl.reverse" belong together: their sum is E[log N(e; 0, I) - log r(e | z, x)].
-    Sources: Hierarchical variational models (2016), equation 5; Semi-implicit variational inference (2018), section 2.
+    short of E_q[log p(x, z) - log q(z|x)] by the mean of KL(q(e | z, x) || r(e | z, x)); K draws in
+    estimator "iwae" close that gap too. q_s is of the diagonal guide's family; g is linear heads on
+    h(x) plus a network of h(x) and e that starts at 0, as r does at N(0, I), so training starts at
+    the diagonal guide. A report's "kl.noise" and "kl.reverse" belong together: their sum is E[log
+    N(e; 0, I) - log r(e | z, x)].
+    Sources: Hierarchical variational models (2016), equation 5; Semi-implicit variational inference
+    (2018), section 2.
     """
 
     mean_field = False
 
-    def __init__(self, encoder: nn.Module, feature_size: int, sites: Sequence[LatentSite], init: str = "fan_in",
-                 activation: str = "relu", noise_size: int | None = None,
-                 noise_hidden_size: int = 100) -> None:  # fmt: skip
+    def __init__(
+        self,
+        encoder: nn.Module,
+        feature_size: int,
+        sites: Sequence[LatentSite],
+        init: str = "fan_in",
+        activation: str = "relu",
+        noise_size: int | None = None,
+        noise_hidden_size: int = 100,
+    ) -> None:
         super().__init__()
         self.encoder, self.sites = encoder, tuple(sites)
         size = sum(vector_size(site) for site in sites)
-        noise = checks.integer("posterior_options.noise_size", size if noise_size is None else noise_size)
+        noise = checks.integer(
+            "posterior_options.noise_size", size if noise_size is None else noise_size
+        )
         hidden = checks.integer("posterior_options.noise_hidden_size", noise_hidden_size)
         self.zero: Tensor
         self.register_buffer("zero", torch.zeros(noise), persistent=False)
@@ -54,7 +67,9 @@ class ImplicitGuide(nn.Module):
         normal = dist.Normal(self.zero, 1.0, validate_args=False).to_event(1)
         noise = pyro.sample("noise", normal, infer={"is_auxiliary": True})
         values = []
-        for site, part in self._parts(self.heads(features) + self.generator(_joined(features, noise))):
+        for site, part in self._parts(
+            self.heads(features) + self.generator(_joined(features, noise))
+        ):
             values.append(to_vector(site, pyro.sample(site.name, site_distribution(site, *part))))
         location, log_variance = self.reverse(_joined(features, *values)).chunk(2, -1)
         reverse = dist.Normal(location, (0.5 * log_variance).exp(), validate_args=False).to_event(1)

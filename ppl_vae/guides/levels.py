@@ -1,7 +1,7 @@
 """The deterministic way up: features of x for each layer of a hierarchy, and heads that read them.
 
-Knows latent sites and networks; knows nothing of distributions. Layers are vectors, or images where the prior's
-`map_shapes` says so.
+Knows latent sites and networks; knows nothing of distributions. Layers are vectors, or images where
+the prior's `map_shapes` says so.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,9 @@ __all__ = ["bottom_up"]
 
 
 class Levels(nn.Module):
-    """d_1 = encoder(x), d_(i+1) = step_i(d_i): one feature tensor for each site, the last sampled site's first."""
+    """d_1 = encoder(x), d_(i+1) = step_i(d_i): one feature tensor for each site, the last sampled
+    site's first.
+    """
 
     def __init__(self, encoder: nn.Module, steps: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -47,7 +49,9 @@ class VectorHead(nn.Module):
 
 
 class MapHead(nn.Module):
-    """(features (*, C', H, W), further vectors (*, n)) -> two vectors (*, n), n = C H W, by a 3 x 3 convolution."""
+    """(features (*, C', H, W), further vectors (*, n)) -> two vectors (*, n), n = C H W, by a 3 x 3
+    convolution.
+    """
 
     def __init__(self, features: int, shape: tuple[int, int, int], num_vectors: int) -> None:
         super().__init__()
@@ -63,19 +67,38 @@ def _joined(features: Tensor, others: Sequence[Tensor], dim: int) -> Tensor:
     """Concatenation along `dim` of tensors whose leading dimensions broadcast."""
     parts = [features, *others]
     batch = torch.broadcast_shapes(*(part.shape[:dim] for part in parts))
-    return torch.cat([part.expand(*batch, *part.shape[dim:]) for part in parts], dim) if others else features
+    return (
+        torch.cat([part.expand(*batch, *part.shape[dim:]) for part in parts], dim)
+        if others
+        else features
+    )
 
 
-def bottom_up(encoder: nn.Module, feature_size: int, sites: Sequence[LatentSite], prior: Any, init: str,
-              activation: str, level_sizes: Sequence[int] | None, batch_norm: bool,
-              num_vectors: int = 0) -> tuple[Levels, nn.ModuleList]:  # fmt: skip
-    """The way up, and one head for each site, which takes `num_vectors` further vectors of the site's size."""
+def bottom_up(
+    encoder: nn.Module,
+    feature_size: int,
+    sites: Sequence[LatentSite],
+    prior: Any,
+    init: str,
+    activation: str,
+    level_sizes: Sequence[int] | None,
+    batch_norm: bool,
+    num_vectors: int = 0,
+) -> tuple[Levels, nn.ModuleList]:
+    """The way up, and one head for each site, which takes `num_vectors` further vectors of the
+    site's size.
+    """
     maps = getattr(prior, "map_shapes", None)
     if maps is not None:
         if level_sizes is not None:
-            checks.refuse("posterior_options.level_sizes", list(level_sizes), "none with image-shaped layers, whose "
-                          "features have the encoder's channels")  # fmt: skip
-        return _image_levels(encoder, feature_size, [maps[site.name] for site in sites], num_vectors)
+            checks.refuse(
+                "posterior_options.level_sizes",
+                list(level_sizes),
+                "none with image-shaped layers, whose features have the encoder's channels",
+            )
+        return _image_levels(
+            encoder, feature_size, [maps[site.name] for site in sites], num_vectors
+        )
     sizes = _level_sizes(feature_size, level_sizes, len(sites))
     steps = [_dense(a, b, init, activation, batch_norm) for a, b in pairwise(sizes)]
     pairs = zip(sizes[::-1], sites, strict=True)
@@ -88,29 +111,50 @@ def _level_sizes(feature_size: int, level_sizes: Sequence[int] | None, num_sites
         return [max(feature_size // 2**i, min(16, feature_size)) for i in range(num_sites)]
     sizes = [feature_size, *checks.sizes("posterior_options.level_sizes", level_sizes)]
     if len(sizes) != num_sites:
-        checks.refuse("posterior_options.level_sizes", f"{len(sizes) - 1} sizes", f"{num_sites - 1}, the upper layers'")
+        checks.refuse(
+            "posterior_options.level_sizes",
+            f"{len(sizes) - 1} sizes",
+            f"{num_sites - 1}, the upper layers'",
+        )
     return sizes
 
 
 def _dense(inputs: int, outputs: int, init: str, activation: str, batch_norm: bool) -> nn.Module:
     norm = [RowNorm(outputs)] if batch_norm else []
-    return initialize(nn.Sequential(nn.Linear(inputs, outputs), *norm, ACTIVATIONS[activation]()), init, activation)
+    return initialize(
+        nn.Sequential(nn.Linear(inputs, outputs), *norm, ACTIVATIONS[activation]()),
+        init,
+        activation,
+    )
 
 
-def _image_levels(encoder: nn.Module, feature_size: int, shapes: Sequence[tuple[int, int, int]],
-                  num_vectors: int) -> tuple[Levels, nn.ModuleList]:  # fmt: skip
+def _image_levels(
+    encoder: nn.Module, feature_size: int, shapes: Sequence[tuple[int, int, int]], num_vectors: int
+) -> tuple[Levels, nn.ModuleList]:
     _, height, width = shapes[-1]
     channels, rest = divmod(feature_size, height * width)
     if rest or not channels:
         expected = f"a multiple of the bottom layer's {height} x {width}"
-        checks.refuse("size of the encoder's features", feature_size, expected,
-                      "use network='conv', hidden_sizes=() and one of channels for each halving")  # fmt: skip
-    first = nn.Sequential(encoder, nn.Unflatten(-1, (channels, height, width)), ResidualCell(channels))
+        checks.refuse(
+            "size of the encoder's features",
+            feature_size,
+            expected,
+            "use network='conv', hidden_sizes=() and one of channels for each halving",
+        )
+    first = nn.Sequential(
+        encoder, nn.Unflatten(-1, (channels, height, width)), ResidualCell(channels)
+    )
     upward = list(reversed(shapes))
     steps = [_image_step(channels, a[1:], b[1:]) for a, b in pairwise(upward)]
-    return Levels(first, steps), nn.ModuleList(MapHead(channels, shape, num_vectors) for shape in shapes)
+    return Levels(first, steps), nn.ModuleList(
+        MapHead(channels, shape, num_vectors) for shape in shapes
+    )
 
 
 def _image_step(channels: int, here: Sequence[int], above: Sequence[int]) -> nn.Module:
-    halve = [] if tuple(here) == tuple(above) else [Images(nn.Conv2d(channels, channels, 3, stride=2, padding=1))]
+    halve = (
+        []
+        if tuple(here) == tuple(above)
+        else [Images(nn.Conv2d(channels, channels, 3, stride=2, padding=1))]
+    )
     return nn.Sequential(*halve, ResidualCell(channels))

@@ -20,15 +20,18 @@ __all__ = ["MixtureGuide", "NormalMixture"]
 
 
 class NormalMixture(dist.TorchDistribution):
-    """q(z) = sum_k w_k N(z; m_k, diag(s_k^2)): log w (*, K), m and s (*, K, n), batch shape (*,), event shape (n,).
+    """q(z) = sum_k w_k N(z; m_k, diag(s_k^2)): log w (*, K), m and s (*, K, n), batch shape (*,),
+    event shape (n,).
 
-    A draw is made by picking a component, yet has valid pathwise gradients with respect to every parameter: any field
-    v with div(q v) = -dq/dparameter moves the mixture as the parameter does. For m_k and s_k that is v = r_k(z) and
-    r_k(z) e_k, r_k the posterior probability of component k at z and e_k = (z - m_k) / s_k. For the weights it is the
-    implicit v = -(dF/dz)^-1 dF/dw, F_j(z_j | z_<j) = sum_k P(k | z_<j) Phi(e_kj) the conditional distribution function:
-    unbiased, but of large variance where components lie apart, so estimators draw stratum by stratum where they can.
-    Sources: Pathwise derivatives for multivariate distributions (2018), section 5; Implicit reparameterization
-    gradients (2018), section 4.
+    A draw is made by picking a component, yet has valid pathwise gradients with respect to every
+    parameter: any field v with div(q v) = -dq/dparameter moves the mixture as the parameter does.
+    For m_k and s_k that is v = r_k(z) and r_k(z) e_k, r_k the posterior probability of component k
+    at z and e_k = (z - m_k) / s_k. For the weights it is the implicit v = -(dF/dz)^-1 dF/dw,
+    F_j(z_j | z_<j) = sum_k P(k | z_<j) Phi(e_kj) the conditional distribution function: unbiased,
+    but of large variance where components lie apart, so estimators draw stratum by stratum where
+    they can.
+    Sources: Pathwise derivatives for multivariate distributions (2018), section 5; Implicit
+    reparameterization gradients (2018), section 4.
     """
 
     has_rsample = True
@@ -80,7 +83,8 @@ class NormalMixture(dist.TorchDistribution):
         return value + _zero(wide._component_motion(value)) + _zero(wide._weight_motion(value))
 
     def stratified_rsample(self) -> tuple[Tensor, Tensor] | None:
-        """Draws (L, M, n) of a batch (L, M), the l-th from component l mod K, and their weights K w_k (L, M).
+        """Draws (L, M, n) of a batch (L, M), the l-th from component l mod K, and their weights K
+        w_k (L, M).
 
         Differentiable through the component's own mean and scale. None where L is no multiple of K.
         """
@@ -99,14 +103,18 @@ class NormalMixture(dist.TorchDistribution):
         return location + scale * torch.randn_like(location)
 
     def _component_motion(self, value: Tensor) -> Tensor:
-        """sum_k r_k (m_k + e_k s_k), r and e held fixed: where z goes when the components move or widen."""
+        """sum_k r_k (m_k + e_k s_k), r and e held fixed: where z goes when the components move or
+        widen.
+        """
         with torch.no_grad():
             r = self.responsibilities(value).exp().unsqueeze(-1)
             e = (value.unsqueeze(-2) - self.locations) / self.scales
         return (r * (self.locations + e * self.scales)).sum(-2)
 
     def _weight_motion(self, value: Tensor) -> Tensor:
-        """-(dF/dz)^-1 F(w), (dF/dz) and Phi held fixed: where z goes when mass passes between components."""
+        """-(dF/dz)^-1 F(w), (dF/dz) and Phi held fixed: where z goes when mass passes between
+        components.
+        """
         with torch.no_grad():
             log_probs = self.component_log_probs(value)
             before = log_probs.cumsum(-1) - log_probs
@@ -116,14 +124,18 @@ class NormalMixture(dist.TorchDistribution):
         f = ((self.log_weights.unsqueeze(-1) + before).softmax(-2) * distribution).sum(-2)
         return -torch.linalg.solve_triangular(jacobian, f.unsqueeze(-1), upper=False).squeeze(-1)
 
-    def _jacobian(self, log_probs: Tensor, before: Tensor, distribution: Tensor, slope: Tensor) -> Tensor:
+    def _jacobian(
+        self, log_probs: Tensor, before: Tensor, distribution: Tensor, slope: Tensor
+    ) -> Tensor:
         """dF_j/dz_i, (*, n, n) lower triangular; `slope` (*, K, n) is d log N(z_i; k) / dz_i."""
         log_w = (self.log_weights.unsqueeze(-1) + before).log_softmax(-2)
         w = log_w.exp()
         wf = w * distribution
         cross = torch.einsum("...kj,...ki->...ji", wf - w * wf.sum(-2, keepdim=True), slope)
         # a density of 0 in single precision would make the solve divide by it
-        density = (log_w + log_probs).logsumexp(-2).exp().clamp(min=torch.finfo(w.dtype).tiny ** 0.5)
+        density = (
+            (log_w + log_probs).logsumexp(-2).exp().clamp(min=torch.finfo(w.dtype).tiny ** 0.5)
+        )
         return cross.tril(-1) + density.diag_embed()
 
 
@@ -133,32 +145,45 @@ def _zero(t: Tensor) -> Tensor:
 
 
 class MixtureGuide(nn.Module):
-    """q(u|x) = sum_k w_k(x) prod_sites N(u_s; m_ks(x), diag(s_ks(x)^2)), k = 1..num_components, all from features of x.
+    """q(u|x) = sum_k w_k(x) prod_sites N(u_s; m_ks(x), diag(s_ks(x)^2)), k = 1..num_components, all
+    from features of x.
 
-    The component is shared by a prior's sites: q(u_s | u_<s, x) has the weights P(k | u_<s, x), so every site has a
-    density of its own and no index is sampled.
+    The component is shared by a prior's sites: q(u_s | u_<s, x) has the weights P(k | u_<s, x), so
+    every site has a density of its own and no index is sampled.
     """
 
-    def __init__(self, encoder: nn.Module, feature_size: int, sites: Sequence[LatentSite], init: str = "fan_in",
-                 num_components: int = 4) -> None:  # fmt: skip
+    def __init__(
+        self,
+        encoder: nn.Module,
+        feature_size: int,
+        sites: Sequence[LatentSite],
+        init: str = "fan_in",
+        num_components: int = 4,
+    ) -> None:
         super().__init__()
         self.encoder, self.sites, self.mean_field = encoder, tuple(sites), len(sites) == 1
         self.num_components = checks.integer("posterior_options.num_components", num_components)
         self.sizes = [vector_size(site) for site in sites]
-        self.heads = initialize(nn.Linear(feature_size, 2 * num_components * sum(self.sizes)), init, "tanh")
+        self.heads = initialize(
+            nn.Linear(feature_size, 2 * num_components * sum(self.sizes)), init, "tanh"
+        )
         self._start_alike_but_apart()
         self.weight_head = zeroed(nn.Linear(feature_size, num_components))
 
     @torch.no_grad()
     def _start_alike_but_apart(self) -> None:
-        """Heads of one component, which a decoder can follow, and means in opposite pairs a unit of length away.
+        """Heads of one component, which a decoder can follow, and means in opposite pairs a unit of
+        length away.
 
-        Components that start together end in one mode; a decoder learns slowly from as many codes as components.
+        Components that start together end in one mode; a decoder learns slowly from as many codes
+        as components.
         """
         weight, bias = (t.data.view(2, self.num_components, -1) for t in self.heads.parameters())
         weight.copy_(weight[:, :1])
         means = bias[0]
-        half = nn.functional.normalize(torch.randn_like(means[: (self.num_components + 1) // 2]), dim=-1)
+        half = nn.functional.normalize(
+            torch.randn_like(means[: (self.num_components + 1) // 2]), dim=-1
+        )
         means.copy_(torch.cat([half, -half])[: self.num_components])
 
     def encode(self, x: Tensor) -> dist.TorchDistribution:
@@ -167,7 +192,9 @@ class MixtureGuide(nn.Module):
         return NormalMixture(log_weights, location, (0.5 * log_variance).exp())
 
     def parameters_of(self, x: Tensor) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
-        """log w (M, K), and for each site means and log variances (M, K, n), given x (M, *event_shape)."""
+        """log w (M, K), and for each site means and log variances (M, K, n), given x (M,
+        *event_shape).
+        """
         features = self.encoder(x)
         outputs = self.heads(features).unflatten(-1, (2, self.num_components, -1))
         locations, log_variances = (part.split(self.sizes, -1) for part in outputs.unbind(-3))

@@ -16,14 +16,18 @@ __all__ = ["mean"]
 
 
 def mean(q: Any) -> Tensor:
-    """The mean of q; where the family has none in closed form, of 64 Gauss-Hermite nodes or of 256 draws."""
+    """The mean of q; where the family has none in closed form, of 64 Gauss-Hermite nodes or of 256
+    draws.
+    """
     with contextlib.suppress(NotImplementedError):
         return q.mean
     base = getattr(getattr(q, "base_dist", None), "base_dist", None)
     if isinstance(base, dist.Normal) and all(map(_is_elementwise, q.transforms)):
         nodes, weights = np.polynomial.hermite_e.hermegauss(64)
         shape = (-1, *(1,) * base.loc.dim())
-        x = base.loc + base.scale * torch.as_tensor(nodes, dtype=base.loc.dtype, device=base.loc.device).reshape(shape)
+        x = base.loc + base.scale * torch.as_tensor(
+            nodes, dtype=base.loc.dtype, device=base.loc.device
+        ).reshape(shape)
         for transform in q.transforms:
             x = transform(x)
         return (torch.as_tensor(weights / math.sqrt(2 * math.pi)).to(x).reshape(shape) * x).sum(0)
@@ -31,6 +35,8 @@ def mean(q: Any) -> Tensor:
 
 
 def _is_elementwise(transform: Any) -> bool:
-    """Whether a coordinate of the output depends on its own coordinate alone, as one-dimensional quadrature needs."""
+    """Whether a coordinate of the output depends on its own coordinate alone, as one-dimensional
+    quadrature needs.
+    """
     inner = getattr(transform, "base_transform", transform)
     return inner.domain.event_dim == inner.codomain.event_dim == 0

@@ -1,4 +1,5 @@
-"""A posterior of the user's own: run once, to see how it is to be run and to say in words what is wrong with it.
+"""A posterior of the user's own: run once, to see how it is to be run and to say in words what is
+wrong with it.
 
 Knows Pyro traces and latent sites; knows nothing of networks or of the model.
 """
@@ -23,7 +24,9 @@ from ppl_vae.priors.user_code import fault, is_program, made
 __all__ = ["own_posterior"]
 
 
-def own_posterior(posterior: Any, sites: Sequence[LatentSite], event_shape: tuple[int, ...]) -> tuple[Any, bool]:
+def own_posterior(
+    posterior: Any, sites: Sequence[LatentSite], event_shape: tuple[int, ...]
+) -> tuple[Any, bool]:
     """The program as owner of its parameters, and whether it opens the plate "data" itself.
 
     `InputError` unless it samples each of `sites` given x.
@@ -39,25 +42,40 @@ def own_posterior(posterior: Any, sites: Sequence[LatentSite], event_shape: tupl
     missing = [site.name for site in sites if site.name not in nodes]
     if missing:
         checks.refuse(
-            "posterior", f"no site {', '.join(missing)}", "every latent site of the prior", "sample it given x"
+            "posterior",
+            f"no site {', '.join(missing)}",
+            "every latent site of the prior",
+            "sample it given x",
         )
     for site in sites:
         _check_shapes(site, nodes[site.name]["fn"], len(x))
-    return with_own_parameters(posterior, lambda: _trace(posterior, x, not opens), "posterior"), opens
+    return with_own_parameters(
+        posterior, lambda: _trace(posterior, x, not opens), "posterior"
+    ), opens
 
 
 def _check_shapes(site: LatentSite, q: Any, num_rows: int) -> None:
-    got, expected = (tuple(q.batch_shape), tuple(q.event_shape)), ((num_rows,), tuple(site.event_shape))
+    got, expected = (
+        (tuple(q.batch_shape), tuple(q.event_shape)),
+        ((num_rows,), tuple(site.event_shape)),
+    )
     if got != expected:
         hint = f"declare event dimensions with .to_event(1); name a plate of data '{DATA_PLATE}'"
-        checks.refuse(f"posterior's site '{site.name}'", f"batch and event shape {got}", f"{expected}", hint)
+        checks.refuse(
+            f"posterior's site '{site.name}'", f"batch and event shape {got}", f"{expected}", hint
+        )
 
 
 def _trace(program: Callable[[Tensor], Any], x: Tensor, in_plate: bool) -> poutine.Trace:
     """One run, which leaves the generator and Pyro's parameter store as they were."""
     plate = pyro.plate(DATA_PLATE, len(x)) if in_plate else contextlib.nullcontext()
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.get_param_store().scope(), plate:
+        with (
+            torch.random.fork_rng(devices=[]),
+            torch.no_grad(),
+            pyro.get_param_store().scope(),
+            plate,
+        ):
             return poutine.trace(program).get_trace(x)
     except Exception as error:
         checks.refuse("posterior", fault(error), f"a program for x of shape {tuple(x.shape)}")

@@ -19,15 +19,21 @@ __all__ = ["PointGuide"]
 
 
 class PointGuide(nn.Module):
-    """q(z|x) = delta(z - T(m(x))), m (M, *unconstrained_shape) the encoder's code, T the map onto the site's support.
+    """q(z|x) = delta(z - T(m(x))), m (M, *unconstrained_shape) the encoder's code, T the map onto
+    the site's support.
 
-    The sites carry `infer={"point": True}`: estimators give them no KL term, which for a Delta is not one.
+    The sites carry `infer={"point": True}`: estimators give them no KL term, which for a Delta is
+    not one.
     """
 
     mean_field = True
 
     def __init__(
-        self, encoder: nn.Module, feature_size: int, sites: Sequence[LatentSite], init: str = "fan_in"
+        self,
+        encoder: nn.Module,
+        feature_size: int,
+        sites: Sequence[LatentSite],
+        init: str = "fan_in",
     ) -> None:
         super().__init__()
         self.encoder, self.sites = encoder, tuple(sites)
@@ -36,7 +42,9 @@ class PointGuide(nn.Module):
 
     def forward(self, x: Tensor) -> None:
         """Sample every latent site, in the prior's order."""
-        for site, (code,) in zip(self.sites, split_heads(self.heads(self.encoder(x)), self.sites, 1), strict=True):
+        for site, (code,) in zip(
+            self.sites, split_heads(self.heads(self.encoder(x)), self.sites, 1), strict=True
+        ):
             value = biject_to(site.support)(code)
             delta = dist.Delta(value, event_dim=len(site.event_shape), validate_args=False)
             pyro.sample(site.name, delta, infer={"point": True})  # type: ignore[arg-type]

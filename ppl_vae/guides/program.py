@@ -20,14 +20,18 @@ _counter = itertools.count()
 
 def named(theta: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries whose name begins with `prefix`, under the rest of their name."""
-    return {name.removeprefix(prefix): value for name, value in theta.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value for name, value in theta.items() if name.startswith(prefix)
+    }
 
 
 class DataProgram(nn.Module):
-    """Abstract program `forward(x)`, x (M, *event_shape), with its data plate and its parameters made known to Pyro.
+    """Abstract program `forward(x)`, x (M, *event_shape), with its data plate and its parameters
+    made known to Pyro.
 
-    In training mode a batch stands for `num_data` data, so the plate scales by N/M; in evaluation mode, or while
-    `num_data` is None, it stands for itself, so that NUTS or a lower bound on a few data is not tempered by N/M.
+    In training mode a batch stands for `num_data` data, so the plate scales by N/M; in evaluation
+    mode, or while `num_data` is None, it stands for itself, so that NUTS or a lower bound on a few
+    data is not tempered by N/M.
     """
 
     def __init__(self, num_data: int | None = None) -> None:
@@ -51,9 +55,11 @@ class DataProgram(nn.Module):
             self._adopt(value)
 
     def _adopt(self, part: nn.Module) -> None:
-        """Put the `PyroModule`s of a part under this program's name, whether or not parameters are local to modules.
+        """Put the `PyroModule`s of a part under this program's name, whether or not parameters are
+        local to modules.
 
-        Left as they are, two of them called `linear` in two programs would be one to Pyro's parameter store.
+        Left as they are, two of them called `linear` in two programs would be one to Pyro's
+        parameter store.
         """
         with pyro.settings.context(module_local_params=True):
             context = _Context()
@@ -67,17 +73,19 @@ class DataProgram(nn.Module):
         return pyro.plate(DATA_PLATE, size, subsample=x)
 
     def draw_weights(self, prefix: str) -> dict[str, Tensor]:
-        """Sample all of theta, if there is any, and return the weights under `prefix`: to be called before the plate.
+        """Sample all of theta, if there is any, and return the weights under `prefix`: to be called
+        before the plate.
 
         Inside the plate of data a weight would be drawn for each datum, and its KL scaled by N/M.
         """
         return {} if self.weights is None else named(self.weights(), prefix)
 
     def announce_parameters(self) -> None:
-        """Tell handlers (stock `SVI`) of every parameter, under a name that no other program in the process has.
+        """Tell handlers (stock `SVI`) of every parameter, under a name that no other program in the
+        process has.
 
-        Silent where parameters are local to modules, as in our own training loop: one message a parameter is a tenth
-        of a small model's step.
+        Silent where parameters are local to modules, as in our own training loop: one message a
+        parameter is a tenth of a small model's step.
         """
         if not pyro.settings.get("module_local_params"):
             pyro.module(self._store_name, self)

@@ -1,4 +1,5 @@
-"""Read the latent sites of a prior from one run of it, and say in words what is wrong with a bad one.
+"""Read the latent sites of a prior from one run of it, and say in words what is wrong with a bad
+one.
 
 Knows Pyro traces; knows nothing of networks or of how a guide will use a site.
 """
@@ -30,12 +31,16 @@ SHAPE_WORDS = ("shape", "size", "dim", "broadcast", "expand")
 @transform_to.register(MixtureSameFamilyConstraint)
 @biject_to.register(MixtureSameFamilyConstraint)
 def _support_of_components(constraint: MixtureSameFamilyConstraint) -> Transform:
-    return biject_to(constraint.base_constraint)  # torch gives a mixture's own constraint no map onto it
+    return biject_to(
+        constraint.base_constraint
+    )  # torch gives a mixture's own constraint no map onto it
 
 
 @dataclass(frozen=True)
 class LatentSite:
-    """A latent site of the prior: its name, event shape, support and the family of its distribution."""
+    """A latent site of the prior: its name, event shape, support and the family of its
+    distribution.
+    """
 
     name: str
     event_shape: torch.Size
@@ -50,7 +55,12 @@ class LatentSite:
 
 def real_site(name: str, size: int) -> LatentSite:
     """A site of R^size, as a Normal with independent coordinates has it."""
-    return LatentSite(name, torch.Size((size,)), dist.constraints.independent(dist.constraints.real, 1), dist.Normal)
+    return LatentSite(
+        name,
+        torch.Size((size,)),
+        dist.constraints.independent(dist.constraints.real, 1),
+        dist.Normal,
+    )
 
 
 def base_distribution(fn: Any) -> Any:
@@ -61,18 +71,23 @@ def base_distribution(fn: Any) -> Any:
 
 
 def owner(prior: Callable[[], Any], latent_size: int) -> Callable[[], Any]:
-    """The prior as owner of its parameters, those of its `pyro.param` statements included. Raises `InputError`."""
+    """The prior as owner of its parameters, those of its `pyro.param` statements included. Raises
+    `InputError`.
+    """
     return with_own_parameters(prior, lambda: _trace(prior, latent_size + 1), "prior")
 
 
 def latent_sites(prior: Callable[[], Any], latent_size: int) -> list[LatentSite]:
-    """The latent sites of `prior` in program order, "z" among them with event shape `(latent_size,)`.
+    """The latent sites of `prior` in program order, "z" among them with event shape
+    `(latent_size,)`.
 
-    Sites marked `infer={"enumerate": "parallel"}` are left out: the model sums them out, so no guide samples them.
-    Raises `InputError` when the prior raises, has no site "z" or returns something else, observes anything, or a site
-    has the wrong shape, clashes or is discrete.
+    Sites marked `infer={"enumerate": "parallel"}` are left out: the model sums them out, so no
+    guide samples them. Raises `InputError` when the prior raises, has no site "z" or returns
+    something else, observes anything, or a site has the wrong shape, clashes or is discrete.
     """
-    size = latent_size + 1  # no event size equals it, so a missing `.to_event(1)` cannot pass for a batch
+    size = (
+        latent_size + 1
+    )  # no event size equals it, so a missing `.to_event(1)` cannot pass for a batch
     with evaluating(prior):  # what is added to the objective in training only is no part of p(z)
         trace = _trace(prior, size)
     sites = _sites(trace)
@@ -85,12 +100,17 @@ def latent_sites(prior: Callable[[], Any], latent_size: int) -> list[LatentSite]
         _trace(
             poutine.enum(prior, first_available_dim=-2),
             size,
-            f"a program that runs with all values of {', '.join(sorted(indices))} at once, left of the plate",
+            f"a program that runs with all values of {', '.join(sorted(indices))} at once, left "
+            "of the plate",
             "look parameters up by index, as in locations[k], and branch on no index",
         )
-    distributions: dict[str, Any] = {name: site["fn"] for name, site in latents.items() if name not in indices}
+    distributions: dict[str, Any] = {
+        name: site["fn"] for name, site in latents.items() if name not in indices
+    }
     return [
-        LatentSite(n, d.event_shape, _of_one_datum(n, d.support, d.event_dim), type(base_distribution(d)))
+        LatentSite(
+            n, d.event_shape, _of_one_datum(n, d.support, d.event_dim), type(base_distribution(d))
+        )
         for n, d in distributions.items()
     ]
 
@@ -98,30 +118,48 @@ def latent_sites(prior: Callable[[], Any], latent_size: int) -> list[LatentSite]
 def _check_program(trace: poutine.Trace, sites: dict[str, Any]) -> None:
     if "x" in sites:
         checks.refuse("prior", "a site named 'x'", "any name but the data's own", "rename the site")
-    seen = [n for n, site in sites.items() if site["is_observed"] and not site["infer"].get("_deterministic")]
+    seen = [
+        n
+        for n, site in sites.items()
+        if site["is_observed"] and not site["infer"].get("_deterministic")
+    ]
     if seen:
-        checks.refuse("prior", f"the observed site '{seen[0]}'", "latent sites alone, so that p(z) is a density",
-                      "leave out pyro.factor and obs=, or have them in training mode alone")  # fmt: skip
+        checks.refuse(
+            "prior",
+            f"the observed site '{seen[0]}'",
+            "latent sites alone, so that p(z) is a density",
+            "leave out pyro.factor and obs=, or have them in training mode alone",
+        )
     if "z" not in sites or sites["z"]["is_observed"]:
         names = ", ".join(n for n, site in sites.items() if not site["is_observed"]) or "none"
         checks.refuse("prior", f"sites {names}", "a latent site named 'z'", "pyro.sample('z', ...)")
     returned, z = trace.nodes["_RETURN"]["value"], sites["z"]["value"]
     if returned is not z and not (torch.is_tensor(returned) and torch.equal(returned, z)):
-        got = "no return value" if returned is None else "a return value that is not that of its site 'z'"
+        got = (
+            "no return value"
+            if returned is None
+            else "a return value that is not that of its site 'z'"
+        )
         hint = "end it with 'return z'; a transformed value is a site of a TransformedDistribution"
         checks.refuse("prior", got, "a program that returns the value of 'z'", hint)
 
 
 def _of_one_datum(name: str, support: Any, event_dim: int) -> Any:
-    """The support without the dimension of the plate it was read in; bounds that are all one number as that number."""
+    """The support without the dimension of the plate it was read in; bounds that are all one number
+    as that number.
+    """
     changed = {}
     for key, value in vars(support).items():
         if isinstance(value, Constraint):
             changed[key] = _of_one_datum(name, value, event_dim)
         elif torch.is_tensor(value) and value.dim() > event_dim:
             if (value != value[:1]).any():
-                checks.refuse(f"site '{name}'", f"a support that differs between data: {key}", "one for all data",
-                              "sample on a fixed support and transform")  # fmt: skip
+                checks.refuse(
+                    f"site '{name}'",
+                    f"a support that differs between data: {key}",
+                    "one for all data",
+                    "sample on a fixed support and transform",
+                )
             one = value[0].detach()
             changed[key] = one.flatten()[0].item() if (one == one.flatten()[0]).all() else one
     if all(value is getattr(support, key) for key, value in changed.items()):
@@ -132,7 +170,11 @@ def _of_one_datum(name: str, support: Any, event_dim: int) -> Any:
 
 
 def _sites(trace: poutine.Trace) -> dict[str, Any]:
-    return {n: site for n, site in trace.nodes.items() if site["type"] == "sample" and not site_is_subsample(site)}
+    return {
+        n: site
+        for n, site in trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site)
+    }
 
 
 def _is_index(name: str, site: Any) -> bool:
@@ -141,7 +183,10 @@ def _is_index(name: str, site: Any) -> bool:
 
 
 def _trace(
-    prior: Callable[[], Any], size: int, expected: str = "a program that runs inside a plate of data", hint: str = ""
+    prior: Callable[[], Any],
+    size: int,
+    expected: str = "a program that runs inside a plate of data",
+    hint: str = "",
 ) -> poutine.Trace:
     def program() -> Any:
         with pyro.plate(DATA_PLATE, size):
@@ -158,24 +203,47 @@ def _trace(
 
 def _hint(error: Exception) -> str:
     text = str(error)
-    shapes = isinstance(error, ValueError | RuntimeError) and any(word in text for word in SHAPE_WORDS)
-    if not shapes or "satisfy the constraint" in text:  # a parameter's value is wrong, not its shape
+    shapes = isinstance(error, ValueError | RuntimeError) and any(
+        word in text for word in SHAPE_WORDS
+    )
+    if (
+        not shapes or "satisfy the constraint" in text
+    ):  # a parameter's value is wrong, not its shape
         return ""
-    return ("declare event dimensions with .to_event(1), and give what is one number a datum a last dimension "
-            "with .unsqueeze(-1)")  # fmt: skip
+    return (
+        "declare event dimensions with .to_event(1), and give what is one number a datum a last "
+        "dimension "
+        "with .unsqueeze(-1)"
+    )
 
 
 def _check(name: str, site: Any, size: int) -> None:
     fn, hint, latent_size = site["fn"], "declare event dimensions with .to_event(1)", size - 1
     if name == "z" and tuple(fn.event_shape) != (latent_size,):
-        declared = f"make z of {latent_size} numbers: a prior that names an argument latent_size is given it"
-        checks.refuse("site 'z'", f"event shape {tuple(fn.event_shape)}", f"({latent_size},), the latent_size",
-                      declared if fn.event_dim == 1 else hint)  # fmt: skip
+        declared = (
+            f"make z of {latent_size} numbers: a prior that names an argument latent_size "
+            "is given it"
+        )
+        checks.refuse(
+            "site 'z'",
+            f"event shape {tuple(fn.event_shape)}",
+            f"({latent_size},), the latent_size",
+            declared if fn.event_dim == 1 else hint,
+        )
     if tuple(fn.batch_shape) != (size,):
         expected = "the data plate's batch shape alone, one value a datum"
-        checks.refuse(f"site '{name}'", f"batch shape {tuple(fn.batch_shape)} in a plate of {size}", expected, hint)
+        checks.refuse(
+            f"site '{name}'",
+            f"batch shape {tuple(fn.batch_shape)} in a plate of {size}",
+            expected,
+            hint,
+        )
     if fn.support is not None and fn.support.is_discrete and not _is_index(name, site):
-        checks.refuse(f"site '{name}'", f"discrete {type(base_distribution(fn)).__name__}", "a continuous distribution",
-                      "use a relaxed one (RelaxedBernoulliStraightThrough, RelaxedOneHotCategorical), a "
-                      "MixtureSameFamily that sums the index out, or mark an index before 'z' with "
-                      "infer={'enumerate': 'parallel'} to have it summed out")  # fmt: skip
+        checks.refuse(
+            f"site '{name}'",
+            f"discrete {type(base_distribution(fn)).__name__}",
+            "a continuous distribution",
+            "use a relaxed one (RelaxedBernoulliStraightThrough, RelaxedOneHotCategorical), a "
+            "MixtureSameFamily that sums the index out, or mark an index before 'z' with "
+            "infer={'enumerate': 'parallel'} to have it summed out",
+        )

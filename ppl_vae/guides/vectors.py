@@ -39,10 +39,16 @@ def from_vector(site: LatentSite, vector: dist.TorchDistribution) -> dist.TorchD
     flat = torch.Size([size])
     transforms: list[Any] = [] if shape == flat else [ReshapeTransform(flat, shape, cache_size=1)]
     transforms += [] if is_real(site) else [biject_to(site.support).with_cache()]
-    return dist.TransformedDistribution(vector, transforms, validate_args=False) if transforms else vector
+    return (
+        dist.TransformedDistribution(vector, transforms, validate_args=False)
+        if transforms
+        else vector
+    )
 
 
 def to_vector(site: LatentSite, value: Tensor) -> Tensor:
     """u = T^-1(value): (*, *event_shape) -> (*, n)."""
     unconstrained = value if is_real(site) else biject_to(site.support).inv(value)
-    return unconstrained.reshape(*value.shape[: value.dim() - len(site.event_shape)], vector_size(site))
+    return unconstrained.reshape(
+        *value.shape[: value.dim() - len(site.event_shape)], vector_size(site)
+    )

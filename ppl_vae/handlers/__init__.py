@@ -1,4 +1,6 @@
-"""Effect handlers that reinterpret model and guide from outside, one idea a file. They know sites, never a VAE."""
+"""Effect handlers that reinterpret model and guide from outside, one idea a file. They know sites,
+never a VAE.
+"""
 
 from ppl_vae.handlers.flipout import Flipout
 from ppl_vae.handlers.kl_weight import KLWeight

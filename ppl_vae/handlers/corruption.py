@@ -1,4 +1,5 @@
-"""Corrupt what a guide sees of the data, and nothing else: denoising as a reinterpretation of the guide.
+"""Corrupt what a guide sees of the data, and nothing else: denoising as a reinterpretation of the
+guide.
 
 Knows tensors and one effect, `evidence`; knows nothing of guides or likelihoods.
 """
@@ -46,18 +47,23 @@ HIGHEST_LEVEL = {"salt_and_pepper": 1.0, "normal": math.inf, "masking": 1.0}
 
 
 class Corruption(Messenger):
-    """The guide is given c ~ C(c|x) in place of x, while training; the likelihood keeps the clean x.
+    """The guide is given c ~ C(c|x) in place of x, while training; the likelihood keeps the clean
+    x.
 
-    bound = E_C(c|x) E_q(z|c) [log p(x|z) + log p(z) - log q(z|c)] <= log p(x), since q(z|c) is some density of z
-    whatever c is. "salt_and_pepper": each value is 0 or 1, evenly, with probability `level`; "normal": noise of
-    standard deviation `level`, in units of x, is added; "masking": each value is 0 with probability `level`. `level` is
-    a number, or a 0-dimensional tensor that may change between the steps of a recorded program.
+    bound = E_C(c|x) E_q(z|c) [log p(x|z) + log p(z) - log q(z|c)] <= log p(x), since q(z|c) is some
+    density of z whatever c is. "salt_and_pepper": each value is 0 or 1, evenly, with probability
+    `level`; "normal": noise of standard deviation `level`, in units of x, is added; "masking": each
+    value is 0 with probability `level`. `level` is a number, or a 0-dimensional tensor that may
+    change between the steps of a recorded program.
     Source: Denoising criterion for variational auto-encoding framework (2015), section 3.
     """
 
     def __init__(self, kind: str, level: float | Tensor) -> None:
         super().__init__()
-        self._corrupt, self.level = CORRUPTIONS[checks.choice("corruption", kind, CORRUPTIONS)], level
+        self._corrupt, self.level = (
+            CORRUPTIONS[checks.choice("corruption", kind, CORRUPTIONS)],
+            level,
+        )
         if not torch.is_tensor(level):
             checks.number("corruption level", level, 0.0, maximum=HIGHEST_LEVEL[kind])
 
@@ -66,7 +72,9 @@ class Corruption(Messenger):
 
 
 class SameEvidence(Messenger):
-    """Give a guide at each further run what it conditioned on at the first: q(z|c) is one density, not one a run."""
+    """Give a guide at each further run what it conditioned on at the first: q(z|c) is one density,
+    not one a run.
+    """
 
     def __enter__(self) -> Any:
         self._first: Tensor | None = None

@@ -1,7 +1,8 @@
 """Sum discrete index sites out of a model's trace, exactly.
 
-Knows sample sites only. A site marked `infer={"enumerate": "parallel"}` takes all its values at once, along a dimension
-left of every plate; what is left afterwards is a trace of the other sites, whose densities hold the index no more.
+Knows sample sites only. A site marked `infer={"enumerate": "parallel"}` takes all its values at
+once, along a dimension left of every plate; what is left afterwards is a trace of the other sites,
+whose densities hold the index no more.
 """
 
 from collections.abc import Callable
@@ -18,13 +19,19 @@ INDEX_DIM = -3  # left of the plates of draws (-2) and of data (-1)
 
 
 class SummedOut(Scored):
-    """p(value | sites before it) with an index summed out; its log density is known at the value of one run only."""
+    """p(value | sites before it) with an index summed out; its log density is known at the value of
+    one run only.
+    """
 
 
-def replayed_trace(model: Callable[..., Any], guide_trace: poutine.Trace, *args: Any) -> poutine.Trace:
-    """The model's trace at the guide's draws, every enumerated index k summed out: log p(x, z) = log sum_k p(x, z, k).
+def replayed_trace(
+    model: Callable[..., Any], guide_trace: poutine.Trace, *args: Any
+) -> poutine.Trace:
+    """The model's trace at the guide's draws, every enumerated index k summed out: log p(x, z) =
+    log sum_k p(x, z, k).
 
-    Cost: every site that depends on k is evaluated at all its values. A model without index sites is replayed as is.
+    Cost: every site that depends on k is evaluated at all its values. A model without index sites
+    is replayed as is.
     """
     enumerating = poutine.enum(model, first_available_dim=INDEX_DIM)
     trace = poutine.trace(poutine.replay(enumerating, trace=guide_trace)).get_trace(*args)
@@ -33,10 +40,14 @@ def replayed_trace(model: Callable[..., Any], guide_trace: poutine.Trace, *args:
 
 
 def _sum_out(trace: poutine.Trace) -> None:
-    """By the chain rule, log p(s | before) = log sum_k p(k, before, s) - log sum_k p(k, before), site after site."""
+    """By the chain rule, log p(s | before) = log sum_k p(k, before, s) - log sum_k p(k, before),
+    site after site.
+    """
     joint: Any = 0.0
     before: Any = 0.0
-    sites: dict[str, Any] = {n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)}
+    sites: dict[str, Any] = {
+        n: s for n, s in trace.nodes.items() if s["type"] == "sample" and not site_is_subsample(s)
+    }
     if all(site["infer"].get("_enumerate_dim") is None for site in sites.values()):
         return
     for name, site in sites.items():

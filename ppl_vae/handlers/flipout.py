@@ -20,15 +20,18 @@ def _signs(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 
 def _sign_shape(layer: LayerCall, values: Tensor) -> tuple[int, ...]:
-    """One sign for each row and unit of a dense layer, for each image and channel of a convolution."""
+    """One sign for each row and unit of a dense layer, for each image and channel of a
+    convolution.
+    """
     return tuple(values.shape) if layer.dense else (*values.shape[:2], *(1,) * (values.dim() - 2))
 
 
 class FlipoutNoise(Noise):
-    """y_m = E[W] h_m + ((W - E[W]) (h_m * r_m)) * s_m, signs r over inputs and s over outputs, one pair a datum m.
+    """y_m = E[W] h_m + ((W - E[W]) (h_m * r_m)) * s_m, signs r over inputs and s over outputs, one
+    pair a datum m.
 
-    Where the entries of W are independent r and s differ in every coordinate; where they are correlated one sign is
-    drawn for each datum, which leaves any Normal as it is.
+    Where the entries of W are independent r and s differ in every coordinate; where they are
+    correlated one sign is drawn for each datum, which leaves any Normal as it is.
     """
 
     def __init__(self, q: Any, handler: WeightNoise) -> None:
@@ -38,7 +41,9 @@ class FlipoutNoise(Noise):
     def output(self, layer: LayerCall, mean: Tensor) -> Tensor:
         """The output, given its mean; a second use of the weight meets the same draw and signs."""
         inputs, outputs = self._sign_pair(layer, mean)
-        deviation = layer.replaced(input=layer.input * inputs, weight=self.deviation(layer), bias=None)()
+        deviation = layer.replaced(
+            input=layer.input * inputs, weight=self.deviation(layer), bias=None
+        )()
         return mean + deviation * outputs
 
     def _sign_pair(self, layer: LayerCall, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,10 +53,14 @@ class FlipoutNoise(Noise):
             self._drawn = self._draw(inputs, outputs, mean)
         return self._drawn
 
-    def _draw(self, inputs: tuple[int, ...], outputs: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw(
+        self, inputs: tuple[int, ...], outputs: tuple[int, ...], like: Tensor
+    ) -> tuple[Tensor, Tensor]:
         if factorised(self.q):
             return _signs(inputs, like), _signs(outputs, like)
-        one_each = (outputs[0], *(1,) * (len(outputs) - 1)) if len(outputs) > 3 else (*outputs[:-1], 1)
+        one_each = (
+            (outputs[0], *(1,) * (len(outputs) - 1)) if len(outputs) > 3 else (*outputs[:-1], 1)
+        )
         return like.new_ones(()), _signs(one_each, like)
 
 
@@ -59,7 +68,8 @@ class Flipout(WeightNoise):
     """Decorrelate the weight noise of the data in a batch at the cost of one more product a layer.
 
     Unbiased for objectives that are sums over data. Dense layers and convolutions.
-    Source: Flipout: Efficient Pseudo-Independent Weight Perturbations on Mini-Batches (2018), section 3.1.
+    Source: Flipout: Efficient Pseudo-Independent Weight Perturbations on Mini-Batches (2018),
+    section 3.1.
 
     >>> with Flipout():
     ...     loss = Trace_ELBO().loss(model, guide, x)  # doctest: +SKIP

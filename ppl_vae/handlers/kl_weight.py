@@ -1,7 +1,8 @@
 """Weigh the KL terms of an evidence lower bound, in model and guide at once.
 
-Knows sample sites only. Entered outside an estimator, it scales every unobserved site of both programs, so the two
-estimators agree: a scale on the model alone is ignored by `TraceMeanField_ELBO`, which reads the guide's.
+Knows sample sites only. Entered outside an estimator, it scales every unobserved site of both
+programs, so the two estimators agree: a scale on the model alone is ignored by
+`TraceMeanField_ELBO`, which reads the guide's.
 """
 
 from typing import Any
@@ -17,7 +18,9 @@ DATA_PLATE = "data"
 
 
 def in_data_plate(site: Any) -> bool:
-    """Whether a site belongs to single data (latents z) rather than to all of them (weights theta)."""
+    """Whether a site belongs to single data (latents z) rather than to all of them (weights
+    theta).
+    """
     return any(frame.name == DATA_PLATE for frame in site["cond_indep_stack"])
 
 
@@ -33,16 +36,21 @@ def unweighted_scale(site: Any) -> float | Tensor:
 def unweighted_log_prob(site: Any, value: Tensor | None = None) -> Tensor:
     """log p of a site's value, or of another, without a KL weight, (*batch_shape,) nats."""
     value = site["value"] if value is None else value
-    return scale_and_mask(site["fn"].log_prob(value), scale=unweighted_scale(site), mask=site["mask"])
+    return scale_and_mask(
+        site["fn"].log_prob(value), scale=unweighted_scale(site), mask=site["mask"]
+    )
 
 
 class KLWeight(Messenger):
-    """Multiply the KL terms of latents by `weight` and those of Bayesian weights by `weights`, 0 included.
+    """Multiply the KL terms of latents by `weight` and those of Bayesian weights by `weights`, 0
+    included.
 
-    bound = E_q[log p(x|z, theta)] - weight * KL(q(z|x) || p(z)) - weights * KL(q(theta) || p(theta)) / N
+    bound = E_q[log p(x|z, theta)] - weight * KL(q(z|x) || p(z)) - weights * KL(q(theta) ||
+    p(theta)) / N
 
-    Both are numbers or 0-dimensional tensors. A site keeps its weight and the scale without it, so that a report can
-    give the KL itself in nats: beside its `infer`, which replay hands on from the guide's site to the model's.
+    Both are numbers or 0-dimensional tensors. A site keeps its weight and the scale without it, so
+    that a report can give the KL itself in nats: beside its `infer`, which replay hands on from the
+    guide's site to the model's.
 
     >>> with KLWeight(0.5):
     ...     loss = Trace_ELBO().loss(vae.model, vae.guide, x)  # doctest: +SKIP
@@ -53,7 +61,9 @@ class KLWeight(Messenger):
         self.weight, self.weights = weight, weights
 
     def _pyro_sample(self, msg: Any) -> None:
-        factor = msg["infer"].get("is_auxiliary")  # a guide's factor is part of log q, though it counts as observed
+        factor = msg["infer"].get(
+            "is_auxiliary"
+        )  # a guide's factor is part of log q, though it counts as observed
         if (msg["is_observed"] and not factor) or site_is_subsample(msg):
             return
         weight, before = self.weight if in_data_plate(msg) else self.weights, msg.get("kl_weight")

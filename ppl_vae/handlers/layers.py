@@ -1,7 +1,9 @@
-"""Dense and convolutional layers whose weight is a random value: many weights at once, and noise put in by handlers.
+"""Dense and convolutional layers whose weight is a random value: many weights at once, and noise
+put in by handlers.
 
-Knows torch's layer functions; knows nothing of distributions or of who sampled the weight. A weight drawn under a
-plate of L particles around the plate of data has shape (L, 1, *W): every particle's data meet that particle's weight.
+Knows torch's layer functions; knows nothing of distributions or of who sampled the weight. A weight
+drawn under a plate of L particles around the plate of data has shape (L, 1, *W): every particle's
+data meet that particle's weight.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,7 +24,9 @@ _AFTER_BIAS_TRANSPOSED = ("stride", "padding", "output_padding", "groups", "dila
 LAYERS: dict[Callable[..., Tensor], tuple[str, ...]] = {
     F.linear: (),
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _AFTER_BIAS),
-    **dict.fromkeys((F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), _AFTER_BIAS_TRANSPOSED),
+    **dict.fromkeys(
+        (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), _AFTER_BIAS_TRANSPOSED
+    ),
 }
 _SPATIAL = {function: int(function.__name__[-2]) for function in LAYERS if function is not F.linear}
 
@@ -38,10 +42,17 @@ class LayerCall:
     options: Mapping[str, Any]
 
     @classmethod
-    def of(cls, function: Callable[..., Tensor], args: tuple, kwargs: Mapping[str, Any]) -> "LayerCall":
+    def of(
+        cls, function: Callable[..., Tensor], args: tuple, kwargs: Mapping[str, Any]
+    ) -> "LayerCall":
         """The call with these positional and keyword arguments."""
-        named = {**dict(zip(("input", "weight", "bias", *LAYERS[function]), args, strict=False)), **kwargs}
-        return cls(function, named.pop("input"), named.pop("weight"), named.pop("bias", None), named)
+        named = {
+            **dict(zip(("input", "weight", "bias", *LAYERS[function]), args, strict=False)),
+            **kwargs,
+        }
+        return cls(
+            function, named.pop("input"), named.pop("weight"), named.pop("bias", None), named
+        )
 
     @property
     def dense(self) -> bool:
@@ -51,7 +62,9 @@ class LayerCall:
     @property
     def batch_shape(self) -> torch.Size:
         """The shape of the plates in which the weight was drawn; () for one weight."""
-        return self.weight.shape[: self.weight.dim() - (2 if self.dense else 2 + _SPATIAL[self.function])]
+        return self.weight.shape[
+            : self.weight.dim() - (2 if self.dense else 2 + _SPATIAL[self.function])
+        ]
 
     def replaced(self, **changes: Any) -> "LayerCall":
         """The same call with some of its parts exchanged."""
@@ -60,8 +73,8 @@ class LayerCall:
     def __call__(self) -> Tensor:
         """y. A batch of weights has its last dimension, the plate of data's, of size 1.
 
-        Dense: input (*, M, C) -> (*batch[:-1], M, R). Convolution: input (B M, ...), the B = prod(batch) blocks of M
-        each with their own kernel, in one grouped convolution.
+        Dense: input (*, M, C) -> (*batch[:-1], M, R). Convolution: input (B M, ...), the B =
+        prod(batch) blocks of M each with their own kernel, in one grouped convolution.
         """
         if not self.batch_shape and (self.bias is None or self.bias.dim() == 1):
             return self.function(self.input, self.weight, self.bias, **self.options)
@@ -89,13 +102,16 @@ class LayerCall:
 
 
 class WeightLayers(TorchFunctionMode):
-    """Inside the block a layer function takes batches of weights, and a weight's own noise if a handler gave it one.
+    """Inside the block a layer function takes batches of weights, and a weight's own noise if a
+    handler gave it one.
 
-    The noise is looked up on the very tensor object that the guide's site returned, so that nothing can be mistaken
-    for it once it is freed.
+    The noise is looked up on the very tensor object that the guide's site returned, so that nothing
+    can be mistaken for it once it is freed.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: Any = None
+    ) -> Any:
         if func not in LAYERS:
             return func(*args, **(kwargs or {}))
         layer = LayerCall.of(func, args, kwargs or {})
@@ -104,7 +120,9 @@ class WeightLayers(TorchFunctionMode):
 
 
 def call(module: nn.Module, theta: Mapping[str, Tensor], *args: Any) -> Any:
-    """`module(*args)` with its parameters named in `theta` replaced by those values; torch's own call if empty."""
+    """`module(*args)` with its parameters named in `theta` replaced by those values; torch's own
+    call if empty.
+    """
     if not theta:
         return module(*args)
     with WeightLayers():

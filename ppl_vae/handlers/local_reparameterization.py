@@ -14,24 +14,30 @@ from ppl_vae.handlers.weight_noise import Noise, WeightNoise, factorised, one_of
 
 __all__ = ["LocalReparameterization"]
 
-SMALLEST = 1e-20  # below it a variance is rounding; clamping there keeps the gradient of the square root finite
+# below it a variance is rounding; clamping there keeps the gradient of the square root finite
+SMALLEST = 1e-20
 
 
 class LocalNoise(Noise):
     """y_m = E[W] h_m + sqrt(Cov(W h_m)) e_m, e standard normal, one draw a datum m and output.
 
-    The n-th use of one weight is drawn given the uses before it: y_n = E[W] h_n + sum_{k<=n} C_nk e_k with C the
-    Cholesky factor, for each datum and output, of the covariances among W h_1 ... W h_n.
+    The n-th use of one weight is drawn given the uses before it: y_n = E[W] h_n + sum_{k<=n} C_nk
+    e_k with C the Cholesky factor, for each datum and output, of the covariances among W h_1 ... W
+    h_n.
     """
 
     def __init__(self, q: Any, handler: WeightNoise) -> None:
         super().__init__(q, handler)
         self._flipout = FlipoutNoise(q, handler)
-        self._uses: list[tuple[Tensor, list[Tensor], Tensor]] = []  # input, row of the Cholesky factor, draw
+        self._uses: list[
+            tuple[Tensor, list[Tensor], Tensor]
+        ] = []  # input, row of the Cholesky factor, draw
         self._shared: Tensor | None = None
 
     def output(self, layer: LayerCall, mean: Tensor) -> Tensor:
-        """The output, given its mean; by flipout in a convolution, whose outputs share each weight."""
+        """The output, given its mean; by flipout in a convolution, whose outputs share each
+        weight.
+        """
         if not layer.dense:
             return self._flipout.output(layer, mean)
         self.same_rows(mean.shape[:-1])
@@ -56,7 +62,9 @@ class LocalNoise(Noise):
         return layer.replaced(input=layer.input * other, weight=variance, bias=None)()
 
     def _common(self, h: Tensor, mean: Tensor) -> Tensor | float:
-        """What a low-rank part adds: its draws are shared by the outputs, and by all uses, but not by the data."""
+        """What a low-rank part adds: its draws are shared by the outputs, and by all uses, but not
+        by the data.
+        """
         if not hasattr(self.q, "shared_outputs"):
             return 0.0
         if self._shared is None:
@@ -65,11 +73,12 @@ class LocalNoise(Noise):
 
 
 class LocalReparameterization(WeightNoise):
-    """Give every datum its own weight in dense layers, by drawing the layer's outputs: the least gradient variance.
+    """Give every datum its own weight in dense layers, by drawing the layer's outputs: the least
+    gradient variance.
 
-    Unbiased for objectives that are sums over data (so not through batch normalisation, which couples them).
-    Convolutions are left to flipout. Source: Variational Dropout and the Local Reparameterization Trick (2015),
-    section 2.2.
+    Unbiased for objectives that are sums over data (so not through batch normalisation, which
+    couples them). Convolutions are left to flipout. Source: Variational Dropout and the Local
+    Reparameterization Trick (2015), section 2.2.
 
     >>> with LocalReparameterization():
     ...     loss = Trace_ELBO().loss(model, guide, x)  # doctest: +SKIP

@@ -19,7 +19,9 @@ def evaluating(program: Any) -> contextlib.AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def in_mode(program: Any, training: bool) -> Iterator[None]:
-    """That mode for a module's whole tree inside the block, each part's own after it; a function has no modes."""
+    """That mode for a module's whole tree inside the block, each part's own after it; a function
+    has no modes.
+    """
     modes = [(m, m.training) for m in program.modules()] if isinstance(program, nn.Module) else []
     for m, _ in modes:
         m.training = training

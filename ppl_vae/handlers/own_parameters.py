@@ -1,4 +1,5 @@
-"""A user's program whose `pyro.param` statements are parameters of a module: they train, are saved and move as all do.
+"""A user's program whose `pyro.param` statements are parameters of a module: they train, are saved
+and move as all do.
 
 Knows Pyro's messages; knows nothing of priors or guides.
 """
@@ -19,10 +20,14 @@ from ppl_vae.handlers.modes import in_mode
 __all__ = ["OwnParameters", "with_own_parameters"]
 
 
-def with_own_parameters(program: Callable[..., Any], run: Callable[[], Any], subject: str) -> Callable[..., Any]:
-    """The program, with what its `pyro.param` statements name made its own; `run` runs it once and leaves no trace.
+def with_own_parameters(
+    program: Callable[..., Any], run: Callable[[], Any], subject: str
+) -> Callable[..., Any]:
+    """The program, with what its `pyro.param` statements name made its own; `run` runs it once and
+    leaves no trace.
 
-    It is run in training and in evaluation mode. `InputError` for parameters of a module that is no part of the
+    It is run in training and in evaluation mode. `InputError` for parameters of a module that is no
+    part of the
     program: nothing would train them.
     """
     with _Statements() as found, _buffers_kept(program):
@@ -31,39 +36,56 @@ def with_own_parameters(program: Callable[..., Any], run: Callable[[], Any], sub
                 run()
     parts = list(program.modules()) if isinstance(program, nn.Module) else []
     own = {id(p) for m in parts for p in m._parameters.values()}
-    attributes = {m._pyro_get_fullname(n) for m in parts if isinstance(m, PyroModule) for n in m._pyro_params}
+    attributes = {
+        m._pyro_get_fullname(n) for m in parts if isinstance(m, PyroModule) for n in m._pyro_params
+    }
     statements = {}
     for name, (value, constraint, start) in found.first.items():
         if name in attributes or id(start) in own:
             continue
-        if start is None or isinstance(start, nn.Parameter):  # as `pyro.module` and a PyroModule state theirs
-            got, hint = f"the parameter '{name}' of a module that is not its own", "make it an nn.Module that has it"
+        if start is None or isinstance(
+            start, nn.Parameter
+        ):  # as `pyro.module` and a PyroModule state theirs
+            got, hint = (
+                f"the parameter '{name}' of a module that is not its own",
+                "make it an nn.Module that has it",
+            )
             checks.refuse(subject, got, "a program that owns its networks", hint)
         statements[name] = value, constraint
     if not statements:
         return program
-    # initial values were drawn from a fork of the generator: nothing is to draw the same numbers again
+    # initial values were drawn from a fork of the generator: nothing is to draw the same numbers
+    # again
     torch.manual_seed(int(torch.randint(2**62, ())))
     return OwnParameters(program, statements, subject)
 
 
 class OwnParameters(nn.Module):
-    """A program and its parameters theta = t(u), u unconstrained, one for each `pyro.param` statement.
+    """A program and its parameters theta = t(u), u unconstrained, one for each `pyro.param`
+    statement.
 
     That of `pyro.param("a.b", ...)` is called "a/b_unconstrained".
     """
 
     def __init__(
-        self, program: Callable[..., Any], statements: Mapping[str, tuple[Tensor, Any]], subject: str = "program"
+        self,
+        program: Callable[..., Any],
+        statements: Mapping[str, tuple[Tensor, Any]],
+        subject: str = "program",
     ) -> None:
         super().__init__()
         self.program = program
-        self.transforms = {name: transform_to(constraint) for name, (_, constraint) in statements.items()}
+        self.transforms = {
+            name: transform_to(constraint) for name, (_, constraint) in statements.items()
+        }
         for name, (value, constraint) in statements.items():
             u = self.transforms[name].inv(value.detach()).clone()
             if not torch.isfinite(u).all():
-                checks.refuse(f"{subject}'s pyro.param '{name}'", "a value on the edge of its constraint",
-                              f"one inside: {constraint}")  # fmt: skip
+                checks.refuse(
+                    f"{subject}'s pyro.param '{name}'",
+                    "a value on the edge of its constraint",
+                    f"one inside: {constraint}",
+                )
             self.register_parameter(_key(name), nn.Parameter(u))
 
     def __getattr__(self, name: str) -> Any:
@@ -117,4 +139,5 @@ def _buffers_kept(program: Any) -> Iterator[None]:
 
 
 def _key(name: str) -> str:
-    return f"{name.replace('/', '//').replace('.', '/')}_unconstrained"  # a parameter's name has no dots
+    # a parameter's name has no dots
+    return f"{name.replace('/', '//').replace('.', '/')}_unconstrained"

@@ -12,7 +12,9 @@ __all__ = ["Scored"]
 
 
 class Scored(dist.TorchDistribution):
-    """The distribution `fn` of a site after its value was scored: event shape and log density of that value."""
+    """The distribution `fn` of a site after its value was scored: event shape and log density of
+    that value.
+    """
 
     arg_constraints = {}  # noqa: RUF012
 

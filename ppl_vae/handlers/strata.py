@@ -1,7 +1,8 @@
-"""Draw a mixture's components evenly over the particles of an estimate, and weigh each draw by its component.
+"""Draw a mixture's components evenly over the particles of an estimate, and weigh each draw by its
+component.
 
-Knows sample sites only: any distribution with a method `stratified_rsample`. Entered outside an estimator by the
-estimator itself; whoever runs a guide without it gets independent draws.
+Knows sample sites only: any distribution with a method `stratified_rsample`. Entered outside an
+estimator by the estimator itself; whoever runs a guide without it gets independent draws.
 """
 
 from typing import Any
@@ -13,11 +14,13 @@ __all__ = ["Strata", "stratum_weights"]
 
 
 class Strata(Messenger):
-    """Take the first mixture's draws one component a particle: particle l from component k(l) = l mod K.
+    """Take the first mixture's draws one component a particle: particle l from component k(l) = l
+    mod K.
 
-    E_q[f(z)] = (1/L) sum_l v_l f(z_l) with v_l = K w_k(l), exact over components, so the weights' gradient is not left
-    to the rare draws that fall between them. The site's `infer["strata"]` keeps v, (L, M). Only the first mixture of a
-    program is so drawn, and only where L is a multiple of K.
+    E_q[f(z)] = (1/L) sum_l v_l f(z_l) with v_l = K w_k(l), exact over components, so the weights'
+    gradient is not left to the rare draws that fall between them. The site's `infer["strata"]`
+    keeps v, (L, M). Only the first mixture of a program is so drawn, and only where L is a multiple
+    of K.
     Source: Automatic differentiation variational inference with mixture families (2020), section 3.
     """
 
@@ -36,5 +39,9 @@ class Strata(Messenger):
 
 def stratum_weights(trace: Any) -> Tensor | None:
     """v (L, M) of a guide's trace; None if its draws are independent, each of weight 1."""
-    found = [node["infer"]["strata"] for node in trace.nodes.values() if "strata" in node.get("infer", {})]
+    found = [
+        node["infer"]["strata"]
+        for node in trace.nodes.values()
+        if "strata" in node.get("infer", {})
+    ]
     return found[0] if found else None

@@ -1,4 +1,5 @@
-"""Run a prior as a guide: each latent site keeps its place in the program and takes another distribution.
+"""Run a prior as a guide: each latent site keeps its place in the program and takes another
+distribution.
 
 Knows sample sites only.
 """
@@ -15,10 +16,12 @@ __all__ = ["TopDown"]
 
 
 class TopDown(Messenger):
-    """q(z_s | z_<s, x) = rules[s](p(z_s | z_<s)), s the latent sites in the prior's own order, z_<s drawn from q.
+    """q(z_s | z_<s, x) = rules[s](p(z_s | z_<s)), s the latent sites in the prior's own order, z_<s
+    drawn from q.
 
-    The prior's conditional is computed at the guide's draws, so any prior is a hierarchy that a guide can follow, and
-    the order of sites is the model's: estimator B's closed-form KL(q(z_s|z_<s, x) || p(z_s|z_<s)) is right.
+    The prior's conditional is computed at the guide's draws, so any prior is a hierarchy that a
+    guide can follow, and the order of sites is the model's: estimator B's closed-form
+    KL(q(z_s|z_<s, x) || p(z_s|z_<s)) is right.
     """
 
     def __init__(self, rules: Mapping[str, Callable[[Any], Any]]) -> None:
@@ -29,6 +32,10 @@ class TopDown(Messenger):
         if site_is_subsample(msg):
             return
         if msg["name"] not in self.rules or msg["is_observed"]:
-            checks.refuse("posterior that runs the prior", f"a prior with the site '{msg['name']}'",
-                          "continuous latent sites alone", "use posterior='diagonal_normal'")  # fmt: skip
+            checks.refuse(
+                "posterior that runs the prior",
+                f"a prior with the site '{msg['name']}'",
+                "continuous latent sites alone",
+                "use posterior='diagonal_normal'",
+            )
         msg["fn"] = self.rules[msg["name"]](msg["fn"])

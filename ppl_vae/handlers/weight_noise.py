@@ -1,8 +1,10 @@
-"""What local reparameterisation and flipout share: they mark weights, and layers ask the mark for their noise.
+"""What local reparameterisation and flipout share: they mark weights, and layers ask the mark for
+their noise.
 
-Knows sample sites and layer calls; knows nothing of networks. Entered outside an estimator, a handler
-reinterprets every matrix-valued Normal site drawn outside the data plate: the weight stays a sample site with its KL
-term, but a layer that multiplies by it draws what suits the layer, a different weight for each datum.
+Knows sample sites and layer calls; knows nothing of networks. Entered outside an estimator, a
+handler reinterprets every matrix-valued Normal site drawn outside the data plate: the weight stays
+a sample site with its KL term, but a layer that multiplies by it draws what suits the layer, a
+different weight for each datum.
 """
 
 from typing import Any
@@ -23,8 +25,9 @@ __all__ = ["Noise", "WeightNoise"]
 class WeightNoise(Messenger):
     """Abstract: give each weight site of a guide a `Noise` of class `noise`.
 
-    With `keep_draw=False` no weight is drawn that nobody uses: the site's value is NaN, which only a marked layer may
-    take, and the site's `infer["undrawn"]` says so to an estimator that needs a draw for a sampled KL term.
+    With `keep_draw=False` no weight is drawn that nobody uses: the site's value is NaN, which only
+    a marked layer may take, and the site's `infer["undrawn"]` says so to an estimator that needs a
+    draw for a sampled KL term.
     """
 
     noise: "type[Noise]"
@@ -49,7 +52,13 @@ class WeightNoise(Messenger):
         return super().__exit__(*exception)
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["done"] or msg["is_observed"] or site_is_subsample(msg) or in_data_plate(msg) or not _fits(msg["fn"]):
+        if (
+            msg["done"]
+            or msg["is_observed"]
+            or site_is_subsample(msg)
+            or in_data_plate(msg)
+            or not _fits(msg["fn"])
+        ):
             return
         q = msg["fn"]
         if self.keep_draw:
@@ -66,14 +75,20 @@ def _fits(fn: Any) -> bool:
 
 
 def factorised(fn: Any) -> bool:
-    """Whether a distribution is a Normal with independent entries; others must offer `output_covariance`."""
+    """Whether a distribution is a Normal with independent entries; others must offer
+    `output_covariance`.
+    """
     return isinstance(fn, dist.Independent) and isinstance(fn.base_dist, dist.Normal)
 
 
 def one_of(parameter: Tensor, event_dim: int) -> Tensor:
-    """A parameter that plates only repeat, without their dimensions; unchanged if it truly differs between them."""
+    """A parameter that plates only repeat, without their dimensions; unchanged if it truly differs
+    between them.
+    """
     batch = parameter.dim() - event_dim
-    repeats = all(size == 1 or step == 0 for size, step in zip(parameter.shape[:batch], parameter.stride()))
+    repeats = all(
+        size == 1 or step == 0 for size, step in zip(parameter.shape[:batch], parameter.stride())
+    )
     return parameter[(0,) * batch] if repeats else parameter
 
 
@@ -91,7 +106,9 @@ class Noise:
         if not self.handler.active:
             return layer()
         mean = layer.replaced(weight=self.location)()
-        if layer.dense and layer.batch_shape:  # each particle has its own noise, be its input its own or not
+        if (
+            layer.dense and layer.batch_shape
+        ):  # each particle has its own noise, be its input its own or not
             mean = mean.expand(torch.broadcast_shapes(mean.shape, (*layer.batch_shape[:-1], 1, 1)))
         return self.output(layer, mean)
 
@@ -107,8 +124,14 @@ class Noise:
         return self._deviation
 
     def same_rows(self, rows: torch.Size) -> None:
-        """Refuse a second use on other rows: it would be unclear which datum's weight each row is to meet."""
+        """Refuse a second use on other rows: it would be unclear which datum's weight each row is
+        to meet.
+        """
         if self._rows not in (None, rows):
-            checks.refuse("a weight used twice", f"rows {tuple(rows)} after {tuple(self._rows or ())}", "the same rows",
-                          "use the estimator 'naive'")  # fmt: skip
+            checks.refuse(
+                "a weight used twice",
+                f"rows {tuple(rows)} after {tuple(self._rows or ())}",
+                "the same rows",
+                "use the estimator 'naive'",
+            )
         self._rows = rows

@@ -1,10 +1,10 @@
 """Priors p(z): Pyro programs, one short class each.
 
-A prior is any callable that runs inside the ambient data plate, samples the site "z" with event shape
-`(latent_size,)` and returns it. It may sample further latent sites before it and own parameters; an index before
-"z" marked `infer={"enumerate": "parallel"}` is summed out. If it has a method `start_from(data)`, training calls that
-before the first step. It knows nothing of likelihoods or guides, and needs no registration: "my_prior.py:Ring" names
-one in a user's file.
+A prior is any callable that runs inside the ambient data plate, samples the site "z" with event
+shape `(latent_size,)` and returns it. It may sample further latent sites before it and own
+parameters; an index before "z" marked `infer={"enumerate": "parallel"}` is summed out. If it has a
+method `start_from(data)`, training calls that before the first step. It knows nothing of
+likelihoods or guides, and needs no registration: "my_prior.py:Ring" names one in a user's file.
 """
 
 import functools
@@ -49,12 +49,15 @@ PRIORS: dict[str, type[nn.Module]] = {
 }
 
 
-def build_prior(prior: str | Callable[..., Any], options: Mapping[str, Any], **offers: Any) -> Callable[[], Any]:
-    """The prior program for a name, a "file.py:Name" reference, a class, a function or a ready module.
+def build_prior(
+    prior: str | Callable[..., Any], options: Mapping[str, Any], **offers: Any
+) -> Callable[[], Any]:
+    """The prior program for a name, a "file.py:Name" reference, a class, a function or a ready
+    module.
 
-    Classes, and functions that take arguments, are given `options` and those of `offers` that their signature names:
-    `latent_size`, `event_shape` (of x) and `encode` (the guide's own q(z|x), as a function of x). Raises `InputError`
-    for an unknown name, option or reference.
+    Classes, and functions that take arguments, are given `options` and those of `offers` that their
+    signature names: `latent_size`, `event_shape` (of x) and `encode` (the guide's own q(z|x), as a
+    function of x). Raises `InputError` for an unknown name, option or reference.
     """
     prior = find_prior(prior)
     if isinstance(prior, nn.Module):
@@ -78,7 +81,11 @@ def find_prior(prior: str | Callable[..., Any]) -> Any:
 
 def wants(prior: Any, offer: str) -> bool:
     """Whether a class or function names `offer` among its arguments."""
-    return callable(prior) and not isinstance(prior, nn.Module) and offer in inspect.signature(prior).parameters
+    return (
+        callable(prior)
+        and not isinstance(prior, nn.Module)
+        and offer in inspect.signature(prior).parameters
+    )
 
 
 def _without_options(prior: nn.Module, options: Mapping[str, Any]) -> nn.Module:
@@ -86,16 +93,28 @@ def _without_options(prior: nn.Module, options: Mapping[str, Any]) -> nn.Module:
     return prior
 
 
-def _given(prior: Callable[..., Any], options: Mapping[str, Any], offers: Mapping[str, Any]) -> Callable[[], Any]:
+def _given(
+    prior: Callable[..., Any], options: Mapping[str, Any], offers: Mapping[str, Any]
+) -> Callable[[], Any]:
     parameters = inspect.signature(prior).parameters
     name = getattr(prior, "__name__", type(prior).__name__)
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        checks.options(f"option of prior {name}", options, [p for p in parameters if p not in offers])
+        checks.options(
+            f"option of prior {name}", options, [p for p in parameters if p not in offers]
+        )
     arguments = {**{k: v for k, v in offers.items() if k in parameters}, **options}
-    required = [k for k, p in parameters.items() if p.default is p.empty and p.kind in (0, 1, 3) and k not in arguments]
+    required = [
+        k
+        for k, p in parameters.items()
+        if p.default is p.empty and p.kind in (0, 1, 3) and k not in arguments
+    ]
     if required:
-        checks.refuse(f"prior {name}", f"no value for {', '.join(required)}", "every argument without a default",
-                      f"give it as --prior.{required[0]} or prior_options")  # fmt: skip
+        checks.refuse(
+            f"prior {name}",
+            f"no value for {', '.join(required)}",
+            "every argument without a default",
+            f"give it as --prior.{required[0]} or prior_options",
+        )
     if inspect.isclass(prior):
         return made("prior", prior, **arguments)
     return functools.partial(prior, **arguments) if arguments else prior

@@ -1,6 +1,8 @@
-"""The ladder prior: a chain of Normal layers, each given the one above it, by multilayer perceptrons.
+"""The ladder prior: a chain of Normal layers, each given the one above it, by multilayer
+perceptrons.
 
-Knows networks; knows nothing of data or guides. The guide for it is the posterior "ladder" (or "residual").
+Knows networks; knows nothing of data or guides. The guide for it is the posterior "ladder" (or
+"residual").
 """
 
 from collections.abc import Sequence
@@ -21,14 +23,20 @@ __all__ = ["Ladder"]
 class Ladder(nn.Module):
     """p(z_S) = N(0, I), p(z_i | z_(i+1)) = N(m_i(z_(i+1)), diag(s_i(z_(i+1))^2)), i = S-1..1.
 
-    Sites from the top, "z_S", ..., "z_2", "z": the last, of `latent_size` coordinates, is the one that data are
-    decoded from. `upper_sizes` are the sizes of z_2, ..., z_S; between two layers lies one hidden layer of eight times
-    the upper one's size, batch-normalised unless `batch_norm` is False: without it the upper layers collapse.
+    Sites from the top, "z_S", ..., "z_2", "z": the last, of `latent_size` coordinates, is the one
+    that data are decoded from. `upper_sizes` are the sizes of z_2, ..., z_S; between two layers
+    lies one hidden layer of eight times the upper one's size, batch-normalised unless `batch_norm`
+    is False: without it the upper layers collapse.
     Source: Ladder variational autoencoders (2016), sections 2 and 4.
     """
 
-    def __init__(self, latent_size: int = 64, upper_sizes: Sequence[int] = (32, 16, 8, 4), activation: str = "relu",
-                 batch_norm: bool = True) -> None:  # fmt: skip
+    def __init__(
+        self,
+        latent_size: int = 64,
+        upper_sizes: Sequence[int] = (32, 16, 8, 4),
+        activation: str = "relu",
+        batch_norm: bool = True,
+    ) -> None:
         super().__init__()
         sizes = (latent_size, *checks.sizes("prior_options.upper_sizes", upper_sizes))
         checks.choice("prior_options.activation", activation, ACTIVATIONS)
@@ -43,7 +51,10 @@ class Ladder(nn.Module):
         for i, step in enumerate(self.steps):
             upper = pyro.sample(f"z_{len(self.steps) + 1 - i}", _normal(*parameters))
             location, raw = step(upper).chunk(2, -1)
-            parameters = location, softplus(raw) + 1e-3  # a floor: the scale of a collapsed layer would go to 0
+            parameters = (
+                location,
+                softplus(raw) + 1e-3,
+            )  # a floor: the scale of a collapsed layer would go to 0
         return pyro.sample("z", _normal(*parameters))
 
 
@@ -54,5 +65,10 @@ def _normal(location: Tensor, scale: Tensor) -> dist.TorchDistribution:
 def _step(upper: int, lower: int, activation: str, batch_norm: bool) -> nn.Module:
     hidden = 8 * upper
     norm = [RowNorm(hidden)] if batch_norm else []
-    layers = nn.Linear(upper, hidden), *norm, ACTIVATIONS[activation](), nn.Linear(hidden, 2 * lower)
+    layers = (
+        nn.Linear(upper, hidden),
+        *norm,
+        ACTIVATIONS[activation](),
+        nn.Linear(hidden, 2 * lower),
+    )
     return initialize(nn.Sequential(*layers), "fan_in", activation)

@@ -13,8 +13,9 @@ __all__ = ["Laplace"]
 class Laplace(nn.Module):
     """p(z) = prod_j exp(-|z_j| / b) / (2 b), z with shape (*, latent_size), b = `scale`.
 
-    The density has a corner at 0 and tails heavier than a Normal's, so codes gather on the axes: unlike N(0, I) it is
-    not the same in every rotated basis. The guide is Laplace as well, and KL(q || p) has a closed form.
+    The density has a corner at 0 and tails heavier than a Normal's, so codes gather on the axes:
+    unlike N(0, I) it is not the same in every rotated basis. The guide is Laplace as well, and KL(q
+    || p) has a closed form.
     """
 
     location: Tensor
@@ -26,4 +27,6 @@ class Laplace(nn.Module):
 
     def forward(self) -> Tensor:
         """Sample the site "z"."""
-        return pyro.sample("z", dist.Laplace(self.location, self.scale, validate_args=False).to_event(1))
+        return pyro.sample(
+            "z", dist.Laplace(self.location, self.scale, validate_args=False).to_event(1)
+        )

@@ -1,6 +1,8 @@
-"""A small convolutional hierarchy of image-shaped Normal layers with a deterministic path from the top down.
+"""A small convolutional hierarchy of image-shaped Normal layers with a deterministic path from the
+top down.
 
-Knows networks; knows nothing of data or guides. The guide for it is the posterior "residual" (or "ladder").
+Knows networks; knows nothing of data or guides. The guide for it is the posterior "residual" (or
+"ladder").
 """
 
 import math
@@ -21,9 +23,11 @@ GROUP = 8  # channels that are normalised together
 
 
 class ResidualCell(nn.Module):
-    """h + f(h), h (*, C, H, W): twice group norm, silu and a 3 x 3 convolution, the last one 0 at the start.
+    """h + f(h), h (*, C, H, W): twice group norm, silu and a 3 x 3 convolution, the last one 0 at
+    the start.
 
-    Group norm, not batch norm: its statistics are a datum's own, so draws, batches of one and recorded steps agree.
+    Group norm, not batch norm: its statistics are a datum's own, so draws, batches of one and
+    recorded steps agree.
     """
 
     def __init__(self, channels: int) -> None:
@@ -31,7 +35,11 @@ class ResidualCell(nn.Module):
         groups = math.gcd(channels, max(1, channels // GROUP))
         convolutions = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)]
         nn.init.zeros_(convolutions[1].weight)
-        layers = [part for layer in convolutions for part in (nn.GroupNorm(groups, channels), nn.SiLU(), layer)]
+        layers = [
+            part
+            for layer in convolutions
+            for part in (nn.GroupNorm(groups, channels), nn.SiLU(), layer)
+        ]
         self.body = Images(nn.Sequential(*layers))
 
     def forward(self, h: Tensor) -> Tensor:
@@ -39,39 +47,55 @@ class ResidualCell(nn.Module):
 
 
 class NVAE(nn.Module):
-    """p(z_S) = N(0, I), p(z_i | z_>i) = N(m_i(h_i), diag(s_i(h_i)^2)), h_i = cells(h_(i+1) + W_i z_(i+1)).
+    """p(z_S) = N(0, I), p(z_i | z_>i) = N(m_i(h_i), diag(s_i(h_i)^2)), h_i = cells(h_(i+1) + W_i
+    z_(i+1)).
 
-    Layers are images of C = latent_size / (H W) channels. `halvings` says, from the bottom, how many times each
-    layer's height and width are those of the event halved; "z", the bottom layer, is the flattened image that data are
-    decoded from, and "z_S", ..., "z_2" come before it. h has `channels` channels and one residual cell a layer.
-    `map_shapes` tells a guide each site's (C, H, W).
+    Layers are images of C = latent_size / (H W) channels. `halvings` says, from the bottom, how
+    many times each layer's height and width are those of the event halved; "z", the bottom layer,
+    is the flattened image that data are decoded from, and "z_S", ..., "z_2" come before it. h has
+    `channels` channels and one residual cell a layer. `map_shapes` tells a guide each site's (C, H,
+    W).
 
-    Every layer starts as the prior of the next and comes into use late: with 400 steps of Adam at 1e-3 on 8 x 8 digits
-    all layers stay near KL 0, with 500 at 5e-3, `kl_weight="linear:0:1:5"` and `kl_balance=True` all are used and the
-    bound is an MLP's. `weight_penalty` keeps the cells' weights small.
+    Every layer starts as the prior of the next and comes into use late: with 400 steps of Adam at
+    1e-3 on 8 x 8 digits all layers stay near KL 0, with 500 at 5e-3, `kl_weight="linear:0:1:5"` and
+    `kl_balance=True` all are used and the bound is an MLP's. `weight_penalty` keeps the cells'
+    weights small.
     Source: NVAE: a deep hierarchical variational autoencoder (2020), section 3.
     """
 
-    def __init__(self, latent_size: int, event_shape: Sequence[int], halvings: Sequence[int] = (2, 2, 3, 3),
-                 channels: int = 32) -> None:  # fmt: skip
+    def __init__(
+        self,
+        latent_size: int,
+        event_shape: Sequence[int],
+        halvings: Sequence[int] = (2, 2, 3, 3),
+        channels: int = 32,
+    ) -> None:
         super().__init__()
         halvings = checks.sizes("prior_options.halvings", halvings)
         if any(above - below not in (0, 1) for below, above in pairwise(halvings)):
-            checks.refuse("prior_options.halvings", list(halvings), "each layer's the last one's, or one more")
+            checks.refuse(
+                "prior_options.halvings", list(halvings), "each layer's the last one's, or one more"
+            )
         sizes = [_image_size(event_shape, n) for n in halvings]
         area = sizes[0][0] * sizes[0][1]
         if latent_size % area:
             checks.refuse(
-                "latent_size with prior 'nvae'", latent_size, f"a multiple of {area}, its bottom layer's area"
+                "latent_size with prior 'nvae'",
+                latent_size,
+                f"a multiple of {area}, its bottom layer's area",
             )
         names = ["z", *(f"z_{i + 1}" for i in range(1, len(sizes)))]
-        shapes = {name: (latent_size // area, *size) for name, size in zip(names, sizes, strict=True)}
+        shapes = {
+            name: (latent_size // area, *size) for name, size in zip(names, sizes, strict=True)
+        }
         self.map_shapes = dict(reversed(shapes.items()))
         self.start = nn.Parameter(torch.zeros(channels, *sizes[-1]))
         inputs = [nn.Conv2d(latent_size // area, channels, 1) for _ in names[1:]]
         self.inputs = nn.ModuleList(Images(layer) for layer in inputs)
         self.cells = nn.ModuleList(ResidualCell(channels) for _ in names[1:])
-        self.heads = nn.ModuleList(Images(_head(channels, 2 * latent_size // area)) for _ in names[1:])
+        self.heads = nn.ModuleList(
+            Images(_head(channels, 2 * latent_size // area)) for _ in names[1:]
+        )
         self.zero: Tensor
         self.register_buffer("zero", torch.zeros(()), persistent=False)
 
@@ -90,13 +114,17 @@ class NVAE(nn.Module):
 
 def _image_size(event_shape: Sequence[int], halvings: int) -> tuple[int, int]:
     if len(event_shape) < 2:
-        checks.refuse("prior 'nvae'", f"event_shape {tuple(event_shape)}", "an image", "use prior='ladder'")
+        checks.refuse(
+            "prior 'nvae'", f"event_shape {tuple(event_shape)}", "an image", "use prior='ladder'"
+        )
     height, width = (-(-n // 2**halvings) for n in event_shape[-2:])
     return height, width
 
 
 def _head(channels: int, outputs: int) -> nn.Module:
-    return nn.Sequential(nn.SiLU(), zeroed(nn.Conv2d(channels, outputs, 1)))  # every layer starts as N(0, I)
+    return nn.Sequential(
+        nn.SiLU(), zeroed(nn.Conv2d(channels, outputs, 1))
+    )  # every layer starts as N(0, I)
 
 
 def _normal(location: Tensor, log_scale: Tensor) -> dist.TorchDistribution:

@@ -12,13 +12,15 @@ __all__ = ["Relevance"]
 
 
 class Relevance(nn.Module):
-    """z_j ~ N(0, s_j^2), s_j^2 ~ InverseGamma(a, b) one for all data, z (*, latent_size), a = `shape`, b = `rate`.
+    """z_j ~ N(0, s_j^2), s_j^2 ~ InverseGamma(a, b) one for all data, z (*, latent_size), a =
+    `shape`, b = `rate`.
 
-    Automatic relevance determination: s is at its maximum a posteriori. The hyper-prior counts once for all N data, so
-    each datum bears log p(s) / N, as a factor in training only: a trained s is then a constant of the model.
-    A column w_j of the decoder's first layer has the effect s_j ||w_j||, which data alone cannot divide. Under
-    w_j ~ N(0, I), `weight_penalty=1` in training, the best share of an effect c is s^2 near c^2 / (2a + 2), and a
-    dimension without effect falls to the mode b / (a + 1): superfluous dimensions have the least scales.
+    Automatic relevance determination: s is at its maximum a posteriori. The hyper-prior counts once
+    for all N data, so each datum bears log p(s) / N, as a factor in training only: a trained s is
+    then a constant of the model. A column w_j of the decoder's first layer has the effect s_j
+    ||w_j||, which data alone cannot divide. Under w_j ~ N(0, I), `weight_penalty=1` in training,
+    the best share of an effect c is s^2 near c^2 / (2a + 2), and a dimension without effect falls
+    to the mode b / (a + 1): superfluous dimensions have the least scales.
     Source: Bayesian PCA (1999), section 3, with scale and loading exchanged.
     """
 
@@ -35,5 +37,8 @@ class Relevance(nn.Module):
             hyper = dist.InverseGamma(self.shape, self.rate, validate_args=False)
             pyro.factor("relevance", hyper.log_prob((2 * self.log_scale).exp()).sum() / num_data[0])
         return pyro.sample(
-            "z", dist.Normal(0.0 * self.log_scale, self.log_scale.exp(), validate_args=False).to_event(1)
+            "z",
+            dist.Normal(0.0 * self.log_scale, self.log_scale.exp(), validate_args=False).to_event(
+                1
+            ),
         )

@@ -11,11 +11,13 @@ __all__ = ["CensoredBeta", "SparseBeta"]
 
 
 class CensoredBeta(dist.Beta):
-    """Beta(z; a, b) of draws that end where floating point does: at t, its smallest number, and at 1 - e.
+    """Beta(z; a, b) of draws that end where floating point does: at t, its smallest number, and at
+    1 - e.
 
-    There a draw stands for a whole tail, P(z < t) = t f(t) / a and P(z > 1 - e) = e f(1 - e) / b for small shapes, f
-    the density. So log f(t) - log a and log f(1 - e) - log b, in units of t and e, make sums over draws right: with
-    f alone, importance weights of such draws are off by the ratio of two guides' shapes. KL(q || p) is that of Betas.
+    There a draw stands for a whole tail, P(z < t) = t f(t) / a and P(z > 1 - e) = e f(1 - e) / b
+    for small shapes, f the density. So log f(t) - log a and log f(1 - e) - log b, in units of t and
+    e, make sums over draws right: with f alone, importance weights of such draws are off by the
+    ratio of two guides' shapes. KL(q || p) is that of Betas.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -28,10 +30,10 @@ class CensoredBeta(dist.Beta):
 class SparseBeta(nn.Module):
     """p(z) = prod_j Beta(z_j; a, b), both shapes below 1, z in (0, 1)^latent_size.
 
-    Then the density z^(a-1) (1-z)^(b-1) / B(a, b) rises without bound towards 0 and towards 1: a nearly binary code
-    with P(z_j > 1/2) = 1/2 for a = b. As a = b goes to 0, the mass within e of an end goes to e^a. Axes are told apart:
-    rotations are no symmetry of it, permutations still are.
-    The guide is Beta as well, and KL(q || p) has a closed form.
+    Then the density z^(a-1) (1-z)^(b-1) / B(a, b) rises without bound towards 0 and towards 1: a
+    nearly binary code with P(z_j > 1/2) = 1/2 for a = b. As a = b goes to 0, the mass within e of
+    an end goes to e^a. Axes are told apart: rotations are no symmetry of it, permutations still
+    are. The guide is Beta as well, and KL(q || p) has a closed form.
     """
 
     alpha: Tensor
@@ -41,11 +43,17 @@ class SparseBeta(nn.Module):
         super().__init__()
         for name, shape in (("alpha", alpha), ("beta", beta)):
             if not 0.01 <= checks.number(f"prior sparse_beta's {name}", shape) < 1:
-                checks.refuse(f"prior sparse_beta's {name}", shape, "a shape from 0.01 to below 1",
-                              "from 1 on it is not sparse, below 0.01 draws underflow")  # fmt: skip
+                checks.refuse(
+                    f"prior sparse_beta's {name}",
+                    shape,
+                    "a shape from 0.01 to below 1",
+                    "from 1 on it is not sparse, below 0.01 draws underflow",
+                )
         self.register_buffer("alpha", torch.full((latent_size,), float(alpha)), persistent=False)
         self.register_buffer("beta", torch.full((latent_size,), float(beta)), persistent=False)
 
     def forward(self) -> Tensor:
         """Sample the site "z"."""
-        return pyro.sample("z", CensoredBeta(self.alpha, self.beta, validate_args=False).to_event(1))
+        return pyro.sample(
+            "z", CensoredBeta(self.alpha, self.beta, validate_args=False).to_event(1)
+        )

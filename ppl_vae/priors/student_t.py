@@ -11,20 +11,29 @@ __all__ = ["StudentT"]
 
 
 class StudentT(nn.Module):
-    """p(z) = prod_j t(z_j; v, 0, s), z with shape (*, latent_size), v = `degrees_of_freedom`, s = `scale`.
+    """p(z) = prod_j t(z_j; v, 0, s), z with shape (*, latent_size), v = `degrees_of_freedom`, s =
+    `scale`.
 
-    It is a Normal whose precision is unknown, z_j ~ N(0, s^2 / g_j) with g_j ~ Gamma(v/2, v/2) integrated out, so a
-    code far from the origin costs log(1 + z^2 / v s^2) rather than z^2: outliers are let be. KL to a Normal is sampled.
+    It is a Normal whose precision is unknown, z_j ~ N(0, s^2 / g_j) with g_j ~ Gamma(v/2, v/2)
+    integrated out, so a code far from the origin costs log(1 + z^2 / v s^2) rather than z^2:
+    outliers are let be. KL to a Normal is sampled.
     """
 
     location: Tensor
 
-    def __init__(self, latent_size: int, degrees_of_freedom: float = 5.0, scale: float = 1.0) -> None:
+    def __init__(
+        self, latent_size: int, degrees_of_freedom: float = 5.0, scale: float = 1.0
+    ) -> None:
         super().__init__()
-        self.degrees = checks.number("prior student_t's degrees_of_freedom", degrees_of_freedom, 0.0, exclusive=True)
+        self.degrees = checks.number(
+            "prior student_t's degrees_of_freedom", degrees_of_freedom, 0.0, exclusive=True
+        )
         self.scale = checks.number("prior student_t's scale", scale, 0.0, exclusive=True)
         self.register_buffer("location", torch.zeros(latent_size), persistent=False)
 
     def forward(self) -> Tensor:
         """Sample the site "z"."""
-        return pyro.sample("z", dist.StudentT(self.degrees, self.location, self.scale, validate_args=False).to_event(1))
+        return pyro.sample(
+            "z",
+            dist.StudentT(self.degrees, self.location, self.scale, validate_args=False).to_event(1),
+        )

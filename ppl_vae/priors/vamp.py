@@ -13,11 +13,13 @@ __all__ = ["Vamp"]
 
 
 class Vamp(nn.Module):
-    """p(z) = (1/K) sum_k q(z|u_k), u_k (K, *event_shape) learned pseudo-inputs, q the guide's own encoder.
+    """p(z) = (1/K) sum_k q(z|u_k), u_k (K, *event_shape) learned pseudo-inputs, q the guide's own
+    encoder.
 
-    The bound is largest in p(z) at the average posterior (1/N) sum_i q(z|x_i); with K = `components` < N pseudo-inputs
-    in place of the data it neither overfits nor costs N terms. `encode` is borrowed from the guide, whose parameters
-    stay its own: registered once. With `start="data"` a fit copies rows of its data into u before the first step.
+    The bound is largest in p(z) at the average posterior (1/N) sum_i q(z|x_i); with K =
+    `components` < N pseudo-inputs in place of the data it neither overfits nor costs N terms.
+    `encode` is borrowed from the guide, whose parameters stay its own: registered once. With
+    `start="data"` a fit copies rows of its data into u before the first step.
     Source: VAE with a VampPrior (2018), section 3.
     """
 
@@ -33,20 +35,32 @@ class Vamp(nn.Module):
     ) -> None:
         super().__init__()
         shape = (checks.integer("prior vamp's components", components), *event_shape)
-        self.encode, self.start = encode, checks.choice("prior vamp's start", start, ("data", "random"))
+        self.encode, self.start = (
+            encode,
+            checks.choice("prior vamp's start", start, ("data", "random")),
+        )
         self.pseudo_inputs = nn.Parameter(0.5 + 0.1 * torch.randn(shape))
         self.register_buffer("logits", torch.zeros(components), persistent=False)
         self.register_buffer("started", torch.tensor(start == "random"))
 
     @torch.no_grad()
     def start_from(self, data: Tensor) -> None:
-        """Copy random rows of data (N, *event_shape) into the pseudo-inputs, if nothing was learned yet."""
+        """Copy random rows of data (N, *event_shape) into the pseudo-inputs, if nothing was learned
+        yet.
+        """
         if not self.started:
-            rows = data[torch.randint(len(data), (len(self.pseudo_inputs),)).to(data.device)].to(self.pseudo_inputs)
+            rows = data[torch.randint(len(data), (len(self.pseudo_inputs),)).to(data.device)].to(
+                self.pseudo_inputs
+            )
             self.pseudo_inputs.copy_(rows / 255 if data.dtype == torch.uint8 else rows)
-            self.started.fill_(True)  # a second fit, or a resumed one, goes on from what was learned
+            self.started.fill_(
+                True
+            )  # a second fit, or a resumed one, goes on from what was learned
 
     def forward(self) -> Tensor:
         """Sample the site "z"."""
         weights = dist.Categorical(logits=self.logits, validate_args=False)
-        return pyro.sample("z", dist.MixtureSameFamily(weights, self.encode(self.pseudo_inputs), validate_args=False))
+        return pyro.sample(
+            "z",
+            dist.MixtureSameFamily(weights, self.encode(self.pseudo_inputs), validate_args=False),
+        )

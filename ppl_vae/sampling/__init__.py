@@ -1,4 +1,5 @@
-"""theta by sampling instead of fitting: chains, SWAG, ensembles, draws of q(theta), all giving one `WeightPosterior`.
+"""theta by sampling instead of fitting: chains, SWAG, ensembles, draws of q(theta), all giving one
+`WeightPosterior`.
 
 Knows trained VAEs; knows nothing of arviz or figures.
 """
@@ -10,5 +11,17 @@ from ppl_vae.sampling.nuts import nuts
 from ppl_vae.sampling.posterior import WeightPosterior, bayesian_vae, point_vae
 from ppl_vae.sampling.refined import refined_log_likelihood
 
-__all__ = ["ConstantSteps", "CyclicalSteps", "WeightPosterior", "bayesian_vae", "ensemble", "fitted", "mixture", "nuts",
-           "point_vae", "refined_log_likelihood", "stochastic_gradient_hmc", "swag"]  # fmt: skip
+__all__ = [
+    "ConstantSteps",
+    "CyclicalSteps",
+    "WeightPosterior",
+    "bayesian_vae",
+    "ensemble",
+    "fitted",
+    "mixture",
+    "nuts",
+    "point_vae",
+    "refined_log_likelihood",
+    "stochastic_gradient_hmc",
+    "swag",
+]

@@ -1,4 +1,5 @@
-"""Draws of theta that need no chain: from a fitted q(theta), the members of an ensemble, or a mixture of posteriors.
+"""Draws of theta that need no chain: from a fitted q(theta), the members of an ensemble, or a
+mixture of posteriors.
 
 Knows q(theta) and trained VAEs; knows nothing of training.
 """
@@ -16,9 +17,16 @@ __all__ = ["ensemble", "fitted", "mixture"]
 
 
 def fitted(vae: VAE, num_draws: int = 20, seed: int | None = 0) -> WeightPosterior:
-    """Independent draws of theta ~ q(theta), as one chain. Raises `InputError` where the weights are points."""
+    """Independent draws of theta ~ q(theta), as one chain. Raises `InputError` where the weights
+    are points.
+    """
     if vae.guide.weights is None:
-        checks.refuse("vae", "weights that are points", "Bayesian weights", "build it with weights='mean_field', say")
+        checks.refuse(
+            "vae",
+            "weights that are points",
+            "Bayesian weights",
+            "build it with weights='mean_field', say",
+        )
     size = checks.integer("num_draws", num_draws)
     with evaluation(vae, seed):
         thetas = [vae.guide.weights() for _ in range(size)]
@@ -27,9 +35,11 @@ def fitted(vae: VAE, num_draws: int = 20, seed: int | None = 0) -> WeightPosteri
 
 
 def ensemble(vaes: Sequence[VAE]) -> WeightPosterior:
-    """The members of a deep ensemble, trained from different seeds, as independent draws of all their tensors.
+    """The members of a deep ensemble, trained from different seeds, as independent draws of all
+    their tensors.
 
-    Source: Simple and scalable predictive uncertainty estimation using deep ensembles (2017), section 2.4.
+    Source: Simple and scalable predictive uncertainty estimation using deep ensembles (2017),
+    section 2.4.
     """
     check_alike("ensemble", vaes)
     states = [_tensors(vae) for vae in vaes]
@@ -38,19 +48,27 @@ def ensemble(vaes: Sequence[VAE]) -> WeightPosterior:
 
 
 def mixture(posteriors: Sequence[WeightPosterior]) -> WeightPosterior:
-    """Draws around several modes as one posterior: each mode a chain, with all tensors of its own VAE.
+    """Draws around several modes as one posterior: each mode a chain, with all tensors of its own
+    VAE.
 
-    The encoder is among them. Modes count alike; each gives as many draws as the shortest has. From chains or SWAG that
-    started at several trained VAEs: Bayesian deep learning and a probabilistic perspective of generalization (2020),
-    section 3.2.
+    The encoder is among them. Modes count alike; each gives as many draws as the shortest has. From
+    chains or SWAG that started at several trained VAEs: Bayesian deep learning and a probabilistic
+    perspective of generalization (2020), section 3.2.
     """
     check_alike("mixture", [posterior.vae for posterior in posteriors])
     n = min(len(posterior) for posterior in posteriors)
     modes = []
     for posterior in posteriors:
-        own = {name: value.expand(n, *value.shape) for name, value in _tensors(posterior.vae).items()}
+        own = {
+            name: value.expand(n, *value.shape) for name, value in _tensors(posterior.vae).items()
+        }
         spaced = torch.linspace(0, len(posterior) - 1, n).long()
-        modes.append({**own, **{name: value.flatten(0, 1)[spaced] for name, value in posterior.draws.items()}})
+        modes.append(
+            {
+                **own,
+                **{name: value.flatten(0, 1)[spaced] for name, value in posterior.draws.items()},
+            }
+        )
     draws = {name: torch.stack([mode[name] for mode in modes]) for name in modes[0]}
     return WeightPosterior(posteriors[0].vae, draws, markov=False)
 

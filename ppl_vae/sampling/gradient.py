@@ -1,4 +1,5 @@
-"""Stochastic-gradient Hamiltonian Monte Carlo on theta, and SWAG, which is what its path without noise leaves.
+"""Stochastic-gradient Hamiltonian Monte Carlo on theta, and SWAG, which is what its path without
+noise leaves.
 
 Knows a trained VAE with point weights, its prior p(theta) and minibatch gradients of its bound.
 """
@@ -44,21 +45,23 @@ def stochastic_gradient_hmc(
     compile: str = "record",
     **prior_options: float,
 ) -> WeightPosterior:
-    """Draws of theta ~ p(theta | data)^(1 / temperature), the likelihood of each minibatch bounded by the guide.
+    """Draws of theta ~ p(theta | data)^(1 / temperature), the likelihood of each minibatch bounded
+    by the guide.
 
     v <- (1 - a) v - e g(theta) + sqrt(2 a e T / N) noise,   theta <- theta + v,
-    g = grad[-mean_batch L(x; theta) - log p(theta) / N], L the evidence lower bound in nats, a the friction, e the step
-    size, T the temperature. Correct for small e, up to the minibatch's own noise.
+    g = grad[-mean_batch L(x; theta) - log p(theta) / N], L the evidence lower bound in nats, a the
+    friction, e the step size, T the temperature. Correct for small e, up to the minibatch's own
+    noise.
 
     Args:
-        start: a trained VAE, or one for each chain, alike in all of the model that is not sampled. Of Bayesian weights
-            the posterior mean is the start, and their own p(theta), learned scales as they are, stands in place of
-            `prior`, `where` and `biases`.
+        start: a trained VAE, or one for each chain, alike in all of the model that is not sampled.
+            Of Bayesian weights the posterior mean is the start, and their own p(theta), learned
+            scales as they are, stands in place of `prior`, `where` and `biases`.
         data: x, (N, *event_shape). num_draws: of each of the `num_chains` chains.
         kernel: `ConstantSteps(...)` or `CyclicalSteps(...)`.
         prior, where, biases, prior_options: p(theta), as in `VAEConfig.weights_options`.
-        alongside: what follows theta by Adam at `learning_rate`: "guide" (the encoder, so that the bound stays tight)
-            or "nothing". Other parameters of the model stay as they are.
+        alongside: what follows theta by Adam at `learning_rate`: "guide" (the encoder, so that the
+            bound stays tight) or "nothing". Other parameters of the model stay as they are.
         seed: of batches and noise. compile: "off" or "record".
 
     Raises `InputError`. Source: Stochastic gradient Hamiltonian Monte Carlo (2014), equation 15.
@@ -68,8 +71,10 @@ def stochastic_gradient_hmc(
     checks.choice("alongside", alongside, ALONGSIDE)
     starts = list(start) if isinstance(start, Sequence) else [start] * num_chains
     priors = [_prior_of(vae, prior, where, biases, prior_options) for vae in starts]
-    chains = [_Chain(vae, density, data, batch_size, alongside, learning_rate, compile)
-              for vae, density in zip(starts, priors)]  # fmt: skip
+    chains = [
+        _Chain(vae, density, data, batch_size, alongside, learning_rate, compile)
+        for vae, density in zip(starts, priors)
+    ]
     _check_rest(chains)
     kept = []
     for i, chain in enumerate(chains):
@@ -81,7 +86,9 @@ def stochastic_gradient_hmc(
 
 
 def _check_rest(chains: "Sequence[_Chain]") -> None:
-    """Draws of all chains are put into the first one's VAE, so the rest of the model has to be the same in each."""
+    """Draws of all chains are put into the first one's VAE, so the rest of the model has to be the
+    same in each.
+    """
     check_alike("start", [chain.vae for chain in chains])
     first, *others = (chain.vae.model.state_dict() for chain in chains)
     rest = first.keys() - set(chains[0].names)
@@ -89,31 +96,57 @@ def _check_rest(chains: "Sequence[_Chain]") -> None:
         if any(not torch.equal(state[name], first[name]) for state in others):
             got = f"VAEs that differ in {name}, which is not sampled"
             checks.refuse(
-                "start", got, "VAEs that differ in theta alone", "sample from each, then join by mixture([...])"
+                "start",
+                got,
+                "VAEs that differ in theta alone",
+                "sample from each, then join by mixture([...])",
             )
 
 
-def _prior_of(vae: VAE, prior: str, where: str, biases: bool, options: Mapping[str, float]) -> WeightPrior:
+def _prior_of(
+    vae: VAE, prior: str, where: str, biases: bool, options: Mapping[str, float]
+) -> WeightPrior:
     if vae.model.weights is not None:
         return vae.model.weights
-    return WeightPrior(chosen_weights(where, biases, vae.model.decoder, vae.guide.posterior), prior, **options)
+    return WeightPrior(
+        chosen_weights(where, biases, vae.model.decoder, vae.guide.posterior), prior, **options
+    )
 
 
 class _Chain:
-    """One chain: a VAE of its own, the weights that move by sampling and the parameters that follow by Adam."""
+    """One chain: a VAE of its own, the weights that move by sampling and the parameters that follow
+    by Adam.
+    """
 
-    def __init__(self, vae: VAE, prior: WeightPrior, data: Tensor, batch_size: int, alongside: str,
-                 learning_rate: float, compile: str) -> None:  # fmt: skip
-        self.vae, self.batch_size, self.learning_rate = point_vae(vae).train(), batch_size, learning_rate
+    def __init__(
+        self,
+        vae: VAE,
+        prior: WeightPrior,
+        data: Tensor,
+        batch_size: int,
+        alongside: str,
+        learning_rate: float,
+        compile: str,
+    ) -> None:
+        self.vae, self.batch_size, self.learning_rate = (
+            point_vae(vae).train(),
+            batch_size,
+            learning_rate,
+        )
         self.data = checked(self.vae, data)
         self.vae.num_data = len(data)
         self.names = [weight.name for weight in prior.weights]
         self.theta = [program_of(self.vae, name).get_parameter(name) for name in self.names]
         followers = list(self.vae.guide.posterior.parameters()) if alongside == "guide" else []
         self.followers = [p for p in followers if not any(p is t for t in self.theta)]
-        module, everything = ObjectiveModule(self.vae, Objective("B", 1)), [*self.theta, *self.followers]
+        module, everything = (
+            ObjectiveModule(self.vae, Objective("B", 1)),
+            [*self.theta, *self.followers],
+        )
         update = Update("adam", everything, 0.0)
-        self.step = EagerStep(module, update) if compile == "off" else RecordedStep(module, update, compile)
+        self.step = (
+            EagerStep(module, update) if compile == "off" else RecordedStep(module, update, compile)
+        )
         self.follow = Update("adam", self.followers, 0.0) if self.followers else None
         self.prior_gradient = _gradient_of(prior, self.names, self.theta)
 
@@ -122,7 +155,9 @@ class _Chain:
         velocity, kept = [torch.zeros_like(p) for p in self.theta], []
         for move in kernel.moves(num_draws):
             gradients = self.gradients()
-            noise = math.sqrt(2 * kernel.friction * move.step_size * move.temperature / len(self.data))
+            noise = math.sqrt(
+                2 * kernel.friction * move.step_size * move.temperature / len(self.data)
+            )
             with torch.no_grad():
                 for p, v, g in zip(self.theta, velocity, gradients):
                     v.mul_(1 - kernel.friction).add_(g, alpha=-move.step_size)
@@ -142,50 +177,81 @@ class _Chain:
         scheduled = batch.new_tensor([1.0, 1.0, 1 / len(self.data), 0.0])
         report, gradients = self.step.gradients(batch, scheduled)
         if not torch.isfinite(report[0]):
-            raise FloatingPointError("the chain left the region where the bound is finite; try a smaller step_size")
+            raise FloatingPointError(
+                "the chain left the region where the bound is finite; try a smaller step_size"
+            )
         if self.follow:
             self.follow(gradients[len(self.theta) :], self.learning_rate)
         priors = self.prior_gradient(*(p.detach() for p in self.theta))
         return [g - p / len(self.data) for g, p in zip(gradients, priors)]
 
 
-def _gradient_of(prior: WeightPrior, names: Sequence[str], theta: Sequence[Tensor]) -> Callable[..., Any]:
-    """grad log p(theta), recorded. Raises `InputError` for a prior with sites of its own besides the weights."""
+def _gradient_of(
+    prior: WeightPrior, names: Sequence[str], theta: Sequence[Tensor]
+) -> Callable[..., Any]:
+    """grad log p(theta), recorded. Raises `InputError` for a prior with sites of its own besides
+    the weights.
+    """
 
     def gradient(*values: Tensor) -> Any:
         with torch.enable_grad():
             own = [value.detach().requires_grad_() for value in values]
             trace = poutine.trace(poutine.condition(prior, dict(zip(names, own)))).get_trace()
             if len(trace.stochastic_nodes):
-                checks.refuse("prior", f"further sites {', '.join(trace.stochastic_nodes)}", "sites of weights alone",
-                              "use another prior, or sample it with nuts")  # fmt: skip
+                checks.refuse(
+                    "prior",
+                    f"further sites {', '.join(trace.stochastic_nodes)}",
+                    "sites of weights alone",
+                    "use another prior, or sample it with nuts",
+                )
             return torch.autograd.grad(torch.as_tensor(trace.log_prob_sum()), own)
 
     with local_parameters():
         return record(gradient, [p.detach() for p in theta])
 
 
-def swag(start: VAE, data: Tensor, *, num_draws: int = 20, num_snapshots: int = 30, rank: int = 20, scale: float = 0.5,
-         kernel: Kernel | None = None, seed: int = 0, **options: Any) -> WeightPosterior:  # fmt: skip
-    """Draws from a Normal fitted to the path of stochastic gradient descent at a constant step size.
+def swag(
+    start: VAE,
+    data: Tensor,
+    *,
+    num_draws: int = 20,
+    num_snapshots: int = 30,
+    rank: int = 20,
+    scale: float = 0.5,
+    kernel: Kernel | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> WeightPosterior:
+    """Draws from a Normal fitted to the path of stochastic gradient descent at a constant step
+    size.
 
-    theta = m + sqrt(scale) [diag(s) e + D f / sqrt(K - 1)], e and f standard normal: m and s^2 mean and variance of the
-    snapshots, D the deviations of the last K = `rank` of them. With scale = 1/2 the diagonal and the low-rank part give
-    half the variance each. The path is that of `stochastic_gradient_hmc` at temperature 0, whose options it takes.
+    theta = m + sqrt(scale) [diag(s) e + D f / sqrt(K - 1)], e and f standard normal: m and s^2 mean
+    and variance of the snapshots, D the deviations of the last K = `rank` of them. With scale = 1/2
+    the diagonal and the low-rank part give half the variance each. The path is that of
+    `stochastic_gradient_hmc` at temperature 0, whose options it takes.
     Source: A simple baseline for Bayesian uncertainty in deep learning (2019), section 3.
     """
     kernel = kernel or ConstantSteps(temperature=0.0, burn_in=500, thin=50)
-    path = stochastic_gradient_hmc(start, data, num_draws=num_snapshots, kernel=kernel, seed=seed, **options)
+    path = stochastic_gradient_hmc(
+        start, data, num_draws=num_snapshots, kernel=kernel, seed=seed, **options
+    )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         shared = torch.randn(num_draws, min(rank, num_snapshots))
-        draws = {name: _around(value.flatten(0, 1), shared, scale)[None] for name, value in path.draws.items()}
+        draws = {
+            name: _around(value.flatten(0, 1), shared, scale)[None]
+            for name, value in path.draws.items()
+        }
     return WeightPosterior(path.vae, draws, markov=False)
 
 
 def _around(snapshots: Tensor, shared: Tensor, scale: float) -> Tensor:
-    """Draws (S, *shape) of one weight around its snapshots (T, *shape), `shared` (S, K) the same for all weights."""
+    """Draws (S, *shape) of one weight around its snapshots (T, *shape), `shared` (S, K) the same
+    for all weights.
+    """
     mean = snapshots.mean(0)
     last = (snapshots - mean)[-shared.shape[1] :] / math.sqrt(max(1, shared.shape[1] - 1))
-    own = snapshots.std(0, correction=0) * torch.randn(len(shared), *mean.shape, dtype=mean.dtype, device=mean.device)
+    own = snapshots.std(0, correction=0) * torch.randn(
+        len(shared), *mean.shape, dtype=mean.dtype, device=mean.device
+    )
     return mean + math.sqrt(scale) * (own + torch.tensordot(shared.to(mean), last, 1))

@@ -1,4 +1,5 @@
-"""Step sizes of a stochastic-gradient chain: which step has which size and temperature, and whether it is kept.
+"""Step sizes of a stochastic-gradient chain: which step has which size and temperature, and whether
+it is kept.
 
 Knows numbers only.
 """
@@ -14,7 +15,9 @@ __all__ = ["ConstantSteps", "CyclicalSteps", "Kernel", "Move"]
 
 @dataclass(frozen=True)
 class Move:
-    """One step: its size in units of the loss in nats per datum, its temperature, and whether to keep the draw."""
+    """One step: its size in units of the loss in nats per datum, its temperature, and whether to
+    keep the draw.
+    """
 
     step_size: float
     temperature: float
@@ -23,7 +26,9 @@ class Move:
 
 @dataclass(frozen=True)
 class Kernel:
-    """Abstract: `moves(num_draws)` gives the steps of one chain; friction is the share of momentum lost a step."""
+    """Abstract: `moves(num_draws)` gives the steps of one chain; friction is the share of momentum
+    lost a step.
+    """
 
     step_size: float = 0.02
     friction: float = 0.05
@@ -61,10 +66,12 @@ class ConstantSteps(Kernel):
 
 @dataclass(frozen=True)
 class CyclicalSteps(Kernel):
-    """Step sizes that fall from `step_size` to 0 in cycles of `cycle` steps, e_k = step_size/2 (1 + cos(pi t)).
+    """Step sizes that fall from `step_size` to 0 in cycles of `cycle` steps, e_k = step_size/2 (1 +
+    cos(pi t)).
 
-    t in [0, 1) is the place in the cycle. Up to t = `exploration` no noise is added (a search for another mode); after
-    it the chain samples, and `draws_per_cycle` draws are kept, the last at the cycle's end.
+    t in [0, 1) is the place in the cycle. Up to t = `exploration` no noise is added (a search for
+    another mode); after it the chain samples, and `draws_per_cycle` draws are kept, the last at the
+    cycle's end.
     Source: Cyclical stochastic gradient MCMC for Bayesian deep learning (2020), section 3.
     """
 
@@ -87,4 +94,6 @@ class CyclicalSteps(Kernel):
             for k in range(self.cycle):
                 place = k / self.cycle
                 step_size = self.step_size / 2 * (1 + math.cos(math.pi * place))
-                yield Move(step_size, self.temperature if place >= self.exploration else 0.0, k in kept)
+                yield Move(
+                    step_size, self.temperature if place >= self.exploration else 0.0, k in kept
+                )

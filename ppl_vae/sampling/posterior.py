@@ -1,6 +1,8 @@
-"""What every way of sampling theta gives: draws of weights, and what the model predicts averaged over them.
+"""What every way of sampling theta gives: draws of weights, and what the model predicts averaged
+over them.
 
-Knows a VAE whose weights are points, and importance sampling; knows nothing of how the draws came about.
+Knows a VAE whose weights are points, and importance sampling; knows nothing of how the draws came
+about.
 """
 
 import copy
@@ -24,14 +26,18 @@ ENCODER = "posterior."
 
 
 def program_of(vae: VAE, name: str) -> nn.Module:
-    """The program that a weight belongs to: "posterior..." to the guide, "decoder..." and "prior..." to the model."""
+    """The program that a weight belongs to: "posterior..." to the guide, "decoder..." and
+    "prior..." to the model.
+    """
     return vae.guide if name.startswith(ENCODER) else vae.model
 
 
 def check_alike(subject: str, vaes: Sequence[VAE]) -> None:
     """Refuse VAEs whose tensors cannot stand in for each other."""
     if len(vaes) < 1 or any(vae.config != vaes[0].config for vae in vaes):
-        checks.refuse(subject, f"{len(vaes)} VAEs of different configurations", "at least one VAE, all alike")
+        checks.refuse(
+            subject, f"{len(vaes)} VAEs of different configurations", "at least one VAE, all alike"
+        )
 
 
 def point_vae(vae: VAE) -> VAE:
@@ -47,17 +53,24 @@ def point_vae(vae: VAE) -> VAE:
 
 
 def bayesian_vae(vae: VAE, weights: str = "mean_field", **options: Any) -> VAE:
-    """A copy of a VAE with point weights in which they are random, q(theta) centred on the values they had.
+    """A copy of a VAE with point weights in which they are random, q(theta) centred on the values
+    they had.
 
-    `weights` and `options` are the configuration's `weights` and `weights_options`. Raises `InputError`.
+    `weights` and `options` are the configuration's `weights` and `weights_options`. Raises
+    `InputError`.
     """
     if vae.config.weights is not None:
         checks.refuse(
-            "vae", f"weights='{vae.config.weights}'", "weights that are points", "point_vae(vae) makes them so"
+            "vae",
+            f"weights='{vae.config.weights}'",
+            "weights that are points",
+            "point_vae(vae) makes them so",
         )
     new = copy.deepcopy(vae)
     new.config = dataclasses.replace(vae.config, weights=weights, weights_options=options)
-    new.model.weights, new.guide.weights = bayesian_pair(weights, options, new.model.decoder, new.guide.posterior)
+    new.model.weights, new.guide.weights = bayesian_pair(
+        weights, options, new.model.decoder, new.guide.posterior
+    )
     return new.eval()
 
 
@@ -65,10 +78,11 @@ def bayesian_vae(vae: VAE, weights: str = "mean_field", **options: Any) -> VAE:
 class WeightPosterior:
     """Draws of theta from p(theta | data), or from what stands for it.
 
-    vae: the VAE at point weights that the draws are put into. draws: {name: (C, S, *shape)}, C chains of S draws, named
-    as the sites of Bayesian weights are ("decoder.network.0.weight"). markov: whether the draws of a chain depend on
-    each other, so that R-hat and effective sample size mean something. latents: {site: (C, S, N, *event)} of the
-    training data, where they were sampled too.
+    vae: the VAE at point weights that the draws are put into. draws: {name: (C, S, *shape)}, C
+    chains of S draws, named as the sites of Bayesian weights are ("decoder.network.0.weight").
+    markov: whether the draws of a chain depend on each other, so that R-hat and effective sample
+    size mean something. latents: {site: (C, S, N, *event)} of the training data, where they were
+    sampled too.
     """
 
     vae: VAE
@@ -89,7 +103,9 @@ class WeightPosterior:
         """About `num_draws` of the draws, evenly spaced in each chain."""
         chains, length = self.shape
         keep = torch.linspace(0, length - 1, max(1, min(length, num_draws // chains))).long()
-        draws, latents = ({n: value[:, keep] for n, value in part.items()} for part in (self.draws, self.latents))
+        draws, latents = (
+            {n: value[:, keep] for n, value in part.items()} for part in (self.draws, self.latents)
+        )
         return dataclasses.replace(self, draws=draws, latents=latents)
 
     def models(self) -> Iterator[VAE]:
@@ -103,12 +119,25 @@ class WeightPosterior:
     def mean_vae(self) -> VAE:
         """The VAE at the mean of the draws: a model of its own, for one-mode posteriors only."""
         vae = copy.deepcopy(self.vae).eval()
-        _put(vae, {n: v.mean((0, 1)) if v.is_floating_point() else v[0, 0] for n, v in self.draws.items()})
+        _put(
+            vae,
+            {
+                n: v.mean((0, 1)) if v.is_floating_point() else v[0, 0]
+                for n, v in self.draws.items()
+            },
+        )
         return vae
 
-    def log_likelihoods(self, x: Tensor, num_samples: int = 100, num_steps: int = 90, seed: int | None = 0,
-                        **options: Any) -> Tensor:  # fmt: skip
-        """log p(x | theta_s), (C S, N) nats, each by importance sampling with proposals refined for it and for x.
+    def log_likelihoods(
+        self,
+        x: Tensor,
+        num_samples: int = 100,
+        num_steps: int = 90,
+        seed: int | None = 0,
+        **options: Any,
+    ) -> Tensor:
+        """log p(x | theta_s), (C S, N) nats, each by importance sampling with proposals refined for
+        it and for x.
 
         Draws that share their encoder start from the proposal of the draw before.
         """
@@ -123,7 +152,9 @@ class WeightPosterior:
         return torch.stack(values)
 
     def predictive(self, x: Tensor, **options: Any) -> Tensor:
-        """log p(x | data) = log 1/S sum_s p(x | theta_s), (N,) nats; the options are those of `log_likelihoods`."""
+        """log p(x | data) = log 1/S sum_s p(x | theta_s), (N,) nats; the options are those of
+        `log_likelihoods`.
+        """
         return self.log_likelihoods(x, **options).logsumexp(0) - math.log(len(self))
 
 

@@ -1,7 +1,7 @@
 """log p(x) at given weights, by importance sampling from a proposal fitted to each datum alone.
 
-Knows the model's density over coordinates of its latents; takes the guide as a place to start from. An encoder that has
-overfitted its training data then costs nothing: what is judged is the decoder.
+Knows the model's density over coordinates of its latents; takes the guide as a place to start from.
+An encoder that has overfitted its training data then costs nothing: what is judged is the decoder.
 """
 
 import math
@@ -20,7 +20,9 @@ from ppl_vae.vae import VAE
 
 __all__ = ["Proposal", "RefinedImportance", "refined_log_likelihood"]
 
-Proposal = tuple[Tensor, Tensor]  # mean and log standard deviation of each datum's coordinates, (N, U)
+Proposal = tuple[
+    Tensor, Tensor
+]  # mean and log standard deviation of each datum's coordinates, (N, U)
 NARROWEST, WIDENED = 0.03, 1.2
 PARTICLES = 2
 
@@ -35,14 +37,18 @@ class _BoundGradient(nn.Module):
     def forward(self, mean: Tensor, log_scale: Tensor, x: Tensor) -> Proposal:
         with torch.enable_grad():
             mean, log_scale = (t.detach().requires_grad_() for t in (mean, log_scale))
-            u = mean + log_scale.exp() * torch.randn(PARTICLES, *mean.shape, dtype=mean.dtype, device=mean.device)
+            u = mean + log_scale.exp() * torch.randn(
+                PARTICLES, *mean.shape, dtype=mean.dtype, device=mean.device
+            )
             joint = sum(part.sum() for part in self.density(u, x)) / PARTICLES
             gradients = torch.autograd.grad(-(joint + log_scale.sum()), (mean, log_scale))
         return gradients[0], gradients[1]
 
 
 class _LogEvidence(nn.Module):
-    """log 1/K sum_k p(x, u_k) / q(u_k), u_k ~ q = N(mean, (WIDENED exp(log_scale))^2), (M,) nats."""
+    """log 1/K sum_k p(x, u_k) / q(u_k), u_k ~ q = N(mean, (WIDENED exp(log_scale))^2), (M,)
+    nats.
+    """
 
     def __init__(self, density: LogDensity, num_samples: int) -> None:
         super().__init__()
@@ -51,26 +57,46 @@ class _LogEvidence(nn.Module):
     def forward(self, mean: Tensor, log_scale: Tensor, x: Tensor) -> Tensor:
         noise = torch.randn(self.num_samples, *mean.shape, dtype=mean.dtype, device=mean.device)
         log_prior, log_likelihood = self.density(mean + WIDENED * log_scale.exp() * noise, x)
-        entropy_terms = 0.5 * noise.square() + log_scale + math.log(WIDENED * math.sqrt(2 * math.pi))
+        entropy_terms = (
+            0.5 * noise.square() + log_scale + math.log(WIDENED * math.sqrt(2 * math.pi))
+        )
         log_weights = log_prior + log_likelihood + entropy_terms.sum(-1)
         return log_weights.logsumexp(0) - math.log(self.num_samples)
 
 
 class RefinedImportance:
-    """log p(x) at a VAE's present weights; programs are recorded once and follow the weights when these change."""
+    """log p(x) at a VAE's present weights; programs are recorded once and follow the weights when
+    these change.
+    """
 
-    def __init__(self, vae: VAE, num_samples: int = 100, num_steps: int = 90, learning_rate: float = 0.1,
-                 compile: str = "record") -> None:  # fmt: skip
+    def __init__(
+        self,
+        vae: VAE,
+        num_samples: int = 100,
+        num_steps: int = 90,
+        learning_rate: float = 0.1,
+        compile: str = "record",
+    ) -> None:
         checks.integer("num_samples", num_samples)
         checks.integer("num_steps", num_steps, 0)
         checks.number("learning_rate", learning_rate, 0.0, exclusive=True)
-        self.vae, self.num_steps, self.learning_rate, self.compile = vae, num_steps, learning_rate, compile
+        self.vae, self.num_steps, self.learning_rate, self.compile = (
+            vae,
+            num_steps,
+            learning_rate,
+            compile,
+        )
         self.density = LogDensity(vae, "refined")
-        self.gradient, self.evidence = _BoundGradient(self.density), _LogEvidence(self.density, num_samples)
+        self.gradient, self.evidence = (
+            _BoundGradient(self.density),
+            _LogEvidence(self.density, num_samples),
+        )
         self.rows = max(1, decoder_rows(vae) // max(num_samples, PARTICLES))
         self._programs: dict[Any, Any] = {}
 
-    def __call__(self, x: Tensor, start: Proposal | None = None, seed: int | None = 0) -> tuple[Tensor, Proposal]:
+    def __call__(
+        self, x: Tensor, start: Proposal | None = None, seed: int | None = 0
+    ) -> tuple[Tensor, Proposal]:
         """(log p(x), (N,) nats; the proposals), from the guide's moments or from `start`."""
         with evaluation(self.vae, seed):
             x = as_float(self.vae, checked(self.vae, x))
@@ -92,14 +118,20 @@ class RefinedImportance:
             with pyro.plate("draws", 32, dim=-2):
                 nodes: Any = poutine.trace(self.vae.guide).get_trace(rows).nodes
             sites = {site.name: nodes[site.name] for site in self.density.latents}
-            shapes = {name: (32, len(rows), *site["fn"].event_shape) for name, site in sites.items()}
-            u = self.density.coordinates({name: site["value"].expand(shapes[name]) for name, site in sites.items()})
+            shapes = {
+                name: (32, len(rows), *site["fn"].event_shape) for name, site in sites.items()
+            }
+            u = self.density.coordinates(
+                {name: site["value"].expand(shapes[name]) for name, site in sites.items()}
+            )
             moments.append((u.mean(0), u.std(0).clamp(min=NARROWEST).log()))
         means, scales = zip(*moments)
         return torch.cat(means), torch.cat(scales)
 
     def _refined(self, x: Tensor, q: Proposal) -> Proposal:
-        """The proposals after `num_steps` of Adam for all data at once, the learning rate falling to zero."""
+        """The proposals after `num_steps` of Adam for all data at once, the learning rate falling
+        to zero.
+        """
         mean, log_scale = (t.clone() for t in q)
         optimizer = torch.optim.Adam([mean, log_scale], self.learning_rate)
         for step in range(self.num_steps):
@@ -109,13 +141,20 @@ class RefinedImportance:
         return mean, log_scale
 
 
-def refined_log_likelihood(vae: VAE, x: Tensor, num_samples: int = 100, num_steps: int = 90, seed: int | None = 0,
-                           **options: Any) -> tuple[Tensor, Proposal]:  # fmt: skip
+def refined_log_likelihood(
+    vae: VAE,
+    x: Tensor,
+    num_samples: int = 100,
+    num_steps: int = 90,
+    seed: int | None = 0,
+    **options: Any,
+) -> tuple[Tensor, Proposal]:
     """log p(x), (N,) nats, and the proposals it was estimated with.
 
-    log p(x) = log E_q[p(x, u) / q(u)], K = `num_samples` draws, q a Normal over `LogDensity`'s coordinates, one for
-    each datum: the guide's moments, improved by `num_steps` of Adam on that datum's bound, then widened by 1.2 so
-    that its tails cover the posterior's. A lower bound in expectation; tight where the posterior has one mode. The
-    weights must be points. Raises `InputError`.
+    log p(x) = log E_q[p(x, u) / q(u)], K = `num_samples` draws, q a Normal over `LogDensity`'s
+    coordinates, one for each datum: the guide's moments, improved by `num_steps` of Adam on that
+    datum's bound, then widened by 1.2 so that its tails cover the posterior's. A lower bound in
+    expectation; tight where the posterior has one mode. The weights must be points. Raises
+    `InputError`.
     """
     return RefinedImportance(vae, num_samples, num_steps, **options)(x, seed=seed)

@@ -1,6 +1,8 @@
-"""The engines that cells can run on, all of them joblib's: processes here (loky), this one, a dask or a ray cluster.
+"""The engines that cells can run on, all of them joblib's: processes here (loky), this one, a dask
+or a ray cluster.
 
-Knows joblib, and dask and ray when they are installed and asked for; must not know what a cell does.
+Knows joblib, and dask and ray when they are installed and asked for; must not know what a cell
+does.
 """
 
 import contextlib
@@ -22,7 +24,9 @@ class Engine(NamedTuple):
 
 
 @contextlib.contextmanager
-def engine(name: str, jobs: int, scheduler: str | None = None, address: str | None = None) -> Iterator[Engine]:
+def engine(
+    name: str, jobs: int, scheduler: str | None = None, address: str | None = None
+) -> Iterator[Engine]:
     """The engine of that name for the length of a `with` block."""
     choice("--backend", name, ENGINES)
     for option, value, owner in (("--scheduler", scheduler, "dask"), ("--address", address, "ray")):
@@ -33,15 +37,19 @@ def engine(name: str, jobs: int, scheduler: str | None = None, address: str | No
 
 
 def _engine(at_a_time: int, pre_dispatch: int | str, **config: Any) -> Engine:
-    """Cells go out one by one, `pre_dispatch` of them ahead of the first result, and come back as they finish.
+    """Cells go out one by one, `pre_dispatch` of them ahead of the first result, and come back as
+    they finish.
 
-    joblib runs cells in the calling process when n_jobs is 1; asking for two workers and handing out one cell at a time
-    keeps every cell in a worker, where its threads, its generators and its death do the study no harm.
+    joblib runs cells in the calling process when n_jobs is 1; asking for two workers and handing
+    out one cell at a time keeps every cell in a worker, where its threads, its generators and its
+    death do the study no harm.
     """
 
     def make() -> joblib.Parallel:
         with joblib.parallel_config(n_jobs=max(2, at_a_time), **config):
-            return joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch=pre_dispatch)
+            return joblib.Parallel(
+                return_as="generator_unordered", batch_size=1, pre_dispatch=pre_dispatch
+            )
 
     return Engine(make, at_a_time)
 
@@ -54,8 +62,12 @@ def _loky(jobs: int, _: str | None) -> Iterator[Engine]:
 
 @contextlib.contextmanager
 def _sequential(_jobs: int, _address: str | None) -> Iterator[Engine]:
-    """This process, one cell after another: no worker to start, and a debugger sees them; a crash ends the study."""
-    yield Engine(lambda: joblib.Parallel(n_jobs=1, backend="sequential", return_as="generator_unordered"), 1)
+    """This process, one cell after another: no worker to start, and a debugger sees them; a crash
+    ends the study.
+    """
+    yield Engine(
+        lambda: joblib.Parallel(n_jobs=1, backend="sequential", return_as="generator_unordered"), 1
+    )
 
 
 @contextlib.contextmanager
@@ -66,18 +78,28 @@ def _dask(jobs: int, address: str | None) -> Iterator[Engine]:
 
     with contextlib.ExitStack() as stack:
         if address is None:
-            # By default a worker that takes 15 s to start again, as on a busy machine, is struck off the cluster.
+            # By default a worker that takes 15 s to start again, as on a busy machine, is struck
+            # off the cluster.
             config = importlib.import_module("dask.config")
             stack.enter_context(config.set({"distributed.deploy.lost-worker-timeout": "1 hour"}))
-            local = distributed.LocalCluster(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
+            local = distributed.LocalCluster(
+                n_workers=jobs, threads_per_worker=1, dashboard_address=None
+            )
             address = stack.enter_context(local).scheduler_address
         try:
-            client = stack.enter_context(distributed.Client(address, timeout=10, set_as_default=False))
+            client = stack.enter_context(
+                distributed.Client(address, timeout=10, set_as_default=False)
+            )
         except (OSError, ValueError, TypeError) as error:
             refuse("--scheduler", address, f"the address of a running dask scheduler ({error})")
         threads = max(client.nthreads().values(), default=1)
         if threads > 1:
-            refuse("--scheduler", f"workers with {threads} threads", "one", "start them as `dask worker --nthreads 1`")
+            refuse(
+                "--scheduler",
+                f"workers with {threads} threads",
+                "one",
+                "start them as `dask worker --nthreads 1`",
+            )
         yield _engine(max(1, len(client.nthreads())), "all", backend=Backend(client))
 
 
@@ -86,11 +108,13 @@ def _ray(jobs: int, address: str | None) -> Iterator[Engine]:
     """The processors of a ray cluster, or `jobs` of this machine's."""
     ray = _extra("ray", "ray")
     ray_backend = importlib.import_module("ray.util.joblib.ray_backend")
-    # ray's own class inherits "no generators" from joblib's multiprocessing backend, whose reason (a pool that must be
-    # closed by the thread that opened it) does not hold for ray's actors.
+    # ray's own class inherits "no generators" from joblib's multiprocessing backend, whose reason
+    # (a pool that must be closed by the thread that opened it) does not hold for ray's actors.
     backend = type("Backend", (ray_backend.RayBackend,), {"supports_return_generator": True})
     try:
-        ray.init(address=address, **({} if address else {"num_cpus": jobs, "include_dashboard": False}))
+        ray.init(
+            address=address, **({} if address else {"num_cpus": jobs, "include_dashboard": False})
+        )
     except (ConnectionError, ValueError, RuntimeError) as error:
         refuse("--address", str(address), f"the address of a running ray cluster ({error})")
     try:
@@ -105,7 +129,12 @@ def _extra(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError:
-        refuse("--backend", extra, f"the package {module!r} installed", f"pip install 'ppl-vae[{extra}]'")
+        refuse(
+            "--backend",
+            extra,
+            f"the package {module!r} installed",
+            f"pip install 'ppl-vae[{extra}]'",
+        )
 
 
 ENGINES = {"loky": _loky, "sequential": _sequential, "dask": _dask, "ray": _ray}

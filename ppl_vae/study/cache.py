@@ -1,4 +1,5 @@
-"""The rows of finished cells on disk, one JSON file a cell, so that nothing finished is ever computed twice.
+"""The rows of finished cells on disk, one JSON file a cell, so that nothing finished is ever
+computed twice.
 
 Knows files; must not know how rows are computed or shown. Nothing read from here is executed.
 """
@@ -36,7 +37,9 @@ class Cache:
     path: Path
 
     def load(self, cell: Cell) -> dict[str, Any] | None:
-        """The cell's entry, {"rows": [...], "cpu_seconds": ...}; None if it is not there or cannot be read."""
+        """The cell's entry, {"rows": [...], "cpu_seconds": ...}; None if it is not there or cannot
+        be read.
+        """
         try:
             entry = json.loads((self.path / f"{cell.key}.json").read_bytes())
             return {"rows": list(entry["rows"]), "cpu_seconds": float(entry["cpu_seconds"])}

@@ -1,4 +1,5 @@
-"""What a study's script says, and the cells it stands for, each named by a hash of all that its rows depend on.
+"""What a study's script says, and the cells it stands for, each named by a hash of all that its
+rows depend on.
 
 Knows the contract of a script; must not know how cells are run or where their rows are kept.
 """
@@ -49,14 +50,18 @@ class Cell:
     key: str
 
     def __str__(self) -> str:
-        return " ".join(f"{axis}={value}" for axis, value in {**self.settings, "seed": self.seed}.items())
+        return " ".join(
+            f"{axis}={value}" for axis, value in {**self.settings, "seed": self.seed}.items()
+        )
 
 
 def read_script(module: ModuleType) -> Script:
     """The study that a script's module states; raises `InputError` for a part that is missing."""
     for name in ("__file__", "__doc__", "GRID", "run", "draw"):
         if not getattr(module, name, None):
-            checks.refuse("study", f"a module without {name}", "a script with a docstring, GRID, run and draw")
+            checks.refuse(
+                "study", f"a module without {name}", "a script with a docstring, GRID, run and draw"
+            )
     path = Path(str(module.__file__)).resolve()
     seeds = getattr(module, "SEEDS", {})
     checks.options("SEEDS", seeds, SCALES)
@@ -76,14 +81,17 @@ def read_script(module: ModuleType) -> Script:
 def source_behind(name: str, text: str) -> str:
     """The top-level statements of a script that `name` reaches, comments and layout aside.
 
-    What `run` does not reach (the drawing, the docstring, the grid) is no part of it, so it may change while rows stay.
+    What `run` does not reach (the drawing, the docstring, the grid) is no part of it, so it may
+    change while rows stay.
     """
     statements = [(_bound(statement), statement) for statement in ast.parse(text).body]
     reached: set[str] = set()
     frontier = {name}
     while frontier:
         reached |= frontier
-        frontier = {used for bound, node in statements if bound & reached for used in _used(node)} - reached
+        frontier = {
+            used for bound, node in statements if bound & reached for used in _used(node)
+        } - reached
     return "\n".join(ast.unparse(node) for bound, node in statements if bound & reached)
 
 
@@ -92,19 +100,29 @@ def _bound(statement: ast.stmt) -> set[str]:
     if isinstance(statement, ast.FunctionDef | ast.ClassDef):
         return {statement.name}
     nodes = list(ast.walk(statement))
-    imported = {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
-    return imported | {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    imported = {
+        (node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)
+    }
+    return imported | {
+        node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
 
 
 def _used(statement: ast.stmt) -> set[str]:
     """The names that a statement reads."""
-    return {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    return {
+        node.id
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
 
 
 def cells_of(script: Script, scale: str, seeds: int, only: Sequence[str] = ()) -> list[Cell]:
-    """Every cell of the study in order: settings as the grid lists them, seeds 0 .. seeds-1 innermost.
+    """Every cell of the study in order: settings as the grid lists them, seeds 0 .. seeds-1
+    innermost.
 
-    `only` holds "axis=value[,value]" and keeps the cells that match each (values compare as text; "seed" is an axis).
+    `only` holds "axis=value[,value]" and keeps the cells that match each (values compare as text;
+    "seed" is an axis).
     """
     settings = [part for product in _products(script, scale) for part in _settings(product)]
     every = [_cell(script, part, seed, scale) for part in settings for seed in range(seeds)]
@@ -124,33 +142,53 @@ def _products(script: Script, scale: str) -> Sequence[Mapping[str, Sequence[Any]
         for axis, values in product.items():
             _check_axis(axis, values)
         try:
-            inspect.signature(script.run).bind(**arguments(script.run, Cell(dict(product), 0, scale, "")))
+            inspect.signature(script.run).bind(
+                **arguments(script.run, Cell(dict(product), 0, scale, ""))
+            )
         except TypeError as error:
             checks.refuse("GRID", f"axes {', '.join(product)}", f"those that run takes ({error})")
     return products
 
 
 def arguments(run: Callable[..., Any], cell: Cell) -> dict[str, Any]:
-    """What `run` is called with: the cell's settings and seed, and its scale if `run` has such a parameter."""
+    """What `run` is called with: the cell's settings and seed, and its scale if `run` has such a
+    parameter.
+    """
     extra = {"scale": cell.scale} if "scale" in inspect.signature(run).parameters else {}
     return {**cell.settings, "seed": cell.seed, **extra}
 
 
 def _check_axis(axis: str, values: object) -> None:
     if axis in ("seed", "scale"):
-        checks.refuse("GRID", f"an axis {axis!r}", "other names", "seeds and scale are set on the command line")
-    plain = isinstance(values, list | tuple) and all(isinstance(v, int | float | str | bool | None) for v in values)
+        checks.refuse(
+            "GRID",
+            f"an axis {axis!r}",
+            "other names",
+            "seeds and scale are set on the command line",
+        )
+    plain = isinstance(values, list | tuple) and all(
+        isinstance(v, int | float | str | bool | None) for v in values
+    )
     if not plain or not values:
         expected = "a list of numbers, strings, booleans or None"
-        checks.refuse(f"GRID[{axis!r}]", values, expected, "name a compound setting by a string that run looks up")
+        checks.refuse(
+            f"GRID[{axis!r}]",
+            values,
+            expected,
+            "name a compound setting by a string that run looks up",
+        )
 
 
 def _settings(product: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(product, values, strict=True)) for values in itertools.product(*product.values())]
+    return [
+        dict(zip(product, values, strict=True)) for values in itertools.product(*product.values())
+    ]
 
 
 def _cell(script: Script, settings: dict[str, Any], seed: int, scale: str) -> Cell:
-    """The cell with its key: sha256 of study, settings, seed, scale, package version and the source behind `run`."""
+    """The cell with its key: sha256 of study, settings, seed, scale, package version and the source
+    behind `run`.
+    """
     parts = [script.name, settings, seed, scale, __version__, script.source]
     text = json.dumps(parts, sort_keys=True)
     return Cell(settings, seed, scale, hashlib.sha256(text.encode()).hexdigest())
@@ -166,6 +204,8 @@ def _matching(cells: Iterable[Cell], text: str) -> list[Cell]:
     if not equals:
         checks.refuse("--only", text, "axis=value[,value]")
     checks.choice("--only", axis, sorted(levels))
-    named = [values] if values in levels[axis] else values.split(",")  # one value may have a comma in it
+    named = (
+        [values] if values in levels[axis] else values.split(",")
+    )  # one value may have a comma in it
     wanted = {checks.choice(f"--only {axis}", value, sorted(levels[axis])) for value in named}
     return [cell for cell in cells if str({**cell.settings, "seed": cell.seed}.get(axis)) in wanted]

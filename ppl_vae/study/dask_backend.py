@@ -1,7 +1,8 @@
 """A joblib backend on dask futures.
 
-Knows joblib's and dask's public interfaces; must not know what a cell does. joblib's own dask backend waits for ever
-for a task that dask gave up, and runs the tasks in the client when the cluster has one worker.
+Knows joblib's and dask's public interfaces; must not know what a cell does. joblib's own dask
+backend waits for ever for a task that dask gave up, and runs the tasks in the client when the
+cluster has one worker.
 """
 
 from collections.abc import Callable
@@ -13,9 +14,10 @@ from joblib.parallel import ParallelBackendBase
 class Backend(ParallelBackendBase):
     """Each task is a dask future; dask runs it again elsewhere when its worker dies.
 
-    A task that dask gave up (`KilledWorker`: several workers died under it) ends as the pair of its first argument, by
-    which the caller knows it, and the error; the other tasks go on. A cluster without workers, because they are still
-    queued or have just died, keeps its tasks until it has some.
+    A task that dask gave up (`KilledWorker`: several workers died under it) ends as the pair of its
+    first argument, by which the caller knows it, and the error; the other tasks go on. A cluster
+    without workers, because they are still queued or have just died, keeps its tasks until it has
+    some.
     """
 
     supports_retrieve_callback = True

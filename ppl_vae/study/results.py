@@ -34,10 +34,13 @@ class Provenance:
         return self.cells - self.finished
 
 
-def write_results(script: Script, rows: list[dict[str, Any]], provenance: Provenance, folder: Path) -> str:
+def write_results(
+    script: Script, rows: list[dict[str, Any]], provenance: Provenance, folder: Path
+) -> str:
     """Write the three files; the reason why figure and answer were left out, if they were.
 
-    Drawing may fail for want of cells that are missing or not selected; with all of them its error is the script's.
+    Drawing may fail for want of cells that are missing or not selected; with all of them its error
+    is the script's.
     """
     write(folder / "rows.csv", rows_csv(rows).encode())
     try:
@@ -80,11 +83,15 @@ def answer_md(script: Script, rows: list[dict[str, Any]], provenance: Provenance
         f"# {script.name}: {' '.join(question.split())}",
         rest,
         script.answer(rows) if script.answer else "",
-        f"**{provenance.missing} of {provenance.cells} cells are missing.**" if provenance.missing else "",
+        f"**{provenance.missing} of {provenance.cells} cells are missing.**"
+        if provenance.missing
+        else "",
         _table(script, rows, provenance.axes),
         "![figure](figure.png)",
-        f"Made again by `{provenance.command}`. Scale: {provenance.scale}. Seeds: {provenance.seeds}. "
-        f"Cells: {provenance.cells}. CPU seconds: {provenance.cpu_seconds:.0f}. Package: ppl-vae {__version__}. "
+        f"Made again by `{provenance.command}`. Scale: {provenance.scale}. Seeds: "
+        f"{provenance.seeds}. "
+        f"Cells: {provenance.cells}. CPU seconds: {provenance.cpu_seconds:.0f}. Package: ppl-vae "
+        f"{__version__}. "
         "Errors are standard errors over seeds.",
     ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
@@ -93,7 +100,8 @@ def answer_md(script: Script, rows: list[dict[str, Any]], provenance: Provenance
 def _table(script: Script, rows: list[dict[str, Any]], axes: Sequence[str]) -> str:
     """The script's TABLE, else every measured number by the grid's axes and the rows' text columns.
 
-    A study whose cells give several rows each has no such table unless it says by TABLE what tells the rows apart.
+    A study whose cells give several rows each has no such table unless it says by TABLE what tells
+    the rows apart.
     """
     if script.table:
         return table(rows, **script.table)
@@ -106,4 +114,8 @@ def _table(script: Script, rows: list[dict[str, Any]], axes: Sequence[str]) -> s
 def _columns(rows: Sequence[dict[str, Any]], known: Sequence[str], kind: Any) -> list[str]:
     """The further columns whose every entry is of that kind."""
     names = dict.fromkeys(name for row in rows for name in row if name not in known)
-    return [name for name in names if all(isinstance(row[name], kind) for row in rows if row.get(name) is not None)]
+    return [
+        name
+        for name in names
+        if all(isinstance(row[name], kind) for row in rows if row.get(name) is not None)
+    ]

@@ -28,12 +28,14 @@ class Outcome(NamedTuple):
     failure: str = ""
 
 
-def outcomes(script: Script, cells: Sequence[Cell], engine: Engine) -> Iterator[tuple[Cell, Outcome]]:
+def outcomes(
+    script: Script, cells: Sequence[Cell], engine: Engine
+) -> Iterator[tuple[Cell, Outcome]]:
     """Every cell once with its outcome, in the order in which they finish.
 
-    A worker's death may take along cells that did not cause it. Those that the engine gave up, or that were running
-    when it broke (the first of those left, since cells start in order), go again, each alone, after all the others;
-    a cell that fails alone is the cause.
+    A worker's death may take along cells that did not cause it. Those that the engine gave up, or
+    that were running when it broke (the first of those left, since cells start in order), go again,
+    each alone, after all the others; a cell that fails alone is the cause.
     """
     groups: deque[Sequence[int]] = deque([range(len(cells))] if cells else [])
     while groups:
@@ -59,18 +61,24 @@ def outcomes(script: Script, cells: Sequence[Cell], engine: Engine) -> Iterator[
 def _calls(script: Script, cells: Sequence[Cell], group: Sequence[int]) -> Iterator[Any]:
     """What joblib is to call, one call a cell."""
     for index in group:
-        yield delayed(perform)(index, script.run, cells[index].settings, arguments(script.run, cells[index]))
+        yield delayed(perform)(
+            index, script.run, cells[index].settings, arguments(script.run, cells[index])
+        )
 
 
 def _given_up(error: BaseException) -> Outcome:
-    """The outcome of a cell that could not tell its own: its worker died, or it could not be sent."""
+    """The outcome of a cell that could not tell its own: its worker died, or it could not be
+    sent.
+    """
     return Outcome(None, failure=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
 
 
 def perform(
     index: int, run: Callable[..., Any], settings: Mapping[str, Any], kwargs: Mapping[str, Any]
 ) -> tuple[int, Outcome]:
-    """One cell, in a worker process: one thread, every global generator seeded, an error turned into its traceback."""
+    """One cell, in a worker process: one thread, every global generator seeded, an error turned
+    into its traceback.
+    """
     torch.set_num_threads(1)
     for seed in (torch.manual_seed, numpy.random.seed, random.seed):
         seed(kwargs["seed"])
@@ -96,6 +104,8 @@ def _plain(value: Any) -> Any:
     """An array, tensor or numpy number as numbers."""
     if not hasattr(value, "tolist"):
         refuse(
-            "a row's value", type(value).__name__, "a number, string, boolean, None, array, or a list or dict of them"
+            "a row's value",
+            type(value).__name__,
+            "a number, string, boolean, None, array, or a list or dict of them",
         )
     return value.tolist()

@@ -1,6 +1,8 @@
-"""Training by stochastic variational inference: one visible loop (`loop.py`) over steps of three tiers.
+"""Training by stochastic variational inference: one visible loop (`loop.py`) over steps of three
+tiers.
 
-Knows objectives, optimisers, schedules and checkpoints; knows nothing of evaluation, figures or the command line.
+Knows objectives, optimisers, schedules and checkpoints; knows nothing of evaluation, figures or the
+command line.
 """
 
 from ppl_vae.training.history import History

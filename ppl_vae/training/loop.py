@@ -1,7 +1,8 @@
 """`fit`: the training loop, from top to bottom.
 
-Knows the order of things and nothing of what a step does inside: `run.py` holds a run's pieces and state, `step.py`
-and `recorded.py` give gradients. The global generator is used inside a fork and left as it was.
+Knows the order of things and nothing of what a step does inside: `run.py` holds a run's pieces and
+state, `step.py` and `recorded.py` give gradients. The global generator is used inside a fork and
+left as it was.
 """
 
 import contextlib
@@ -59,40 +60,70 @@ def fit(
 ) -> History:
     """Train `vae` in place by maximising the evidence lower bound; leaves it in evaluation mode.
 
-    loss = -mean_i[ E_q log p(x_i|z_i) - kl_weight KL(q(z_i|x_i) || p(z_i)) ] + weight_kl_weight KL(theta) / N
+    loss = -mean_i[ E_q log p(x_i|z_i) - kl_weight KL(q(z_i|x_i) || p(z_i)) ] + weight_kl_weight
+    KL(theta) / N
            + weight_penalty ||parameters||^2 / (2 N), in nats per datum.
 
     Args:
         vae: what `build` returns; its `num_data` becomes N = len(data).
         data: x, (N, *event_shape), float, or uint8 pixels, which are divided by 255 batch by batch.
-        validation: held-out x, (V, *event_shape); its bound is computed each epoch with the same noise every time. Grey
-            pixels are binarised as the data are, but once: the same pixels each epoch and in every run.
-        estimator: "A" (every term sampled), "B" (closed-form KL where there is one), "iwae" (importance-weighted) or
-            "dreg" (the same with doubly reparameterised gradients), or "renyi:ALPHA" (`objectives.evidence_terms`).
+        validation: held-out x, (V, *event_shape); its bound is computed each epoch with the same
+            noise every time. Grey pixels are binarised as the data are, but once: the same pixels
+            each epoch and in every run.
+        estimator: "A" (every term sampled), "B" (closed-form KL where there is one), "iwae"
+            (importance-weighted) or "dreg" (the same with doubly reparameterised gradients), or
+            "renyi:ALPHA" (`objectives.evidence_terms`).
         num_particles: L, draws of z a datum.
-        kl_weight, weight_kl_weight, learning_rate: a number, "linear:start:end:epochs" or a function of the epoch;
-            kl_weight also "constrained:kl:20" (KL <= 20 nats) or "constrained:reconstruction:-90" (E_q log p >= -90).
+        kl_weight, weight_kl_weight, learning_rate: a number, "linear:start:end:epochs" or a
+            function of the epoch; kl_weight also "constrained:kl:20" (KL <= 20 nats) or
+            "constrained:reconstruction:-90" (E_q log p >= -90).
         optimizer: "adam" or "adagrad".
-        weight_penalty: lambda; 1 is the N(0, I) prior of Auto-Encoding Variational Bayes, counted once for all data.
-        binarization: "dynamic" draws each pixel anew, x ~ Bernoulli(data), every time a datum is used.
-        kl_balance: while kl_weight is below 1, weigh each layer of a hierarchy by its share of the KL.
+        weight_penalty: lambda; 1 is the N(0, I) prior of Auto-Encoding Variational Bayes, counted
+            once for all data.
+        binarization: "dynamic" draws each pixel anew, x ~ Bernoulli(data), every time a datum is
+            used.
+        kl_balance: while kl_weight is below 1, weigh each layer of a hierarchy by its share of the
+            KL.
         corruption: "salt_and_pepper", "normal" or "masking": corrupts what the guide sees of x.
-        corruption_level: how much of it (`handlers.corruption`), a number or a schedule like the three above.
-        early_stopping: epochs without a better validation bound after which to stop, at the best epoch's parameters.
+        corruption_level: how much of it (`handlers.corruption`), a number or a schedule like the
+            three above.
+        early_stopping: epochs without a better validation bound after which to stop, at the best
+            epoch's parameters.
         seed: fixes data order and noise; the global generator is left as it was.
-        compile: "off" (eager Pyro), "record" (recorded graph), "inductor" (compiled graph) or "auto" (by the number of
-            steps to run).
-        precision: "float32", or "bfloat16" for matrix products alone, faster where the processor has them.
-        device: "cuda", say: data and VAE are there while training, and the VAE is back where it was afterwards.
-        checkpoint: the run's folder; every `checkpoint_every` epochs, and on Ctrl-C, the run's state is saved there.
-        resume: go on from the folder's checkpoint; the result equals, bit for bit, that of a run never stopped.
+        compile: "off" (eager Pyro), "record" (recorded graph), "inductor" (compiled graph) or
+            "auto" (by the number of steps to run).
+        precision: "float32", or "bfloat16" for matrix products alone, faster where the processor
+            has them.
+        device: "cuda", say: data and VAE are there while training, and the VAE is back where it was
+            afterwards.
+        checkpoint: the run's folder; every `checkpoint_every` epochs, and on Ctrl-C, the run's
+            state is saved there.
+        resume: go on from the folder's checkpoint; the result equals, bit for bit, that of a run
+            never stopped.
         progress: show a progress bar.
 
-    Returns the history. Raises `InputError` for bad values and `FloatingPointError` when the loss is not finite.
+    Returns the history. Raises `InputError` for bad values and `FloatingPointError` when the loss
+    is not finite.
     """
-    settings = Settings(estimator, num_particles, batch_size, epochs, kl_weight, weight_kl_weight, learning_rate,
-                        optimizer, weight_penalty, binarization, kl_balance, corruption, corruption_level,
-                        early_stopping, seed, compile, precision)  # fmt: skip
+    settings = Settings(
+        estimator,
+        num_particles,
+        batch_size,
+        epochs,
+        kl_weight,
+        weight_kl_weight,
+        learning_rate,
+        optimizer,
+        weight_penalty,
+        binarization,
+        kl_balance,
+        corruption,
+        corruption_level,
+        early_stopping,
+        seed,
+        compile,
+        precision,
+    )
     data, validation = _checked(vae, data, validation, early_stopping, binarization)
     folder = None if checkpoint is None else checks.path("checkpoint", checkpoint)
     if checks.truth("resume", resume) and folder is None:
@@ -108,7 +139,11 @@ def fit(
         with _deferred_interrupt() as interrupted, local_parameters(), run.bar(progress) as bar:
             while run.state.epoch < epochs and not run.state.history.stopped:
                 train_epoch(run, bar, interrupted)
-                if run.state.epoch % checkpoint_every == 0 or run.state.epoch == epochs or run.state.history.stopped:
+                if (
+                    run.state.epoch % checkpoint_every == 0
+                    or run.state.epoch == epochs
+                    or run.state.history.stopped
+                ):
                     run.save()
         return run.finish()
 
@@ -154,14 +189,18 @@ def train_epoch(run: Run, bar: tqdm, interrupted: Sequence[bool] = ()) -> None:
 
 
 def _next(batches: Sequence[Tensor], start: int, calls: int) -> Sequence[Tensor]:
-    """The batches of the next call: as many as a step takes at once if they are all of one size, else one."""
+    """The batches of the next call: as many as a step takes at once if they are all of one size,
+    else one.
+    """
     group = batches[start : start + calls]
     whole = len(group) == calls and start % calls == 0 and len(group[-1]) == len(group[0])
     return group if whole else batches[start : start + 1]
 
 
 def _order(seed: int, epoch: int) -> torch.Generator:
-    """The data order of an epoch depends on the seed and the epoch alone, so a resumed run finds it again."""
+    """The data order of an epoch depends on the seed and the epoch alone, so a resumed run finds it
+    again.
+    """
     return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
 
 
@@ -170,18 +209,30 @@ def _checked(
 ) -> tuple[Tensor, Tensor | None]:
     shape = vae.config.event_shape
     support = getattr(vae.model.decoder.likelihood, "support", (-math.inf, math.inf))
-    for subject, x in {"data": data, **({} if validation is None else {"validation": validation})}.items():
-        checks.inside(subject, checks.data(subject, x, shape), support, f"likelihood '{vae.config.likelihood}'")
+    for subject, x in {
+        "data": data,
+        **({} if validation is None else {"validation": validation}),
+    }.items():
+        checks.inside(
+            subject,
+            checks.data(subject, x, shape),
+            support,
+            f"likelihood '{vae.config.likelihood}'",
+        )
         if binarization == "dynamic":
             checks.inside(subject, x, (0.0, 1.0), "binarization 'dynamic'")
     if early_stopping is not None and validation is None:
-        checks.refuse("early_stopping", early_stopping, "validation data to stop by", "pass validation=...")
+        checks.refuse(
+            "early_stopping", early_stopping, "validation data to stop by", "pass validation=..."
+        )
     return data, validation
 
 
 @contextlib.contextmanager
 def _deferred_interrupt() -> Iterator[list[bool]]:
-    """Ctrl-C waits for the step in hand: the list is no longer empty once it was pressed. A second one is immediate."""
+    """Ctrl-C waits for the step in hand: the list is no longer empty once it was pressed. A second
+    one is immediate.
+    """
     pressed: list[bool] = []
     if threading.current_thread() is not threading.main_thread():
         yield pressed

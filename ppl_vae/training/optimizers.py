@@ -1,7 +1,8 @@
 """One torch optimiser over all parameters, its fused kernel called directly.
 
-Knows parameters and gradients; knows nothing of losses. `torch.optim`'s own `step` spends more time in Python than the
-kernel does in a small model, so the kernel is called on state kept in the optimiser object, which a checkpoint saves.
+Knows parameters and gradients; knows nothing of losses. `torch.optim`'s own `step` spends more time
+in Python than the kernel does in a small model, so the kernel is called on state kept in the
+optimiser object, which a checkpoint saves.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ __all__ = ["OPTIMIZERS", "Update"]
 
 
 class _Adam:
-    """m <- b1 m + (1 - b1) g, v <- b2 v + (1 - b2) g^2, p <- p - rate * m' / (sqrt(v') + eps), m' and v' unbiased.
+    """m <- b1 m + (1 - b1) g, v <- b2 v + (1 - b2) g^2, p <- p - rate * m' / (sqrt(v') + eps), m'
+    and v' unbiased.
 
     Source: Adam: A method for stochastic optimization (2015), algorithm 1.
     """
@@ -32,15 +34,37 @@ class _Adam:
         return optimizer
 
     @staticmethod
-    def kernel(parameters: list, gradients: list, state: list[list[Tensor]], group: dict[str, Any], rate: Any) -> None:
+    def kernel(
+        parameters: list,
+        gradients: list,
+        state: list[list[Tensor]],
+        group: dict[str, Any],
+        rate: Any,
+    ) -> None:
         beta1, beta2 = group["betas"]
-        fixed = {"weight_decay": group["weight_decay"], "eps": group["eps"], "amsgrad": False, "maximize": False}
+        fixed = {
+            "weight_decay": group["weight_decay"],
+            "eps": group["eps"],
+            "amsgrad": False,
+            "maximize": False,
+        }
         torch._fused_adam_(
-            parameters, gradients, state[1], state[2], [], state[0], lr=rate, beta1=beta1, beta2=beta2, **fixed
+            parameters,
+            gradients,
+            state[1],
+            state[2],
+            [],
+            state[0],
+            lr=rate,
+            beta1=beta1,
+            beta2=beta2,
+            **fixed,
         )
 
     @staticmethod
-    def formula(p: Tensor, g: Tensor, state: list[Tensor], group: dict[str, Any], rate: Tensor) -> list[Tensor]:
+    def formula(
+        p: Tensor, g: Tensor, state: list[Tensor], group: dict[str, Any], rate: Tensor
+    ) -> list[Tensor]:
         (beta1, beta2), (step, m, v) = group["betas"], state
         step, m, v = step + 1, m + (1 - beta1) * (g - m), beta2 * v + (1 - beta2) * g * g
         scale = (v / (1 - beta2**step)).sqrt() + group["eps"]
@@ -48,7 +72,9 @@ class _Adam:
 
 
 class _Adagrad:
-    """s <- s + g^2, p <- p - rate * g / (sqrt(s) + eps). Source: Adaptive subgradient methods (2011), figure 1."""
+    """s <- s + g^2, p <- p - rate * g / (sqrt(s) + eps). Source: Adaptive subgradient methods
+    (2011), figure 1.
+    """
 
     keys = ("step", "sum")
 
@@ -57,12 +83,25 @@ class _Adagrad:
         return torch.optim.Adagrad(parameters, weight_decay=weight_decay, fused=True)
 
     @staticmethod
-    def kernel(parameters: list, gradients: list, state: list[list[Tensor]], group: dict[str, Any], rate: Any) -> None:
-        fixed = {"lr_decay": 0.0, "weight_decay": group["weight_decay"], "eps": group["eps"], "maximize": False}
+    def kernel(
+        parameters: list,
+        gradients: list,
+        state: list[list[Tensor]],
+        group: dict[str, Any],
+        rate: Any,
+    ) -> None:
+        fixed = {
+            "lr_decay": 0.0,
+            "weight_decay": group["weight_decay"],
+            "eps": group["eps"],
+            "maximize": False,
+        }
         torch._fused_adagrad_(parameters, gradients, state[1], state[0], lr=rate, **fixed)
 
     @staticmethod
-    def formula(p: Tensor, g: Tensor, state: list[Tensor], group: dict[str, Any], rate: Tensor) -> list[Tensor]:
+    def formula(
+        p: Tensor, g: Tensor, state: list[Tensor], group: dict[str, Any], rate: Tensor
+    ) -> list[Tensor]:
         step, total = state[0] + 1, state[1] + g * g
         return [p - rate * g / (total.sqrt() + group["eps"]), step, total]
 
@@ -71,11 +110,12 @@ OPTIMIZERS: dict[str, Any] = {"adam": _Adam, "adagrad": _Adagrad}
 
 
 class Update:
-    """theta <- optimiser(theta, gradient + weight_decay * theta), for all parameters in one kernel call.
+    """theta <- optimiser(theta, gradient + weight_decay * theta), for all parameters in one kernel
+    call.
 
-    With `weight_decay` = lambda / N and a loss in nats per datum this is maximum a posteriori under N(0, 1/lambda)
-    on every parameter, counted once for all data. The learning rate is given at each call, a number, or a tensor where
-    the call is captured.
+    With `weight_decay` = lambda / N and a loss in nats per datum this is maximum a posteriori under
+    N(0, 1/lambda) on every parameter, counted once for all data. The learning rate is given at each
+    call, a number, or a tensor where the call is captured.
     """
 
     def __init__(self, name: str, parameters: Sequence[Tensor], weight_decay: float) -> None:
@@ -86,7 +126,9 @@ class Update:
         self._read_state()
 
     def _read_state(self) -> None:
-        """Keep the optimiser's tensors in the lists the kernel takes: one list a key, one tensor a parameter."""
+        """Keep the optimiser's tensors in the lists the kernel takes: one list a key, one tensor a
+        parameter.
+        """
         state = self.optimizer.state
         self._state = [[state[p][key] for p in self.parameters] for key in self._kind.keys]
 
@@ -99,7 +141,11 @@ class Update:
     def state(self) -> dict[str, Tensor]:
         """The optimiser's tensors by name, for a checkpoint."""
         keys = self._kind.keys
-        return {f"{key}.{i}": t for key, part in zip(keys, self._state, strict=True) for i, t in enumerate(part)}
+        return {
+            f"{key}.{i}": t
+            for key, part in zip(keys, self._state, strict=True)
+            for i, t in enumerate(part)
+        }
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Copy tensors given by `state` back in."""
@@ -112,7 +158,9 @@ class Update:
         return 1 + len(self._kind.keys)
 
     def flatten(self) -> list[Tensor]:
-        """[parameters, step, ...] as one vector each (step a scalar); the parameters and state become views of them."""
+        """[parameters, step, ...] as one vector each (step a scalar); the parameters and state
+        become views of them.
+        """
         flat = torch.cat([p.detach().reshape(-1) for p in self.parameters])
         vectors = [torch.cat([t.reshape(-1) for t in part]) for part in self._state[1:]]
         step = self._state[0][0].clone()
@@ -131,7 +179,11 @@ class Update:
             self.optimizer.state[p] = {key: t.clone() for key, t in self.optimizer.state[p].items()}
         self._read_state()
 
-    def formula(self, vectors: Sequence[Tensor], gradient: Tensor, learning_rate: Tensor) -> list[Tensor]:
+    def formula(
+        self, vectors: Sequence[Tensor], gradient: Tensor, learning_rate: Tensor
+    ) -> list[Tensor]:
         """The same step as tensor algebra on the vectors of `flatten`, for a graph."""
         decayed = gradient + self._group["weight_decay"] * vectors[0]
-        return self._kind.formula(vectors[0], decayed, list(vectors[1:]), self._group, learning_rate)
+        return self._kind.formula(
+            vectors[0], decayed, list(vectors[1:]), self._group, learning_rate
+        )

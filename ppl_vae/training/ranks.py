@@ -1,7 +1,8 @@
-"""Several processes that train one model: which of them this is, whose rows are whose, and sums over all.
+"""Several processes that train one model: which of them this is, whose rows are whose, and sums
+over all.
 
-Knows `torch.distributed`; knows nothing of models or runs. Every rank holds the same parameters and takes its own rows
-of each minibatch, drawing its own noise; only rank 0 writes.
+Knows `torch.distributed`; knows nothing of models or runs. Every rank holds the same parameters and
+takes its own rows of each minibatch, drawing its own noise; only rank 0 writes.
 """
 
 import contextlib
@@ -41,15 +42,21 @@ class Ranks:
         return self.rank == 0
 
     def shard(self, index: Tensor) -> Tensor:
-        """This rank's rows of a minibatch: every `size`-th, so that shards differ by one row at most."""
+        """This rank's rows of a minibatch: every `size`-th, so that shards differ by one row at
+        most.
+        """
         return index[self.rank :: self.size]
 
     def check(self, num_data: int, batch_size: int) -> None:
         """No minibatch may be too short to give every rank a row; raises `InputError`."""
         shortest = min(num_data % batch_size or batch_size, batch_size)
         if shortest < self.size:
-            checks.refuse(f"training on {self.size} ranks", f"a minibatch of {shortest}", "one row a rank at least",
-                          "choose another batch_size")  # fmt: skip
+            checks.refuse(
+                f"training on {self.size} ranks",
+                f"a minibatch of {shortest}",
+                "one row a rank at least",
+                "choose another batch_size",
+            )
 
     def agree(self, value: T) -> T:
         """Rank 0's value, on every rank."""
@@ -66,17 +73,25 @@ class Ranks:
             with self._together():
                 torch_distributed.broadcast(tensor.detach(), 0)
 
-    def mean(self, report: Tensor, gradients: Sequence[Tensor], rows: int) -> tuple[Tensor, Sequence[Tensor]]:
-        """Report and gradients of the whole minibatch: means over ranks weighted by their rows, in one message.
+    def mean(
+        self, report: Tensor, gradients: Sequence[Tensor], rows: int
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Report and gradients of the whole minibatch: means over ranks weighted by their rows, in
+        one message.
 
-        A loss in nats per datum that counts KL(theta) / N once on each rank has it once in the mean, too.
+        A loss in nats per datum that counts KL(theta) / N once on each rank has it once in the
+        mean, too.
         """
         if self.size == 1:
             return report, gradients
-        message = torch.cat([report.new_ones(1), report, *(g.reshape(-1) for g in gradients)]) * rows
+        message = (
+            torch.cat([report.new_ones(1), report, *(g.reshape(-1) for g in gradients)]) * rows
+        )
         with self._together():
             torch_distributed.all_reduce(message)
-        report, *flat = (message[1:] / message[0]).split([len(report), *(g.numel() for g in gradients)])
+        report, *flat = (message[1:] / message[0]).split(
+            [len(report), *(g.numel() for g in gradients)]
+        )
         return report, [part.view(g.shape) for part, g in zip(flat, gradients, strict=True)]
 
     def mean_buffers(self, module: nn.Module) -> None:
@@ -100,7 +115,9 @@ class Ranks:
 
 @contextlib.contextmanager
 def joined_ranks() -> Iterator[Ranks]:
-    """Join the process group that `torchrun` describes in the environment, for the block; by itself without one."""
+    """Join the process group that `torchrun` describes in the environment, for the block; by itself
+    without one.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks.current()
         return

@@ -1,7 +1,9 @@
-"""Keep the tensor program of a Python function, Pyro's handlers and all, as one graph, and compile it.
+"""Keep the tensor program of a Python function, Pyro's handlers and all, as one graph, and compile
+it.
 
-Knows graphs and random operators; knows nothing of what a program computes. Noise is lifted to inputs and drawn by the
-very operators the eager program would call, in their order, so that a recorded program draws the eager one's numbers.
+Knows graphs and random operators; knows nothing of what a program computes. Noise is lifted to
+inputs and drawn by the very operators the eager program would call, in their order, so that a
+recorded program draws the eager one's numbers.
 """
 
 import logging
@@ -26,10 +28,12 @@ class NotRecordable(Exception):
 
 
 def record(program: Callable[..., Any], arguments: Sequence[Tensor]) -> fx.GraphModule:
-    """One run of `program` on copies of `arguments`, forward and backward alike, as a graph over them.
+    """One run of `program` on copies of `arguments`, forward and backward alike, as a graph over
+    them.
 
-    Neither the global generator nor the arguments are changed. Python numbers and control flow are baked in. Raises
-    `NotRecordable` where the program looks at a value (`.item()`, `if tensor:`) or cannot be traced.
+    Neither the global generator nor the arguments are changed. Python numbers and control flow are
+    baked in. Raises `NotRecordable` where the program looks at a value (`.item()`, `if tensor:`) or
+    cannot be traced.
     """
     devices = {a.device for a in arguments if a.is_cuda}
     with torch.random.fork_rng(devices=list(devices)):
@@ -40,10 +44,11 @@ def record(program: Callable[..., Any], arguments: Sequence[Tensor]) -> fx.Graph
 
 
 def lift_noise(graph: fx.GraphModule) -> list[Noise]:
-    """Turn every random operator with constant arguments into an input; returns what draws them, in program order.
+    """Turn every random operator with constant arguments into an input; returns what draws them, in
+    program order.
 
-    If one of them needs a value of the program (a gamma variate given its shape), all stay in the graph, so that the
-    generator is used in the eager order.
+    If one of them needs a value of the program (a gamma variate given its shape), all stay in the
+    graph, so that the generator is used in the eager order.
     """
     random = [node for node in graph.graph.nodes if _is_random(node)]
     draws = [draw for draw in map(_draw, random) if draw is not None]
@@ -61,10 +66,12 @@ def lift_noise(graph: fx.GraphModule) -> list[Noise]:
 
 
 def _simplified(graph: fx.GraphModule) -> fx.GraphModule:
-    """Drop operators that change no bit: aliases, shapes a tensor already has, x + 0 and x * 1, and repetitions.
+    """Drop operators that change no bit: aliases, shapes a tensor already has, x + 0 and x * 1, and
+    repetitions.
 
-    Each costs a call at every step where nothing compiles the graph. A graph that writes to one of its inputs, or
-    draws numbers, keeps those operators, and nothing is taken for a repetition across a write.
+    Each costs a call at every step where nothing compiles the graph. A graph that writes to one of
+    its inputs, or draws numbers, keeps those operators, and nothing is taken for a repetition
+    across a write.
     """
     writes = any(_writes(node) for node in graph.graph.nodes if not _is_random(node))
     seen: dict[Any, fx.Node] = {}
@@ -89,7 +96,9 @@ def _writes(node: fx.Node) -> bool:
 
 
 def _changes_nothing(node: fx.Node) -> fx.Node | None:
-    """The argument that a node passes through unchanged, bit by bit; None if it may change anything."""
+    """The argument that a node passes through unchanged, bit by bit; None if it may change
+    anything.
+    """
     name, source = str(node.target), node.args[0] if node.args else None
     if not isinstance(source, fx.Node):
         return None
@@ -101,19 +110,28 @@ def _changes_nothing(node: fx.Node) -> fx.Node | None:
         return None
     if name in ("aten.expand.default", "aten.view.default", "aten._unsafe_view.default"):
         return source if _value(source).shape == _value(node).shape else None
-    neutral = {"aten.add.Tensor": 0, "aten.sub.Tensor": 0, "aten.mul.Tensor": 1, "aten.pow.Tensor_Scalar": 1}
+    neutral = {
+        "aten.add.Tensor": 0,
+        "aten.sub.Tensor": 0,
+        "aten.mul.Tensor": 1,
+        "aten.pow.Tensor_Scalar": 1,
+    }
     same = name in neutral and not node.kwargs and isinstance(node.args[1], (int, float))
     return source if same and node.args[1] == neutral[name] else None
 
 
 def _value(node: fx.Node) -> Any:
-    """The shape and type of a node's tensor as recorded; None for a node that is no single tensor."""
+    """The shape and type of a node's tensor as recorded; None for a node that is no single
+    tensor.
+    """
     value = node.meta["val"] if "val" in node.meta else node.meta.get("tensor_meta")
     return value if hasattr(value, "shape") else None
 
 
 def _is_random(node: fx.Node) -> bool:
-    return node.op == "call_function" and torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    return node.op == "call_function" and torch.Tag.nondeterministic_seeded in getattr(
+        node.target, "tags", ()
+    )
 
 
 def _is_empty(node: Any) -> bool:
@@ -121,7 +139,9 @@ def _is_empty(node: Any) -> bool:
 
 
 def _draw(node: fx.Node) -> Noise | None:
-    """What draws this node's value outside the graph; None if an argument is a value of the program."""
+    """What draws this node's value outside the graph; None if an argument is a value of the
+    program.
+    """
     target: Callable[..., Tensor] = node.target  # type: ignore[assignment]
     value = _value(node)
     shape, dtype, device = tuple(value.shape), value.dtype, value.device
@@ -129,7 +149,9 @@ def _draw(node: fx.Node) -> Noise | None:
     rest = node.args[1:] if first_is_storage else node.args
     if any(isinstance(argument, fx.Node) for argument in [*rest, *node.kwargs.values()]):
         return None
-    if first_is_storage:  # an in-place draw into fresh storage, or one whose first argument only lends its shape
+    if (
+        first_is_storage
+    ):  # an in-place draw into fresh storage, or one whose first argument only lends its shape
         return lambda: target(torch.empty(shape, dtype=dtype, device=device), *rest, **node.kwargs)
     return lambda: target(*node.args, **node.kwargs)
 
@@ -139,22 +161,33 @@ def _replace(graph: fx.Graph, node: fx.Node, placeholder: fx.Node) -> None:
     node.replace_all_uses_with(placeholder)
     graph.erase_node(node)
     if isinstance(source, fx.Node):
-        source.replace_all_uses_with(placeholder)  # an in-place draw is also seen through the tensor it filled
+        source.replace_all_uses_with(
+            placeholder
+        )  # an in-place draw is also seen through the tensor it filled
         graph.erase_node(source)
 
 
 def compiled(graph: fx.GraphModule, arguments: Sequence[Tensor]) -> Callable[..., Any] | None:
-    """The graph compiled by inductor; None, with one logged line, where there is no working compiler."""
+    """The graph compiled by inductor; None, with one logged line, where there is no working
+    compiler.
+    """
     import torch._inductor
 
-    graph = rewritten(graph)  # a copy, so that what runs without a compiler stays equal to the eager program bit by bit
+    graph = rewritten(
+        graph
+    )  # a copy, so that what runs without a compiler stays equal to the eager program bit by bit
     for node in graph.graph.nodes:
-        node.meta.clear()  # recording leaves values of its own mode there, which the compiler must not mix with its own
+        # recording leaves values of its own mode there, which the compiler must not mix with its
+        # own
+        node.meta.clear()
     options = {"cpp_wrapper": True, "fallback_random": True}
     try:
         # what the compiler warns of is its own code, not the caller's
         with warnings.catch_warnings(action="ignore"), torch.no_grad(), torch.random.fork_rng():
             return torch._inductor.compile(graph, list(arguments), options=options)
     except Exception as error:
-        log.warning("compile='inductor' is not available (%s); running the recorded graph", str(error).splitlines()[0])
+        log.warning(
+            "compile='inductor' is not available (%s); running the recorded graph",
+            str(error).splitlines()[0],
+        )
         return None

@@ -1,7 +1,9 @@
-"""Cheaper forms of what a recorded program computes, put in before it is compiled: its gradients are there already.
+"""Cheaper forms of what a recorded program computes, put in before it is compiled: its gradients
+are there already.
 
-Knows tensor graphs; knows nothing of models. On a processor the matrix products are the floor of a block, and what is
-above the floor is passes over activations and transcendental functions of them: these are made fewer.
+Knows tensor graphs; knows nothing of models. On a processor the matrix products are the floor of a
+block, and what is above the floor is passes over activations and transcendental functions of them:
+these are made fewer.
 """
 
 from collections.abc import Callable
@@ -13,7 +15,8 @@ from torch import Tensor, fx
 __all__ = ["rewritten"]
 
 aten = torch.ops.aten
-MOST_FACTORS = 100  # each in (1, 2], so that their product stays far below the largest number of single precision
+# each in (1, 2], so that their product stays far below the largest number of single precision
+MOST_FACTORS = 100
 
 
 def tanh(x: Tensor) -> Tensor:
@@ -22,12 +25,15 @@ def tanh(x: Tensor) -> Tensor:
 
 
 def addmm(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """a b + bias, the bias left to the pointwise kernel that follows, where it costs no pass of its own."""
+    """a b + bias, the bias left to the pointwise kernel that follows, where it costs no pass of its
+    own.
+    """
     return (torch.mm(a, b)[None] + bias)[0]  # a plain sum would be fused back into addmm
 
 
 def bernoulli_log_prob(logits: Tensor, x: Tensor, shape: list[int], lanes: int) -> Tensor:
-    """sum_d [x_d l_d - max(l_d, 0)] - sum over lanes of log prod (1 + exp(-|l_d|)), logits of `shape` (*, D).
+    """sum_d [x_d l_d - max(l_d, 0)] - sum over lanes of log prod (1 + exp(-|l_d|)), logits of
+    `shape` (*, D).
 
     One logarithm for up to 100 pixels instead of one each: sum_d log1p(e_d) = log prod_d (1 + e_d).
     """
@@ -37,7 +43,9 @@ def bernoulli_log_prob(logits: Tensor, x: Tensor, shape: list[int], lanes: int) 
 
 
 def rewritten(module: fx.GraphModule) -> fx.GraphModule:
-    """A copy with the forms above for tanh, addmm and a Bernoulli's log density summed over an event."""
+    """A copy with the forms above for tanh, addmm and a Bernoulli's log density summed over an
+    event.
+    """
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     for node in list(graph.nodes):
@@ -53,14 +61,18 @@ def rewritten(module: fx.GraphModule) -> fx.GraphModule:
     return fx.GraphModule(module, graph)
 
 
-def _replace(graph: fx.Graph, node: fx.Node, function: Callable[..., Tensor], arguments: Any) -> None:
+def _replace(
+    graph: fx.Graph, node: fx.Node, function: Callable[..., Tensor], arguments: Any
+) -> None:
     with graph.inserting_before(node):
         node.replace_all_uses_with(graph.call_function(function, arguments))
     graph.erase_node(node)
 
 
 def _bernoulli_arguments(node: fx.Node) -> tuple[Any, ...] | None:
-    """(logits, x, shape, lanes) where `node` is sum_d -cross_entropy(logits, x)_d over the last dimension only."""
+    """(logits, x, shape, lanes) where `node` is sum_d -cross_entropy(logits, x)_d over the last
+    dimension only.
+    """
     if list(node.args[1:]) != [[-1]]:
         return None
     summed: Any = node.args[0]
@@ -68,8 +80,14 @@ def _bernoulli_arguments(node: fx.Node) -> tuple[Any, ...] | None:
     if negated.target is not aten.neg.default:
         return None
     entropy = negated.args[0]
-    if entropy.target is not aten.binary_cross_entropy_with_logits.default or entropy.args[2:] != (None, None, 0):
+    if entropy.target is not aten.binary_cross_entropy_with_logits.default or entropy.args[2:] != (
+        None,
+        None,
+        0,
+    ):
         return None
     shape = list(summed.meta["tensor_meta"].shape)
-    lanes = [n for n in range(16, shape[-1]) if shape[-1] % n == 0 and shape[-1] // n <= MOST_FACTORS]
+    lanes = [
+        n for n in range(16, shape[-1]) if shape[-1] % n == 0 and shape[-1] // n <= MOST_FACTORS
+    ]
     return (*entropy.args[:2], shape, lanes[0]) if lanes else None

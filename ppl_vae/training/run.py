@@ -1,7 +1,7 @@
 """One run of training: its pieces and its state, for a loop to drive.
 
-Knows data, schedules, rows, validation and where a run is saved; knows nothing of what a step does inside or of the
-order in which a loop calls it.
+Knows data, schedules, rows, validation and where a run is saved; knows nothing of what a step does
+inside or of the order in which a loop calls it.
 """
 
 import math
@@ -34,18 +34,37 @@ HISTORY = "history.csv"
 
 
 class Run:
-    """One call of `fit`, or a loop somebody else drives: the pieces the loop works with, and the run's state."""
+    """One call of `fit`, or a loop somebody else drives: the pieces the loop works with, and the
+    run's state.
+    """
 
     def __init__(
-        self, vae: VAE, data: Tensor, validation: Tensor | None, settings: Settings, folder: Path | None
+        self,
+        vae: VAE,
+        data: Tensor,
+        validation: Tensor | None,
+        settings: Settings,
+        folder: Path | None,
     ) -> None:
-        self.vae, self.data, self.validation, self.settings, self.folder = vae, data, validation, settings, folder
-        self.objective = Objective(settings.estimator, settings.num_particles, settings.corruption, settings.kl_balance)
+        self.vae, self.data, self.validation, self.settings, self.folder = (
+            vae,
+            data,
+            validation,
+            settings,
+            folder,
+        )
+        self.objective = Objective(
+            settings.estimator, settings.num_particles, settings.corruption, settings.kl_balance
+        )
         self.schedules = settings.schedules()
         decay = settings.weight_penalty / len(data)
-        self.update = Update(settings.optimizer, [p for p in vae.parameters() if p.requires_grad], decay)
+        self.update = Update(
+            settings.optimizer, [p for p in vae.parameters() if p.requires_grad], decay
+        )
         self.device = self.update.parameters[0].device
-        if self.device.type != "cpu":  # resident as they are, bytes as bytes: each minibatch is gathered there
+        if (
+            self.device.type != "cpu"
+        ):  # resident as they are, bytes as bytes: each minibatch is gathered there
             self.data = data.to(self.device)
         self.num_batches = math.ceil(len(data) / settings.batch_size)
         self.ranks, self.state = Ranks.current(), RunState()
@@ -53,7 +72,9 @@ class Run:
         self._scheduled: tuple[list[Any], Tensor] = [], torch.empty(0)
 
     def start(self, resume: bool) -> None:
-        """Seed, check the programs once with validation on, read the checkpoint if resuming, and make the step."""
+        """Seed, check the programs once with validation on, read the checkpoint if resuming, and
+        make the step.
+        """
         for name in (CHECKPOINT, HISTORY) if self.folder and self.ranks.first else ():
             remove_unfinished(self.folder / name)  # type: ignore[operator]
         settings, file = self.settings, self.folder / CHECKPOINT if self.folder else None
@@ -80,11 +101,17 @@ class Run:
         if isinstance(self.schedules["kl_weight"], Constrained):
             self.schedules["kl_weight"].memory = self.state.constraint
         # a resumed run keeps the tier it was started with
-        tier = history.tier if started else choose_tier(settings.compile, self.num_batches * settings.epochs)
+        tier = (
+            history.tier
+            if started
+            else choose_tier(settings.compile, self.num_batches * settings.epochs)
+        )
         self.vae.train()
         with local_parameters():
             module = ObjectiveModule(self.vae, self.objective, settings.precision)
-            self.step: Step = make_step(module, self.update, tier, first, self.scheduled([0.0])[0], self.ranks)
+            self.step: Step = make_step(
+                module, self.update, tier, first, self.scheduled([0.0])[0], self.ranks
+            )
 
     def plain_settings(self) -> dict[str, Any]:
         """What a checkpoint stores of the settings."""
@@ -92,22 +119,39 @@ class Run:
 
     def batch(self, index: Tensor) -> Tensor:
         """This rank's rows of `index`, as float, binarised anew where asked."""
-        x = pixels(self.data[self.ranks.shard(index).to(self.data.device)], self.update.parameters[0])
+        x = pixels(
+            self.data[self.ranks.shard(index).to(self.data.device)], self.update.parameters[0]
+        )
         return torch.bernoulli(x) if self.settings.binarization == "dynamic" else x
 
     def begin_epoch(self) -> None:
-        """Training mode; and for all ranks but the first, noise of their own that a resumed run draws again."""
+        """Training mode; and for all ranks but the first, noise of their own that a resumed run
+        draws again.
+        """
         self.vae.train()
         if not self.ranks.first:
-            torch.manual_seed(((self.settings.seed + 1) * 1_000_003 + self.state.epoch) * 4096 + self.ranks.rank)
+            torch.manual_seed(
+                ((self.settings.seed + 1) * 1_000_003 + self.state.epoch) * 4096 + self.ranks.rank
+            )
 
     def scheduled(self, epochs: Sequence[float]) -> Tensor:
-        """The values that may change between steps, (len(epochs), 4), in the order of `SCHEDULED`."""
-        kl, weight_kl, level = (self.schedules[name] for name in ("kl_weight", "weight_kl_weight", "corruption_level"))
-        rows = [(kl(epoch), weight_kl(epoch), 1.0 / len(self.data), level(epoch)) for epoch in epochs]
+        """The values that may change between steps, (len(epochs), 4), in the order of
+        `SCHEDULED`.
+        """
+        kl, weight_kl, level = (
+            self.schedules[name] for name in ("kl_weight", "weight_kl_weight", "corruption_level")
+        )
+        rows = [
+            (kl(epoch), weight_kl(epoch), 1.0 / len(self.data), level(epoch)) for epoch in epochs
+        ]
         if rows != self._scheduled[0]:  # checked, and a tensor made anew, only when a value is new
             for name, value in zip(SCHEDULED, rows[0], strict=True):
-                checks.number(f"{name} at epoch {epochs[0]:g}", value, 0.0, maximum=self.settings.highest(name))
+                checks.number(
+                    f"{name} at epoch {epochs[0]:g}",
+                    value,
+                    0.0,
+                    maximum=self.settings.highest(name),
+                )
             self._scheduled = rows, torch.tensor(rows, device=self.device)
         return self._scheduled[1]
 
@@ -119,12 +163,18 @@ class Run:
     def add(self, reports: Tensor, sizes: list[int]) -> None:
         """Add a call's reports to the sums of the epoch; stop at a loss that is not finite."""
         state = self.state
-        if self.device.type == "cpu" or state.batch % 100 == 0:  # each look at a GPU's values waits for it
+        if (
+            self.device.type == "cpu" or state.batch % 100 == 0
+        ):  # each look at a GPU's values waits for it
             self._check_finite(reports)
         for report, size in zip(reports, sizes, strict=True):
             if isinstance(self.schedules["kl_weight"], Constrained):
-                self.schedules["kl_weight"].observe(dict(zip(self.step.names, report.tolist(), strict=True)))
-            state.sums = report * size if state.sums is None else state.sums.add_(report, alpha=size)
+                self.schedules["kl_weight"].observe(
+                    dict(zip(self.step.names, report.tolist(), strict=True))
+                )
+            state.sums = (
+                report * size if state.sums is None else state.sums.add_(report, alpha=size)
+            )
             state.rows += size
         state.batch += len(sizes)
         state.history.tier = self.step.tier  # what runs, where another was asked for
@@ -134,7 +184,11 @@ class Run:
         means = self._means()
         kl = sum(value for name, value in means.items() if name.startswith("kl."))
         bound, reconstruction = means["lower_bound"], means["reconstruction"]
-        return {"bound": f"{bound:.2f}", "reconstruction": f"{reconstruction:.2f}", "KL": f"{kl:.2f}"}
+        return {
+            "bound": f"{bound:.2f}",
+            "reconstruction": f"{reconstruction:.2f}",
+            "KL": f"{kl:.2f}",
+        }
 
     def _means(self) -> dict[str, float]:
         assert self.state.sums is not None
@@ -145,10 +199,17 @@ class Run:
         for k, report in enumerate(reports.tolist()):
             if math.isfinite(report[0]):
                 continue
-            terms = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.step.names, report, strict=True))
-            saved = self.folder / CHECKPOINT if self.folder and (self.folder / CHECKPOINT).exists() else "none"
+            terms = ", ".join(
+                f"{name} {value:.4g}" for name, value in zip(self.step.names, report, strict=True)
+            )
+            saved = (
+                self.folder / CHECKPOINT
+                if self.folder and (self.folder / CHECKPOINT).exists()
+                else "none"
+            )
             raise FloatingPointError(
-                f"loss not finite at epoch {self.state.epoch + 1}, batch {self.state.batch + k + 1}: {terms}; "
+                f"loss not finite at epoch {self.state.epoch + 1}, batch "
+                f"{self.state.batch + k + 1}: {terms}; "
                 f"last good checkpoint: {saved}; "
                 "try a smaller learning_rate, KL warm-up, or a scale floor in the likelihood"
             )
@@ -168,23 +229,37 @@ class Run:
         if self.validation is not None:
             row |= {f"validation_{n}": v for n, v in self._validate(self.validation).items()}
         state.history.rows.append(row)
-        state.epoch, state.batch, state.rows, state.sums, state.seconds = state.epoch + 1, 0, 0, None, 0.0
+        state.epoch, state.batch, state.rows, state.sums, state.seconds = (
+            state.epoch + 1,
+            0,
+            0,
+            None,
+            0.0,
+        )
         if self.settings.early_stopping is not None:
             self._consider_stopping(row["validation_lower_bound"])
 
     @torch.no_grad()
     def _validate(self, x: Tensor) -> dict[str, float]:
-        """Means over held-out x in evaluation mode, with the same noise, and the same binary pixels, at every epoch."""
-        drawn = torch.Generator(self.device).manual_seed(0)  # whatever the run's seed is: runs share held-out data
+        """Means over held-out x in evaluation mode, with the same noise, and the same binary
+        pixels, at every epoch.
+        """
+        drawn = torch.Generator(self.device).manual_seed(
+            0
+        )  # whatever the run's seed is: runs share held-out data
         sums: Tensor | float = 0.0
         scheduled = self.scheduled([float(self.state.epoch + 1)])[0]
         with torch.random.fork_rng(), evaluating(self.vae):
             torch.manual_seed(self.settings.seed)
             for rows in x.split(VALIDATION_ROWS):
                 batch = pixels(rows, self.update.parameters[0])
-                if self.settings.binarization == "dynamic":  # once and for all, like binary data, which this leaves
+                if (
+                    self.settings.binarization == "dynamic"
+                ):  # once and for all, like binary data, which this leaves
                     batch = torch.bernoulli(batch, generator=drawn)
-                _, report = self.objective(self.vae.model, self.vae.guide, batch, *scheduled.unbind())
+                _, report = self.objective(
+                    self.vae.model, self.vae.guide, batch, *scheduled.unbind()
+                )
                 sums = sums + torch.stack(list(report.values())) * len(rows)
         return dict(zip(report, (sums / len(x)).tolist(), strict=True))  # type: ignore[union-attr]
 
@@ -192,12 +267,18 @@ class Run:
         state = self.state
         if value > state.best_value:
             state.best_value, state.history.best_epoch = value, state.epoch
-            state.best = {name: tensor.detach().clone() for name, tensor in self.vae.state_dict().items()}
+            state.best = {
+                name: tensor.detach().clone() for name, tensor in self.vae.state_dict().items()
+            }
         elif state.epoch - (state.history.best_epoch or 0) >= (self.settings.early_stopping or 0):
-            state.history.stopped = f"no better validation bound for {self.settings.early_stopping} epochs"
+            state.history.stopped = (
+                f"no better validation bound for {self.settings.early_stopping} epochs"
+            )
 
     def save(self) -> None:
-        """Write checkpoint and history, if the run has a folder; of several ranks, the first writes."""
+        """Write checkpoint and history, if the run has a folder; of several ranks, the first
+        writes.
+        """
         if self.folder and self.ranks.first:
             save_run(self.folder, self.vae, self.update, self.state, self.plain_settings())
             self.state.history.write(self.folder / HISTORY)
@@ -205,11 +286,19 @@ class Run:
     def interrupt(self) -> None:
         """Save, and raise the `KeyboardInterrupt` that says how to go on."""
         self.save()
-        where = f"; saved, resume with resume=True (ppl-vae train --resume {self.folder})" if self.folder else ""
-        raise KeyboardInterrupt(f"stopped in epoch {self.state.epoch + 1} after batch {self.state.batch}{where}")
+        where = (
+            f"; saved, resume with resume=True (ppl-vae train --resume {self.folder})"
+            if self.folder
+            else ""
+        )
+        raise KeyboardInterrupt(
+            f"stopped in epoch {self.state.epoch + 1} after batch {self.state.batch}{where}"
+        )
 
     def finish(self) -> History:
-        """Put the best epoch's parameters back, if early stopping kept them, and leave training mode."""
+        """Put the best epoch's parameters back, if early stopping kept them, and leave training
+        mode.
+        """
         self.step.release()
         if self.state.best:
             self.vae.load_state_dict(self.state.best)

@@ -19,7 +19,8 @@ Schedule = Callable[[float], float]
 class Linear:
     """start + (end - start) * min(1, t / epochs), t the epochs trained so far, with their fraction.
 
-    `Linear(0.0, 1.0, 10)` is KL warm-up over ten epochs; written "linear:0:1:10" on the command line.
+    `Linear(0.0, 1.0, 10)` is KL warm-up over ten epochs; written "linear:0:1:10" on the command
+    line.
     """
 
     start: float
@@ -57,11 +58,12 @@ class Constant:
 class Constrained:
     """A KL weight learned alongside, so that a term of the bound meets a constraint.
 
-    "constrained:kl:20": max E_q[log p(x|z)] subject to KL <= 20 nats has the Lagrangian E_q[log p] - w (KL - 20), whose
-    multiplier w rises while KL is too large. "constrained:reconstruction:-90": min KL subject to E_q[log p] >= -90 has
-    KL - m (E_q[log p] + 90): the same loss up to a factor with w = 1 / m, which rises while the reconstruction is
-    better than it has to be. With c a moving average of the term, b its bound and e = (c - b) / |b| cut off at 1, after
-    each step v <- v + RATE e, and ln w = v + DAMPING e: the second term keeps w from overshooting.
+    "constrained:kl:20": max E_q[log p(x|z)] subject to KL <= 20 nats has the Lagrangian E_q[log p]
+    - w (KL - 20), whose multiplier w rises while KL is too large. "constrained:reconstruction:-90":
+    min KL subject to E_q[log p] >= -90 has KL - m (E_q[log p] + 90): the same loss up to a factor
+    with w = 1 / m, which rises while the reconstruction is better than it has to be. With c a
+    moving average of the term, b its bound and e = (c - b) / |b| cut off at 1, after each step v <-
+    v + RATE e, and ln w = v + DAMPING e: the second term keeps w from overshooting.
     Source: Taming VAEs (2018), section 2.2.
     """
 
@@ -73,7 +75,9 @@ class Constrained:
 
     def __call__(self, epoch: float) -> float:
         """w as it stands."""
-        return math.exp(self.memory.get("log_weight", 0.0) + self.DAMPING * self.memory.get("error", 0.0))
+        return math.exp(
+            self.memory.get("log_weight", 0.0) + self.DAMPING * self.memory.get("error", 0.0)
+        )
 
     def observe(self, report: Mapping[str, float]) -> None:
         """Take in the terms of one step, in nats per datum."""
@@ -82,16 +86,20 @@ class Constrained:
         average = self.MEMORY * self.memory.get("average", value) + (1 - self.MEMORY) * value
         error = min(max((average - self.bound) / max(abs(self.bound), 1.0), -1.0), 1.0)
         log_weight = self.memory.get("log_weight", 0.0) + self.RATE * error
-        self.memory.update(average=average, error=error, log_weight=min(max(log_weight, -15.0), 15.0))
+        self.memory.update(
+            average=average, error=error, log_weight=min(max(log_weight, -15.0), 15.0)
+        )
 
     def __str__(self) -> str:
         return f"constrained:{self.term}:{self.bound:g}"
 
 
 def schedule(subject: str, value: float | str | Schedule, maximum: float = math.inf) -> Schedule:
-    """A number, "linear:start:end:epochs" or a callable of the epoch -> a schedule; `InputError` otherwise.
+    """A number, "linear:start:end:epochs" or a callable of the epoch -> a schedule; `InputError`
+    otherwise.
 
-    Numbers are at least 0 and at most `maximum`; what a callable returns is for its caller to check.
+    Numbers are at least 0 and at most `maximum`; what a callable returns is for its caller to
+    check.
     """
     if isinstance(value, str):
         return _parse(subject, value, maximum)
@@ -101,7 +109,9 @@ def schedule(subject: str, value: float | str | Schedule, maximum: float = math.
 
 
 def text(schedule: Schedule) -> str:
-    """What a checkpoint keeps of a schedule: its text; a function's without its address, which is another next time."""
+    """What a checkpoint keeps of a schedule: its text; a function's without its address, which is
+    another next time.
+    """
     return re.sub(r" at 0x[0-9a-fA-F]+", "", str(schedule))
 
 
@@ -121,7 +131,12 @@ def _parse(subject: str, text: str, maximum: float) -> Schedule:
     except checks.InputError:
         raise
     except ValueError:
-        checks.refuse(subject, repr(text), "a number or 'linear:start:end:epochs'", "for example linear:0:1:10")
+        checks.refuse(
+            subject,
+            repr(text),
+            "a number or 'linear:start:end:epochs'",
+            "for example linear:0:1:10",
+        )
 
 
 def _constrained(subject: str, text: str, parts: list[str]) -> Constrained:
@@ -132,6 +147,10 @@ def _constrained(subject: str, text: str, parts: list[str]) -> Constrained:
         term, value = "", math.nan
     good = subject == "kl_weight" and term in ("kl", "reconstruction") and math.isfinite(value)
     if not good or (term == "kl" and value <= 0):
-        checks.refuse(subject, repr(text), "kl_weight='constrained:kl:NATS' or 'constrained:reconstruction:NATS'",
-                      "for example constrained:kl:20")  # fmt: skip
+        checks.refuse(
+            subject,
+            repr(text),
+            "kl_weight='constrained:kl:NATS' or 'constrained:reconstruction:NATS'",
+            "for example constrained:kl:20",
+        )
     return Constrained(term, value)

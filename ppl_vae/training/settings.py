@@ -45,14 +45,18 @@ class Settings:
         for name in ("num_particles", "batch_size", "epochs"):
             object.__setattr__(self, name, checks.integer(name, getattr(self, name)))
         object.__setattr__(self, "seed", checks.seed(self.seed))
-        object.__setattr__(self, "weight_penalty", checks.number("weight_penalty", self.weight_penalty, 0.0))
+        object.__setattr__(
+            self, "weight_penalty", checks.number("weight_penalty", self.weight_penalty, 0.0)
+        )
         checks.truth("kl_balance", self.kl_balance)
         checks.choice("corruption", self.corruption, ("none", *CORRUPTIONS))
         checks.choice("binarization", self.binarization, BINARIZATIONS)
         checks.choice("compile", self.compile, TIERS)
         checks.choice("precision", self.precision, PRECISIONS)
         if self.early_stopping is not None:
-            object.__setattr__(self, "early_stopping", checks.integer("early_stopping", self.early_stopping))
+            object.__setattr__(
+                self, "early_stopping", checks.integer("early_stopping", self.early_stopping)
+            )
 
     def schedules(self) -> dict[str, Schedule]:
         """What changes with the epoch, by name."""
@@ -61,7 +65,9 @@ class Settings:
 
     def highest(self, name: str) -> float:
         """The highest value that what changes with the epoch may take."""
-        return HIGHEST_LEVEL.get(self.corruption, math.inf) if name == "corruption_level" else math.inf
+        return (
+            HIGHEST_LEVEL.get(self.corruption, math.inf) if name == "corruption_level" else math.inf
+        )
 
     def plain(self) -> dict[str, Any]:
         """The fields as JSON values, schedules by their text."""

@@ -1,4 +1,5 @@
-"""Everything a run has to remember so that a resumed one equals, bit for bit, one that was never stopped.
+"""Everything a run has to remember so that a resumed one equals, bit for bit, one that was never
+stopped.
 
 Knows checkpoint files and generators; knows nothing of losses.
 """
@@ -11,7 +12,14 @@ import torch
 from torch import Tensor
 
 from ppl_vae import checks
-from ppl_vae.checkpoint import CHECKPOINT, load_state, model_header, read_tensors, remember_code, write_tensors
+from ppl_vae.checkpoint import (
+    CHECKPOINT,
+    load_state,
+    model_header,
+    read_tensors,
+    remember_code,
+    write_tensors,
+)
 from ppl_vae.training.history import History
 from ppl_vae.training.optimizers import Update
 from ppl_vae.vae import VAE
@@ -34,7 +42,9 @@ class RunState:
     history: History = field(default_factory=History)
 
 
-def save_run(folder: Path, vae: VAE, update: Update, state: RunState, settings: dict[str, Any]) -> None:
+def save_run(
+    folder: Path, vae: VAE, update: Update, state: RunState, settings: dict[str, Any]
+) -> None:
     """Write the run's one checkpoint file, atomically."""
     tensors = dict(vae.state_dict())
     tensors |= {f"training/optimizer/{name}": t for name, t in update.state().items()}
@@ -45,36 +55,63 @@ def save_run(folder: Path, vae: VAE, update: Update, state: RunState, settings: 
     if state.sums is not None:
         tensors["training/sums"] = state.sums
     history = state.history
-    run: dict[str, Any] = {"epoch": state.epoch, "batch": state.batch, "seen": state.rows, "seconds": state.seconds}
-    run |= {"best_value": state.best_value, "best_epoch": history.best_epoch, "constraint": state.constraint}
+    run: dict[str, Any] = {
+        "epoch": state.epoch,
+        "batch": state.batch,
+        "seen": state.rows,
+        "seconds": state.seconds,
+    }
+    run |= {
+        "best_value": state.best_value,
+        "best_epoch": history.best_epoch,
+        "constraint": state.constraint,
+    }
     run |= {"stopped": history.stopped}
     run |= {"rows": history.rows, "tier": history.tier}
-    write_tensors(folder / CHECKPOINT, tensors, {**model_header(vae), "settings": settings, "run": run})
+    write_tensors(
+        folder / CHECKPOINT, tensors, {**model_header(vae), "settings": settings, "run": run}
+    )
     remember_code(vae.config)
 
 
 def restore_run(folder: Path, vae: VAE, update: Update, settings: dict[str, Any]) -> RunState:
-    """Put a run back to where `save_run` left it. `InputError` if it was run with other settings."""
+    """Put a run back to where `save_run` left it. `InputError` if it was run with other
+    settings.
+    """
     tensors, header = read_tensors(folder / CHECKPOINT)
     run, before = header.get("run"), header.get("settings")
     if not isinstance(run, dict) or not isinstance(before, dict):
-        checks.refuse(f"checkpoint in {folder}", "a saved VAE without a run's state", "a checkpoint written by fit")
+        checks.refuse(
+            f"checkpoint in {folder}",
+            "a saved VAE without a run's state",
+            "a checkpoint written by fit",
+        )
     changed = [k for k, v in settings.items() if before.get(k) != v and k != "epochs"]
     if changed:
         was = ", ".join(f"{k}={before.get(k)!r} (now {settings[k]!r})" for k in changed)
-        checks.refuse(f"resuming {folder}", was, "the settings the run was started with (epochs may differ)")
+        checks.refuse(
+            f"resuming {folder}", was, "the settings the run was started with (epochs may differ)"
+        )
     try:
         return _restored(vae, update, tensors, run, folder)
     except (KeyError, TypeError, RuntimeError) as error:
-        checks.refuse(f"checkpoint in {folder}", f"an incomplete run's state ({error})", "a checkpoint written by fit",
-                      "the parameters alone may still be had with load")  # fmt: skip
+        checks.refuse(
+            f"checkpoint in {folder}",
+            f"an incomplete run's state ({error})",
+            "a checkpoint written by fit",
+            "the parameters alone may still be had with load",
+        )
 
 
-def _restored(vae: VAE, update: Update, tensors: dict[str, Tensor], run: dict[str, Any], folder: Path) -> RunState:
+def _restored(
+    vae: VAE, update: Update, tensors: dict[str, Tensor], run: dict[str, Any], folder: Path
+) -> RunState:
     parts: dict[str, dict[str, Tensor]] = {"optimizer": {}, "best": {}, "model": {}}
     for name, tensor in tensors.items():
         group, _, rest = (
-            name.removeprefix("training/").partition("/") if name.startswith("training/") else ("model", "", name)
+            name.removeprefix("training/").partition("/")
+            if name.startswith("training/")
+            else ("model", "", name)
         )
         parts.setdefault(group, {})[rest] = tensor
     load_state(vae, parts["model"], folder / CHECKPOINT)
@@ -86,6 +123,8 @@ def _restored(vae: VAE, update: Update, tensors: dict[str, Tensor], run: dict[st
 
 
 def _run_state(run: dict[str, Any], best: dict[str, Tensor], sums: Tensor | None) -> RunState:
-    history = History(rows=run["rows"], tier=run["tier"], best_epoch=run["best_epoch"], stopped=run["stopped"])
+    history = History(
+        rows=run["rows"], tier=run["tier"], best_epoch=run["best_epoch"], stopped=run["stopped"]
+    )
     place = run["epoch"], run["batch"], run["seen"], sums, run["seconds"]
     return RunState(*place, best, run["best_value"], run["constraint"], history)

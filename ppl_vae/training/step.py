@@ -1,7 +1,9 @@
-"""One training step, three ways: eager Pyro (the reference), the recorded graph, and the recorded graph compiled.
+"""One training step, three ways: eager Pyro (the reference), the recorded graph, and the recorded
+graph compiled.
 
-Knows an objective, the two programs and an update; knows nothing of epochs, data sets or files. A step takes batches
-one at a time from an iterator, so that whatever is drawn to make a batch comes before the step's own noise.
+Knows an objective, the two programs and an update; knows nothing of epochs, data sets or files. A
+step takes batches one at a time from an iterator, so that whatever is drawn to make a batch comes
+before the step's own noise.
 """
 
 import contextlib
@@ -20,17 +22,32 @@ from ppl_vae.training.ranks import Ranks
 from ppl_vae.training.recorded import compiled, lift_noise, record
 from ppl_vae.vae import VAE
 
-__all__ = ["SCHEDULED", "EagerStep", "Gradients", "ObjectiveModule", "RecordedStep", "Step", "local_parameters"]
+__all__ = [
+    "SCHEDULED",
+    "EagerStep",
+    "Gradients",
+    "ObjectiveModule",
+    "RecordedStep",
+    "Step",
+    "local_parameters",
+]
 
-# what may change between two steps, in the order in which a program takes it: tensors, never numbers
+# what may change between two steps, in the order in which a program takes it: tensors, never
+# numbers
 SCHEDULED = ("kl_weight", "weight_kl_weight", "inverse_num_data", "corruption_level")
 
 Gradients = Callable[[Tensor, Tensor], tuple[Tensor, Sequence[Tensor]]]
-VALIDATION = ("validate_distributions_pyro", "validate_distributions_torch", "validate_infer", "validate_poutine")
+VALIDATION = (
+    "validate_distributions_pyro",
+    "validate_distributions_torch",
+    "validate_infer",
+    "validate_poutine",
+)
 
 
 class Step(Protocol):
-    """`calls` consecutive updates; returns their reports, (calls, R) in nats per datum, the loss in column 0.
+    """`calls` consecutive updates; returns their reports, (calls, R) in nats per datum, the loss in
+    column 0.
 
     `batches` gives x (M, *event_shape), `scheduled` (calls, 4) the values named by `SCHEDULED`.
     """
@@ -39,7 +56,9 @@ class Step(Protocol):
     tier: str
     calls: int
 
-    def __call__(self, batches: Iterator[Tensor], scheduled: Tensor, learning_rates: Sequence[float]) -> Tensor:
+    def __call__(
+        self, batches: Iterator[Tensor], scheduled: Tensor, learning_rates: Sequence[float]
+    ) -> Tensor:
         """Update the parameters in place, once a batch."""
 
     def release(self) -> None:
@@ -48,14 +67,20 @@ class Step(Protocol):
 
 @contextlib.contextmanager
 def local_parameters() -> Iterator[None]:
-    """Parameters belong to modules, not to Pyro's global store, and per-call checks are off, inside the block only."""
-    off = {name: False for name in VALIDATION}  # each restored to its own value, which `validation_enabled` does not do
+    """Parameters belong to modules, not to Pyro's global store, and per-call checks are off, inside
+    the block only.
+    """
+    off = {
+        name: False for name in VALIDATION
+    }  # each restored to its own value, which `validation_enabled` does not do
     with pyro.settings.context(module_local_params=True, **off):
         yield
 
 
 class ObjectiveModule(nn.Module):
-    """The objective of a VAE as one function of its parameters and buffers, which `functional_call` can swap."""
+    """The objective of a VAE as one function of its parameters and buffers, which `functional_call`
+    can swap.
+    """
 
     def __init__(self, vae: VAE, objective: Objective, precision: str = "float32") -> None:
         super().__init__()
@@ -84,14 +109,18 @@ class EagerStep:
         """(report (R,), gradients); a parameter the loss does not reach has gradient 0."""
         loss, report = self.module(batch, scheduled)
         self.names = ["loss", *report]
-        gradients = torch.autograd.grad(loss, self.update.parameters, allow_unused=True, materialize_grads=True)
+        gradients = torch.autograd.grad(
+            loss, self.update.parameters, allow_unused=True, materialize_grads=True
+        )
         return torch.stack([loss.detach(), *report.values()]), gradients
 
     def mean_gradients(self, batch: Tensor, scheduled: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
         """The same for the rows of all ranks."""
         return self.ranks.mean(*self.gradients(batch, scheduled), rows=len(batch))
 
-    def __call__(self, batches: Iterator[Tensor], scheduled: Tensor, learning_rates: Sequence[float]) -> Tensor:
+    def __call__(
+        self, batches: Iterator[Tensor], scheduled: Tensor, learning_rates: Sequence[float]
+    ) -> Tensor:
         """One update."""
         report, gradients = self.mean_gradients(next(batches), scheduled[0])
         if torch.isfinite(report[0]):  # a step that went wrong leaves the parameters as they were
@@ -103,22 +132,30 @@ class EagerStep:
 
 
 class RecordedStep(EagerStep):
-    """The gradients from a graph recorded once for each batch shape; `tier` "inductor" compiles it as well."""
+    """The gradients from a graph recorded once for each batch shape; `tier` "inductor" compiles it
+    as well.
+    """
 
-    def __init__(self, module: ObjectiveModule, update: Update, tier: str, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self, module: ObjectiveModule, update: Update, tier: str, ranks: Ranks | None = None
+    ) -> None:
         super().__init__(module, update, ranks)
         self.tier = tier
         self._programs: dict[Any, Gradients] = {}
 
     def gradients(self, batch: Tensor, scheduled: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-        """The same numbers as `EagerStep.gradients`; records first where batch shape, dtype or a mode is new."""
+        """The same numbers as `EagerStep.gradients`; records first where batch shape, dtype or a
+        mode is new.
+        """
         key = (batch.shape, batch.dtype, batch.device, self.module.modes())
         if key not in self._programs:
             self._programs[key] = self._program(batch, scheduled)
         return self._programs[key](batch, scheduled)
 
     def _program(self, batch: Tensor, scheduled: Tensor) -> Gradients:
-        graph, self.names, state = record_gradients(self.module, self.update.parameters, batch, scheduled)
+        graph, self.names, state = record_gradients(
+            self.module, self.update.parameters, batch, scheduled
+        )
         noise = lift_noise(graph)
         program: Callable[..., Any] | None = graph
         if self.tier == "inductor":
@@ -135,11 +172,15 @@ class RecordedStep(EagerStep):
         return run
 
 
-def record_gradients(module: ObjectiveModule, parameters: Sequence[Tensor], batch: Tensor, scheduled: Tensor) -> Any:
-    """(graph, names of the report, state): (*state, batch, scheduled) -> (report, *gradients) as one graph.
+def record_gradients(
+    module: ObjectiveModule, parameters: Sequence[Tensor], batch: Tensor, scheduled: Tensor
+) -> Any:
+    """(graph, names of the report, state): (*state, batch, scheduled) -> (report, *gradients) as
+    one graph.
 
-    `state` holds the parameters, then all buffers, by reference: the graph reads and writes the model's own. Raises
-    `NotRecordable`, and `RuntimeError` where a KL weight was baked in as a number.
+    `state` holds the parameters, then all buffers, by reference: the graph reads and writes the
+    model's own. Raises `NotRecordable`, and `RuntimeError` where a KL weight was baked in as a
+    number.
     """
     named = {id(p): name for name, p in module.named_parameters()}
     names, buffers = [named[id(p)] for p in parameters], dict(module.named_buffers())
@@ -147,7 +188,10 @@ def record_gradients(module: ObjectiveModule, parameters: Sequence[Tensor], batc
 
     def program(*arguments: Tensor) -> tuple[Tensor, ...]:
         own = [p.detach().requires_grad_() for p in arguments[: len(names)]]
-        state = {**dict(zip(names, own, strict=True)), **dict(zip(buffers, arguments[len(names) : -2], strict=True))}
+        state = {
+            **dict(zip(names, own, strict=True)),
+            **dict(zip(buffers, arguments[len(names) : -2], strict=True)),
+        }
         loss, report = functional_call(module, state, arguments[-2:])
         report_names[:] = ["loss", *report]
         gradients = torch.autograd.grad(loss, own, allow_unused=True, materialize_grads=True)
@@ -160,15 +204,23 @@ def record_gradients(module: ObjectiveModule, parameters: Sequence[Tensor], batc
 
 
 def _check_inputs(graph: fx.GraphModule, names: list[str], arguments: Sequence[Tensor]) -> None:
-    """Fail loudly where a KL term is in the loss and what weighs it is no input of the graph, but a number baked in."""
+    """Fail loudly where a KL term is in the loss and what weighs it is no input of the graph, but a
+    number baked in.
+    """
     with torch.no_grad(), torch.random.fork_rng():
         report = graph(*(argument.clone() for argument in arguments))[0].tolist()
     terms = dict(zip(names, report, strict=True))
-    needed = {"kl_weight"} if any(value for name, value in terms.items() if name.startswith("kl.")) else set()
+    needed = (
+        {"kl_weight"}
+        if any(value for name, value in terms.items() if name.startswith("kl."))
+        else set()
+    )
     needed |= set(SCHEDULED[1:3]) if terms.get("kl_weights") else set()
     missing = needed - {SCHEDULED[index] for index in _indices_used(graph, len(arguments) - 1)}
     if missing:
-        raise RuntimeError(f"the recorded step does not depend on {', '.join(missing)}: baked in as a number")
+        raise RuntimeError(
+            f"the recorded step does not depend on {', '.join(missing)}: baked in as a number"
+        )
 
 
 def _indices_used(graph: fx.GraphModule, position: int) -> set[int]:

@@ -1,7 +1,7 @@
 """Which kind of step a run takes.
 
-Knows the kinds and what they cost; knows nothing of data. The choice depends on the settings alone, never on a clock,
-so that two runs of one seed are the same run.
+Knows the kinds and what they cost; knows nothing of data. The choice depends on the settings alone,
+never on a clock, so that two runs of one seed are the same run.
 """
 
 import logging
@@ -20,21 +20,34 @@ __all__ = ["TIERS", "choose_tier", "make_step"]
 
 log = logging.getLogger(__name__)
 TIERS = ("auto", "off", "record", "inductor")
-# compiling costs about 30 s cold and saves 0.5 to 1 ms a step; recording costs half a second and saves about as much
+# compiling costs about 30 s cold and saves 0.5 to 1 ms a step; recording costs half a second and
+# saves about as much
 STEPS_WORTH_COMPILING, STEPS_WORTH_RECORDING = 40_000, 500
 
 
 def choose_tier(compile: str, num_steps: int) -> str:
-    """The tier that `compile` names; "auto" weighs what a tier costs once against the steps it will run."""
+    """The tier that `compile` names; "auto" weighs what a tier costs once against the steps it will
+    run.
+    """
     if compile != "auto":
         return compile
     return (
-        "inductor" if num_steps >= STEPS_WORTH_COMPILING else "record" if num_steps >= STEPS_WORTH_RECORDING else "off"
+        "inductor"
+        if num_steps >= STEPS_WORTH_COMPILING
+        else "record"
+        if num_steps >= STEPS_WORTH_RECORDING
+        else "off"
     )
 
 
-def make_step(module: ObjectiveModule, update: Update, tier: str, batch: Tensor, scheduled: Tensor,
-              ranks: Ranks) -> Step:  # fmt: skip
+def make_step(
+    module: ObjectiveModule,
+    update: Update,
+    tier: str,
+    batch: Tensor,
+    scheduled: Tensor,
+    ranks: Ranks,
+) -> Step:
     """The step of a tier; eager, with one logged line, where the programs cannot be recorded."""
     if tier == "off":
         return EagerStep(module, update, ranks)
@@ -47,16 +60,20 @@ def make_step(module: ObjectiveModule, update: Update, tier: str, batch: Tensor,
     if batch.is_cuda:
         return CapturedStep(recorded)
     small = sum(p.numel() for p in update.parameters) <= SMALL
-    # the ranks meet between gradients and update, so a step of several ranks cannot be compiled whole
-    return FlatStep(module, update) if tier == "inductor" and small and ranks.size == 1 else recorded
+    # the ranks meet between gradients and update, so a step of several ranks cannot be compiled
+    # whole
+    return (
+        FlatStep(module, update) if tier == "inductor" and small and ranks.size == 1 else recorded
+    )
 
 
 class CapturedStep:
-    """On a GPU, recorded program and fused optimiser as one CUDA graph, captured at the third step and replayed.
+    """On a GPU, recorded program and fused optimiser as one CUDA graph, captured at the third step
+    and replayed.
 
-    The noise is drawn inside the graph by a generator the graph advances. Batches of another shape than the first run
-    without a graph. A loss that is not finite is seen by the loop, which stops, but not before the update was made: to
-    look first would be to wait for the device at every step.
+    The noise is drawn inside the graph by a generator the graph advances. Batches of another shape
+    than the first run without a graph. A loss that is not finite is seen by the loop, which stops,
+    but not before the update was made: to look first would be to wait for the device at every step.
     """
 
     calls, warm_up = 1, 2
@@ -66,7 +83,9 @@ class CapturedStep:
         self._seen = 0
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, batches: Iterator[Tensor], scheduled: Tensor, learning_rates: Sequence[float]) -> Tensor:
+    def __call__(
+        self, batches: Iterator[Tensor], scheduled: Tensor, learning_rates: Sequence[float]
+    ) -> Tensor:
         """One update."""
         x = next(batches)
         if self._graph is None and self._seen >= self.warm_up:

@@ -1,4 +1,5 @@
-"""Bayesian weights: which parameters of a network are random, their prior p(theta) and their guide q(theta).
+"""Bayesian weights: which parameters of a network are random, their prior p(theta) and their guide
+q(theta).
 
 Knows torch modules and Pyro programs; knows nothing of data, latents or likelihoods.
 """
@@ -14,22 +15,49 @@ from ppl_vae.weights.guides import ESTIMATORS, FAMILIES, WeightGuide
 from ppl_vae.weights.priors import WEIGHT_PRIORS, WeightPrior
 from ppl_vae.weights.selection import Weight, is_weight, release, select
 
-__all__ = ["ESTIMATORS", "FAMILIES", "SHARED_OPTIONS", "WEIGHT_PRIORS", "WHERE", "LowRankNormal", "MatrixNormal",
-           "Weight", "WeightGuide", "WeightPrior", "bayesian", "bayesian_pair", "check_options", "chosen_weights",
-           "is_weight", "release", "select"]  # fmt: skip
+__all__ = [
+    "ESTIMATORS",
+    "FAMILIES",
+    "SHARED_OPTIONS",
+    "WEIGHT_PRIORS",
+    "WHERE",
+    "LowRankNormal",
+    "MatrixNormal",
+    "Weight",
+    "WeightGuide",
+    "WeightPrior",
+    "bayesian",
+    "bayesian_pair",
+    "check_options",
+    "chosen_weights",
+    "is_weight",
+    "release",
+    "select",
+]
 
 WHERE = ("decoder", "output", "all")
-PLAIN = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)  # layers that hand their weight to their product as it is
+PLAIN = (
+    nn.Linear,
+    nn.Conv2d,
+    nn.ConvTranspose2d,
+)  # layers that hand their weight to their product as it is
 SHARED_OPTIONS = ("prior", "where", "biases", "initial_scale", "estimator")
 
 
-def bayesian(module: nn.Module, prior: str = "unit_scale", where: Callable[[str, Tensor], bool] = is_weight,
-             prefix: str = "", **options: float) -> WeightPrior:  # fmt: skip
-    """Turn the parameters of `module` that `where(name, parameter)` chooses into sites of the program it returns.
+def bayesian(
+    module: nn.Module,
+    prior: str = "unit_scale",
+    where: Callable[[str, Tensor], bool] = is_weight,
+    prefix: str = "",
+    **options: float,
+) -> WeightPrior:
+    """Turn the parameters of `module` that `where(name, parameter)` chooses into sites of the
+    program it returns.
 
-    theta = program(), drawn before the plate of data is opened, is {prefix + name: W}; run the module at it by
-    `handlers.call(module, theta, ...)` with the prefix taken off. The module's own parameters of those names are gone.
-    Raises `InputError` for an unknown prior or option, or when no parameter is chosen.
+    theta = program(), drawn before the plate of data is opened, is {prefix + name: W}; run the
+    module at it by `handlers.call(module, theta, ...)` with the prefix taken off. The module's own
+    parameters of those names are gone. Raises `InputError` for an unknown prior or option, or when
+    no parameter is chosen.
     """
     program = WeightPrior(select(module, where, prefix), prior, **options)
     release(module, [weight.name.removeprefix(prefix) for weight in program.weights])
@@ -41,52 +69,83 @@ def check_options(family: str | None, options: Mapping[str, Any]) -> None:
     if family is None:
         return checks.options("weights_options without weights", options, ())
     checks.choice("weights", family, FAMILIES)
-    prior = checks.choice("weights_options.prior", options.get("prior", "unit_scale"), WEIGHT_PRIORS)
-    checks.options("weights_options", options, [*SHARED_OPTIONS, *FAMILIES[family][1], *WEIGHT_PRIORS[prior][1]])
+    prior = checks.choice(
+        "weights_options.prior", options.get("prior", "unit_scale"), WEIGHT_PRIORS
+    )
+    checks.options(
+        "weights_options",
+        options,
+        [*SHARED_OPTIONS, *FAMILIES[family][1], *WEIGHT_PRIORS[prior][1]],
+    )
     checks.choice("weights_options.where", options.get("where", "decoder"), WHERE)
     checks.choice("weights_options.estimator", options.get("estimator", "local"), ESTIMATORS)
     if not isinstance(options.get("biases", False), bool):
         checks.refuse("weights_options.biases", options["biases"], "true or false")
 
 
-def bayesian_pair(family: str, options: Mapping[str, Any], decoder: nn.Module, posterior: nn.Module
-                  ) -> tuple[WeightPrior, WeightGuide]:  # fmt: skip
+def bayesian_pair(
+    family: str, options: Mapping[str, Any], decoder: nn.Module, posterior: nn.Module
+) -> tuple[WeightPrior, WeightGuide]:
     """(p(theta), q(theta)) over the weights of an autoencoder, which leave decoder and encoder.
 
-    `where`: "decoder" (every layer of `decoder.network`), "output" (its last layer) or "all" (the encoder too).
-    Sites are named "decoder.<parameter>" and "posterior.<parameter>".
+    `where`: "decoder" (every layer of `decoder.network`), "output" (its last layer) or "all" (the
+    encoder too). Sites are named "decoder.<parameter>" and "posterior.<parameter>".
     """
     rest = {name: value for name, value in options.items() if name not in SHARED_OPTIONS}
     own = {name: rest.pop(name) for name in FAMILIES[family][1] if name in rest}
-    weights = chosen_weights(options.get("where", "decoder"), options.get("biases", False), decoder, posterior)
+    weights = chosen_weights(
+        options.get("where", "decoder"), options.get("biases", False), decoder, posterior
+    )
     prior = WeightPrior(weights, options.get("prior", "unit_scale"), **rest)
-    guide = WeightGuide(prior, family, options.get("initial_scale", 0.3), options.get("estimator", "local"), **own)
+    guide = WeightGuide(
+        prior, family, options.get("initial_scale", 0.3), options.get("estimator", "local"), **own
+    )
     for module, prefix in ((decoder, "decoder."), (posterior, "posterior.")):
         release(module, [w.name.removeprefix(prefix) for w in weights if w.name.startswith(prefix)])
     return prior, guide
 
 
-def chosen_weights(where: str, biases: bool, decoder: nn.Module, posterior: nn.Module) -> list[Weight]:
-    """The weights that `where` ("decoder", "output" or "all") names, with their layers' biases if wanted.
+def chosen_weights(
+    where: str, biases: bool, decoder: nn.Module, posterior: nn.Module
+) -> list[Weight]:
+    """The weights that `where` ("decoder", "output" or "all") names, with their layers' biases if
+    wanted.
 
-    Of a guide those of plain layers alone: what it masks or slices before use (a flow's networks, the couplings of a
-    full covariance) stays a point.
+    Of a guide those of plain layers alone: what it masks or slices before use (a flow's networks,
+    the couplings of a full covariance) stays a point.
     """
     checks.choice("where", where, WHERE)
-    network = _with_biases(decoder.get_submodule("network"), "decoder.network.", biases, lambda layer: True)
+    network = _with_biases(
+        decoder.get_submodule("network"), "decoder.network.", biases, lambda layer: True
+    )
     if where == "output":
         last = [w for w in network if w.input_dim is not None][-1].name.rpartition(".")[0]
         return [w for w in network if w.name.startswith(f"{last}.")]
     if where == "all" and not isinstance(posterior, nn.Module):
-        checks.refuse("weights_options.where", "'all' with a guide that is no module", "'decoder' or 'output'")
-    plain = _with_biases(posterior, "posterior.", biases, lambda layer: type(layer) in PLAIN) if where == "all" else []
+        checks.refuse(
+            "weights_options.where", "'all' with a guide that is no module", "'decoder' or 'output'"
+        )
+    plain = (
+        _with_biases(posterior, "posterior.", biases, lambda layer: type(layer) in PLAIN)
+        if where == "all"
+        else []
+    )
     return network + plain
 
 
-def _with_biases(module: nn.Module, prefix: str, biases: bool, wanted: Callable[[nn.Module], bool]) -> list[Weight]:
-    """The weights of a module and, if wanted, the biases of the same layers: not the shifts of a normalisation."""
-    matrices = {name for name, parameter in module.named_parameters()
-                if is_weight(name, parameter) and wanted(module.get_submodule(name.rpartition(".")[0]))}  # fmt: skip
+def _with_biases(
+    module: nn.Module, prefix: str, biases: bool, wanted: Callable[[nn.Module], bool]
+) -> list[Weight]:
+    """The weights of a module and, if wanted, the biases of the same layers: not the shifts of a
+    normalisation.
+    """
+    matrices = {
+        name
+        for name, parameter in module.named_parameters()
+        if is_weight(name, parameter) and wanted(module.get_submodule(name.rpartition(".")[0]))
+    }
     if biases:
-        matrices |= {name.removesuffix("weight") + "bias" for name in matrices if name.endswith("weight")}
+        matrices |= {
+            name.removesuffix("weight") + "bias" for name in matrices if name.endswith("weight")
+        }
     return select(module, lambda name, parameter: name in matrices, prefix)

@@ -1,7 +1,9 @@
-"""Normal distributions over a weight tensor, with a closed KL to a factorised Normal that touches the tensor rarely.
+"""Normal distributions over a weight tensor, with a closed KL to a factorised Normal that touches
+the tensor rarely.
 
-Knows linear algebra on one tensor; knows nothing of layers, priors or guides. Covariances are never formed: what a
-dense layer needs of them is the covariance of its outputs at given inputs, `output_covariance`.
+Knows linear algebra on one tensor; knows nothing of layers, priors or guides. Covariances are never
+formed: what a dense layer needs of them is the covariance of its outputs at given inputs,
+`output_covariance`.
 """
 
 import math
@@ -18,9 +20,11 @@ __all__ = ["CenteredNormal", "LogScaleNormal", "LowRankNormal", "MatrixNormal"]
 
 
 class LogScaleNormal(dist.Normal):
-    """N(loc, exp(log_scale)^2) entry by entry: a Normal that keeps its log-scale, so nothing takes a logarithm again.
+    """N(loc, exp(log_scale)^2) entry by entry: a Normal that keeps its log-scale, so nothing takes
+    a logarithm again.
 
-    A plate that repeats it repeats views, so its variance is computed once however many particles there are.
+    A plate that repeats it repeats views, so its variance is computed once however many particles
+    there are.
     """
 
     def __init__(self, loc: Tensor, log_scale: Tensor, scale: Tensor | None = None) -> None:
@@ -43,11 +47,15 @@ class LogScaleNormal(dist.Normal):
 
 
 class CenteredNormal(dist.Normal):
-    """N(0, scale^2) over a tensor of a given shape, `scale` broadcastable to it and kept as it is."""
+    """N(0, scale^2) over a tensor of a given shape, `scale` broadcastable to it and kept as it
+    is.
+    """
 
     def __init__(self, scale: Tensor, shape: Any) -> None:
         self.own_scale = scale
-        super().__init__(torch.zeros_like(scale).expand(shape), scale.expand(shape), validate_args=False)
+        super().__init__(
+            torch.zeros_like(scale).expand(shape), scale.expand(shape), validate_args=False
+        )
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "CenteredNormal":
         """The same distribution for every element of a batch."""
@@ -62,7 +70,9 @@ def _kl_log_scale_centered(q: LogScaleNormal, p: CenteredNormal) -> Tensor:
 
 
 class CorrelatedNormal(TorchDistribution):
-    """Abstract: W ~ N(loc, S) with event shape loc.shape, S over the D entries of W; expands over batches for free."""
+    """Abstract: W ~ N(loc, S) with event shape loc.shape, S over the D entries of W; expands over
+    batches for free.
+    """
 
     arg_constraints: ClassVar[dict] = {}
     has_rsample = True
@@ -85,7 +95,9 @@ class CorrelatedNormal(TorchDistribution):
         """The same distribution for every element of a batch."""
         new = self.__new__(type(self))
         new.__dict__.update(self.__dict__)
-        TorchDistribution.__init__(new, torch.Size(batch_shape), self.event_shape, validate_args=False)
+        TorchDistribution.__init__(
+            new, torch.Size(batch_shape), self.event_shape, validate_args=False
+        )
         return new
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
@@ -105,10 +117,13 @@ class CorrelatedNormal(TorchDistribution):
 
 
 class MatrixNormal(CorrelatedNormal):
-    """W = loc + diag(row_scale) E L', E standard normal: rows independent, Cov(W_i) = row_scale_i^2 L L'.
+    """W = loc + diag(row_scale) E L', E standard normal: rows independent, Cov(W_i) = row_scale_i^2
+    L L'.
 
-    loc (R, *C), row_scale (R,), factor L (C, C) lower triangular, C the product of the trailing sizes.
-    Source: Structured and Efficient Variational Deep Learning with Matrix Gaussian Posteriors (2016), section 3.
+    loc (R, *C), row_scale (R,), factor L (C, C) lower triangular, C the product of the trailing
+    sizes.
+    Source: Structured and Efficient Variational Deep Learning with Matrix Gaussian Posteriors
+    (2016), section 3.
     """
 
     def __init__(self, loc: Tensor, row_scale: Tensor, factor: Tensor) -> None:
@@ -118,12 +133,16 @@ class MatrixNormal(CorrelatedNormal):
     @property
     def variance(self) -> Tensor:
         """Each entry's variance, the shape of W."""
-        return torch.outer(self.row_scale.square(), self.factor.square().sum(-1)).reshape(self.event_shape)
+        return torch.outer(self.row_scale.square(), self.factor.square().sum(-1)).reshape(
+            self.event_shape
+        )
 
     def deviation(self, shape: torch.Size) -> Tensor:
         """W - loc, (*shape, *W)."""
         noise = self.loc.new_empty(*shape, len(self.row_scale), len(self.factor)).normal_()
-        return (self.row_scale[:, None] * (noise @ self.factor.mT)).reshape(*shape, *self.event_shape)
+        return (self.row_scale[:, None] * (noise @ self.factor.mT)).reshape(
+            *shape, *self.event_shape
+        )
 
     def mahalanobis(self, deviation: Tensor) -> Tensor:
         """sum of squares of the noise that gives this deviation, (*batch,)."""
@@ -135,18 +154,25 @@ class MatrixNormal(CorrelatedNormal):
     def log_determinant(self) -> Tensor:
         """log det S = 2 C sum log row_scale + 2 R sum log diag L."""
         rows, columns = len(self.row_scale), len(self.factor)
-        return 2 * columns * self.row_scale.log().sum() + 2 * rows * self.factor.diagonal().log().sum()
+        return (
+            2 * columns * self.row_scale.log().sum() + 2 * rows * self.factor.diagonal().log().sum()
+        )
 
     def output_covariance(self, a: Tensor, b: Tensor) -> Tensor:
-        """Cov((W a)_i, (W b)_i) = row_scale_i^2 (L'a).(L'b) for a dense W; a, b (*, C) -> (*, R)."""
-        return ((a @ self.factor) * (b @ self.factor)).sum(-1, keepdim=True) * self.row_scale.square()
+        """Cov((W a)_i, (W b)_i) = row_scale_i^2 (L'a).(L'b) for a dense W; a, b (*, C) -> (*,
+        R).
+        """
+        return ((a @ self.factor) * (b @ self.factor)).sum(
+            -1, keepdim=True
+        ) * self.row_scale.square()
 
 
 class LowRankNormal(CorrelatedNormal):
     """W = loc + scale * e + sum_k f_k U_k, e and f standard normal: S = diag(scale^2) + U U'.
 
-    loc and scale (*W), factors U (K, *W). Source: Variational Bayes with Gaussian low-rank plus diagonal covariance,
-    as in Slang: Fast Structured Covariance Approximations for Bayesian Deep Learning (2018), section 3.
+    loc and scale (*W), factors U (K, *W). Source: Variational Bayes with Gaussian low-rank plus
+    diagonal covariance, as in Slang: Fast Structured Covariance Approximations for Bayesian Deep
+    Learning (2018), section 3.
     """
 
     def __init__(self, loc: Tensor, scale: Tensor, factors: Tensor) -> None:
@@ -167,14 +193,18 @@ class LowRankNormal(CorrelatedNormal):
     def _inner(self) -> tuple[Tensor, Tensor]:
         """(G, C): G = U / scale, (K, D), and the Cholesky factor of I + G G'."""
         whitened = (self.factors / self.scale).flatten(1)
-        inner = whitened @ whitened.mT + torch.eye(len(whitened), dtype=whitened.dtype, device=whitened.device)
+        inner = whitened @ whitened.mT + torch.eye(
+            len(whitened), dtype=whitened.dtype, device=whitened.device
+        )
         return whitened, torch.linalg.cholesky(inner)
 
     def mahalanobis(self, deviation: Tensor) -> Tensor:
         """d' S^-1 d by Woodbury's identity, (*batch,)."""
         whitened, cholesky = self._inner()
         own = (deviation / self.scale).flatten(-len(self.event_shape))
-        shared = torch.linalg.solve_triangular(cholesky, (own @ whitened.mT).unsqueeze(-1), upper=False)
+        shared = torch.linalg.solve_triangular(
+            cholesky, (own @ whitened.mT).unsqueeze(-1), upper=False
+        )
         return own.square().sum(-1) - shared.square().sum((-2, -1))
 
     def log_determinant(self) -> Tensor:
@@ -182,7 +212,9 @@ class LowRankNormal(CorrelatedNormal):
         return 2 * self.scale.log().sum() + 2 * self._inner()[1].diagonal().log().sum()
 
     def output_covariance(self, a: Tensor, b: Tensor) -> Tensor:
-        """The part of Cov((W a)_i, (W b)_i) that is independent between outputs, sum_j scale_ij^2 a_j b_j; (*, R)."""
+        """The part of Cov((W a)_i, (W b)_i) that is independent between outputs, sum_j scale_ij^2
+        a_j b_j; (*, R).
+        """
         return torch.nn.functional.linear(a * b, self.scale.square())
 
     def shared_outputs(self, a: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
-"""q(theta): families of distributions over each weight tensor, and the guide that samples theta from them.
+"""q(theta): families of distributions over each weight tensor, and the guide that samples theta
+from them.
 
-Knows weights and the sites of their prior; knows nothing of networks or data. Every factor is sampled at the weight's
-own site, never as an auxiliary variable plus a Delta, so that KL(theta) has its closed form.
+Knows weights and the sites of their prior; knows nothing of networks or data. Every factor is
+sampled at the weight's own site, never as an auxiliary variable plus a Delta, so that KL(theta) has
+its closed form.
 """
 
 import contextlib
@@ -32,7 +34,9 @@ class MeanField(nn.Module):
         self.location = nn.Parameter(weight.value.clone())
         self.log_scale = nn.Parameter(torch.zeros_like(weight.value))
         self.initial_scale = initial_scale / math.sqrt(weight.fan_in)
-        self.register_buffer("log_initial_scale", weight.value.new_tensor(math.log(self.initial_scale)), False)
+        self.register_buffer(
+            "log_initial_scale", weight.value.new_tensor(math.log(self.initial_scale)), False
+        )
 
     def own_log_scale(self) -> Tensor:
         """log s, the shape of W."""
@@ -43,7 +47,8 @@ class MeanField(nn.Module):
 
 
 class MatrixNormalFactor(nn.Module):
-    """q(W) = MatrixNormal(m, row scales s, column factor L), at first L = I and s = initial_scale / sqrt(fan-in).
+    """q(W) = MatrixNormal(m, row scales s, column factor L), at first L = I and s = initial_scale /
+    sqrt(fan-in).
 
     A bias is given a factorised Normal: `WeightGuide` sees to it.
     """
@@ -69,18 +74,26 @@ class LowRank(MeanField):
     def __init__(self, weight: Weight, initial_scale: float, rank: int = 4) -> None:
         super().__init__(weight, initial_scale)
         shape = (checks.integer("weights_options.rank", rank), *weight.value.shape)
-        self.factors = nn.Parameter(0.1 / math.sqrt(rank) * self.initial_scale * torch.randn(shape).to(weight.value))
+        self.factors = nn.Parameter(
+            0.1 / math.sqrt(rank) * self.initial_scale * torch.randn(shape).to(weight.value)
+        )
 
     def forward(self) -> dist.TorchDistribution:
         return LowRankNormal(self.location, self.own_log_scale().exp(), self.factors)
 
 
 class LogNormalFactor(nn.Module):
-    """q(t) = prod_e LogNormal(t_e; m_e, s_e^2) for a positive hyper-site, m its prior's median, s = 0.1 at first."""
+    """q(t) = prod_e LogNormal(t_e; m_e, s_e^2) for a positive hyper-site, m its prior's median, s =
+    0.1 at first.
+    """
 
     def __init__(self, prior: Any) -> None:
         super().__init__()
-        median = prior.icdf(torch.tensor(0.5)) if not prior.event_shape else prior.base_dist.icdf(torch.tensor(0.5))
+        median = (
+            prior.icdf(torch.tensor(0.5))
+            if not prior.event_shape
+            else prior.base_dist.icdf(torch.tensor(0.5))
+        )
         self.event_dim = len(prior.event_shape)
         self.location = nn.Parameter(median.log())
         self.log_scale = nn.Parameter(torch.zeros_like(median))
@@ -98,7 +111,8 @@ FAMILIES: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
 }
 
 
-# how the noise of weights reaches a layer's outputs -> the handler that does it, given that nobody else needs a draw
+# how the noise of weights reaches a layer's outputs -> the handler that does it, given that nobody
+# else needs a draw
 ESTIMATORS: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
     "local": lambda: LocalReparameterization(keep_draw=False),
     "flipout": lambda: Flipout(keep_draw=False),
@@ -107,13 +121,20 @@ ESTIMATORS: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
 
 
 class WeightGuide(nn.Module):
-    """q(theta) = prod over the sites of p(theta), in their order, of one factor each: a Pyro program.
+    """q(theta) = prod over the sites of p(theta), in their order, of one factor each: a Pyro
+    program.
 
     `forward()` samples the sites, outside any plate of data, and returns {name: W} of the weights.
     """
 
-    def __init__(self, prior: WeightPrior, family: str = "mean_field", initial_scale: float = 0.3,
-                 estimator: str = "local", **options: int) -> None:  # fmt: skip
+    def __init__(
+        self,
+        prior: WeightPrior,
+        family: str = "mean_field",
+        initial_scale: float = 0.3,
+        estimator: str = "local",
+        **options: int,
+    ) -> None:
         super().__init__()
         self.estimator = checks.choice("weights_options.estimator", estimator, ESTIMATORS)
         kind, known = FAMILIES[checks.choice("weights", family, FAMILIES)]
@@ -124,7 +145,9 @@ class WeightGuide(nn.Module):
         sites = _sites(prior)
         self.names, self.weight_names = tuple(sites), tuple(weights)
         self.factors = nn.ModuleList(
-            _factor(kind, weights[name], initial_scale, options) if name in weights else LogNormalFactor(fn)
+            _factor(kind, weights[name], initial_scale, options)
+            if name in weights
+            else LogNormalFactor(fn)
             for name, fn in sites.items()
         )
 
@@ -138,11 +161,15 @@ class WeightGuide(nn.Module):
         return {name: drawn[name] for name in self.weight_names}
 
     def noise_handler(self) -> contextlib.AbstractContextManager:
-        """The handler to enter around the traces of guide and model, by the `estimator` the guide was built with."""
+        """The handler to enter around the traces of guide and model, by the `estimator` the guide
+        was built with.
+        """
         return ESTIMATORS[self.estimator]()
 
     def repeated(self, x: Tensor, theta: Mapping[str, Tensor], prefix: str) -> Tensor:
-        """x (M, *event_shape) once for each theta drawn under plates outside the data's, (*plates, M, *event_shape)."""
+        """x (M, *event_shape) once for each theta drawn under plates outside the data's, (*plates,
+        M, *event_shape).
+        """
         for name, value in theta.items():
             batch = value.shape[: value.dim() - self.event_dims[prefix + name]]
             return x.expand(*batch[:-1], *x.shape)
@@ -150,14 +177,26 @@ class WeightGuide(nn.Module):
 
     def mean(self) -> dict[str, Tensor]:
         """E_q[W] of every weight, by name."""
-        return {name: q.mean for name, q in self.distributions().items() if name in self.weight_names}
+        return {
+            name: q.mean for name, q in self.distributions().items() if name in self.weight_names
+        }
 
 
-def _factor(kind: type[nn.Module], weight: Weight, initial_scale: float, options: dict[str, int]) -> nn.Module:
-    return MeanField(weight, initial_scale) if weight.input_dim is None else kind(weight, initial_scale, **options)
+def _factor(
+    kind: type[nn.Module], weight: Weight, initial_scale: float, options: dict[str, int]
+) -> nn.Module:
+    return (
+        MeanField(weight, initial_scale)
+        if weight.input_dim is None
+        else kind(weight, initial_scale, **options)
+    )
 
 
 def _sites(prior: WeightPrior) -> dict[str, Any]:
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), pyro.settings.context(module_local_params=True):
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.no_grad(),
+        pyro.settings.context(module_local_params=True),
+    ):
         trace = poutine.trace(prior).get_trace()
     return {name: trace.nodes[name]["fn"] for name in trace.stochastic_nodes}

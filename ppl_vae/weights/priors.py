@@ -1,8 +1,10 @@
-"""Priors p(theta) over the weights of a network: one short class each, for one weight tensor at a time.
+"""Priors p(theta) over the weights of a network: one short class each, for one weight tensor at a
+time.
 
-Knows a weight's shape, fan-in and input units; knows nothing of q(theta), of data or of the network around it. Each
-is a module whose `forward()` gives the tensor's distribution, W with event shape `weight.value.shape`; it may sample
-hyper-sites of its own first, under names that begin with the weight's.
+Knows a weight's shape, fan-in and input units; knows nothing of q(theta), of data or of the network
+around it. Each is a module whose `forward()` gives the tensor's distribution, W with event shape
+`weight.value.shape`; it may sample hyper-sites of its own first, under names that begin with the
+weight's.
 """
 
 import math
@@ -18,7 +20,8 @@ from ppl_vae.weights.selection import Weight
 
 __all__ = ["SPEED", "WEIGHT_PRIORS", "WeightPrior", "positive_parameter"]
 
-# a log-scale is SPEED times its parameter: scales travel much further in log than weights do at one learning rate
+# a log-scale is SPEED times its parameter: scales travel much further in log than weights do at one
+# learning rate
 SPEED = 3.0
 
 
@@ -45,7 +48,9 @@ class NormalPrior(nn.Module):
 
 
 class FanInPrior(NormalPrior):
-    """W_ij ~ N(0, scale^2 / fan-in): a unit's input has variance scale^2 times its inputs' mean square."""
+    """W_ij ~ N(0, scale^2 / fan-in): a unit's input has variance scale^2 times its inputs' mean
+    square.
+    """
 
     def __init__(self, weight: Weight, scale: float = 1.0) -> None:
         checks.number("weights_options.scale", scale, 0.0, exclusive=True)
@@ -53,7 +58,9 @@ class FanInPrior(NormalPrior):
 
 
 class LayerScalePrior(nn.Module):
-    """W_ij ~ N(0, t^2), t = exp(SPEED r) / sqrt(fan-in) learned, one a tensor (type-II maximum likelihood)."""
+    """W_ij ~ N(0, t^2), t = exp(SPEED r) / sqrt(fan-in) learned, one a tensor (type-II maximum
+    likelihood).
+    """
 
     def __init__(self, weight: Weight) -> None:
         super().__init__()
@@ -70,9 +77,11 @@ class LayerScalePrior(nn.Module):
 
 
 class UnitScalePrior(LayerScalePrior):
-    """W_ij ~ N(0, t_j^2), one learned t_j for each input unit j (automatic relevance determination).
+    """W_ij ~ N(0, t_j^2), one learned t_j for each input unit j (automatic relevance
+    determination).
 
-    Source: Bayesian Learning for Neural Networks (1996), section 1.2; t_j by type-II maximum likelihood.
+    Source: Bayesian Learning for Neural Networks (1996), section 1.2; t_j by type-II maximum
+    likelihood.
     """
 
     def _scale_shape(self, weight: Weight) -> tuple[int, ...]:
@@ -80,7 +89,9 @@ class UnitScalePrior(LayerScalePrior):
 
 
 def _unit_shape(weight: Weight) -> tuple[int, ...]:
-    """Broadcastable to the weight's shape, with one entry for each input unit (one in all for a bias)."""
+    """Broadcastable to the weight's shape, with one entry for each input unit (one in all for a
+    bias).
+    """
     return tuple(n if dim == weight.input_dim else 1 for dim, n in enumerate(weight.value.shape))
 
 
@@ -90,15 +101,29 @@ class ScaleMixturePrior(nn.Module):
     Source: Weight Uncertainty in Neural Networks (2015), section 3.3.
     """
 
-    def __init__(self, weight: Weight, scale: float = 1.0, narrow_scale: float = 0.01, probability: float = 0.5):
+    def __init__(
+        self,
+        weight: Weight,
+        scale: float = 1.0,
+        narrow_scale: float = 0.01,
+        probability: float = 0.5,
+    ):
         super().__init__()
-        for name, value in (("scale", scale), ("narrow_scale", narrow_scale), ("probability", probability)):
+        for name, value in (
+            ("scale", scale),
+            ("narrow_scale", narrow_scale),
+            ("probability", probability),
+        ):
             checks.number(f"weights_options.{name}", value, 0.0, exclusive=True)
         if probability >= 1:
             checks.refuse("weights_options.probability", probability, "a number between 0 and 1")
         self.shape = weight.value.shape
-        self.register_buffer("scales", weight.value.new_tensor([scale, narrow_scale]), persistent=False)
-        self.register_buffer("probs", weight.value.new_tensor([probability, 1 - probability]), persistent=False)
+        self.register_buffer(
+            "scales", weight.value.new_tensor([scale, narrow_scale]), persistent=False
+        )
+        self.register_buffer(
+            "probs", weight.value.new_tensor([probability, 1 - probability]), persistent=False
+        )
 
     def forward(self) -> dist.TorchDistribution:
         components = dist.Normal(torch.zeros_like(self.scales), self.scales, validate_args=False)  # type: ignore[arg-type]
@@ -108,7 +133,8 @@ class ScaleMixturePrior(nn.Module):
 
 
 class HalfCauchyPrior(nn.Module):
-    """W_ij ~ N(0, t^2 u_j^2), t ~ C+(0, scale / sqrt(fan-in)) a tensor, u_j ~ C+(0, 1) an input unit.
+    """W_ij ~ N(0, t^2 u_j^2), t ~ C+(0, scale / sqrt(fan-in)) a tensor, u_j ~ C+(0, 1) an input
+    unit.
 
     The sites are "<name>.layer_scale" (t) and "<name>.unit_scale" (u, shape broadcastable to W's).
     Source: Bayesian Compression for Deep Learning (2017), section 4.1.
@@ -118,11 +144,15 @@ class HalfCauchyPrior(nn.Module):
         super().__init__()
         checks.number("weights_options.scale", scale, 0.0, exclusive=True)
         self.name, self.shape = weight.name, weight.value.shape
-        self.register_buffer("scale", weight.value.new_tensor(scale / math.sqrt(weight.fan_in)), persistent=False)
+        self.register_buffer(
+            "scale", weight.value.new_tensor(scale / math.sqrt(weight.fan_in)), persistent=False
+        )
         self.register_buffer("one", weight.value.new_ones(_unit_shape(weight)), persistent=False)
 
     def forward(self) -> dist.TorchDistribution:
-        layer = pyro.sample(f"{self.name}.layer_scale", dist.HalfCauchy(self.scale, validate_args=False))
+        layer = pyro.sample(
+            f"{self.name}.layer_scale", dist.HalfCauchy(self.scale, validate_args=False)
+        )
         per_unit = dist.HalfCauchy(self.one, validate_args=False).to_event(len(self.shape))
         unit = pyro.sample(f"{self.name}.unit_scale", per_unit)
         scale = layer.reshape(*layer.shape, *(1,) * len(self.shape)) * unit
@@ -142,7 +172,8 @@ WEIGHT_PRIORS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
 
 
 class WeightPrior(nn.Module):
-    """p(theta) = prod over weights of p(W), a Pyro program that runs before any plate of data is opened.
+    """p(theta) = prod over weights of p(W), a Pyro program that runs before any plate of data is
+    opened.
 
     `forward()` samples one site for each weight, under its name, and returns {name: W}.
     """

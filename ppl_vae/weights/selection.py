@@ -19,8 +19,9 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """One parameter: `name`, `value` (its value when it was chosen), `fan_in` (inputs a unit of its layer sums over)
-    and `input_dim` (the dimension of `value` that runs over input units; None for a bias)."""  # fmt: skip
+    """One parameter: `name`, `value` (its value when it was chosen), `fan_in` (inputs a unit of its
+    layer sums over) and `input_dim` (the dimension of `value` that runs over input units; None for
+    a bias)."""
 
     name: str
     value: Tensor
@@ -29,9 +30,11 @@ class Weight:
 
 
 def is_weight(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter multiplies its layer's input: a matrix or a kernel, not a bias, scale or shift.
+    """Whether a parameter multiplies its layer's input: a matrix or a kernel, not a bias, scale or
+    shift.
 
-    Nor is it what `PyroParam` and `pyro.param` leave in a module: a program's own parameter, under no layer.
+    Nor is it what `PyroParam` and `pyro.param` leave in a module: a program's own parameter, under
+    no layer.
     """
     return parameter.dim() >= 2 and not name.endswith("_unconstrained")
 
@@ -41,9 +44,18 @@ def select(module: nn.Module, where: Predicate = is_weight, prefix: str = "") ->
 
     Raises `InputError` when there is none.
     """
-    chosen = [_weight(f"{prefix}{name}", p, layer) for name, p, layer in _parameters(module) if where(name, p)]
+    chosen = [
+        _weight(f"{prefix}{name}", p, layer)
+        for name, p, layer in _parameters(module)
+        if where(name, p)
+    ]
     if not chosen:
-        checks.refuse("weights", f"no parameter of {type(module).__name__} chosen", "at least one", "change `where`")
+        checks.refuse(
+            "weights",
+            f"no parameter of {type(module).__name__} chosen",
+            "at least one",
+            "change `where`",
+        )
     return chosen
 
 
@@ -57,7 +69,9 @@ def _weight(name: str, parameter: Tensor, layer: nn.Module) -> Weight:
     kernel = getattr(layer, "weight", parameter)
     transposed = isinstance(layer, TRANSPOSED)
     input_dim = (0 if transposed else 1) if parameter.dim() >= 2 else None
-    return Weight(name, parameter.detach().clone(), _fan_in(kernel, layer if transposed else None), input_dim)
+    return Weight(
+        name, parameter.detach().clone(), _fan_in(kernel, layer if transposed else None), input_dim
+    )
 
 
 def _fan_in(kernel: Tensor, transposed: nn.Module | None) -> int:
@@ -68,7 +82,8 @@ def _fan_in(kernel: Tensor, transposed: nn.Module | None) -> int:
 
 
 def release(module: nn.Module, names: list[str]) -> None:
-    """Take parameters out of `module`: no optimiser and no checkpoint holds a weight that theta's sites replace.
+    """Take parameters out of `module`: no optimiser and no checkpoint holds a weight that theta's
+    sites replace.
 
     Their places stay, empty, for `torch.func.functional_call` to fill.
     """

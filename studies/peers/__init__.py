@@ -1,7 +1,9 @@
-"""The same three models in other hands, for `training_speed.py`: each module trains them its own way.
+"""The same three models in other hands, for `training_speed.py`: each module trains them its own
+way.
 
-A peer's `trainer(workload, x)` returns a function of the number of steps that takes at least that many and returns how
-many it took, reading the loss at every step as a training loop does. Peers know nothing of ppl-vae, but for `ours`.
+A peer's `trainer(workload, x)` returns a function of the number of steps that takes at least that
+many and returns how many it took, reading the loss at every step as a training loop does. Peers
+know nothing of ppl-vae, but for `ours`.
 """
 
 import importlib
@@ -16,7 +18,9 @@ BATCH_SIZE = 100
 
 @dataclass(frozen=True)
 class Workload:
-    """A model's size: data (D), hidden layers, latents (L), activation, and a Normal or a Bernoulli likelihood."""
+    """A model's size: data (D), hidden layers, latents (L), activation, and a Normal or a Bernoulli
+    likelihood.
+    """
 
     data_size: int
     hidden_sizes: tuple[int, ...]
@@ -46,8 +50,12 @@ VARIANTS = {
 }
 
 
-def trainers(workload: str, x: Tensor, names: Iterable[str]) -> Iterator[tuple[str, Callable[[int], int]]]:
-    """The named variants whose packages and processor features are there; an absent one is named and skipped."""
+def trainers(
+    workload: str, x: Tensor, names: Iterable[str]
+) -> Iterator[tuple[str, Callable[[int], int]]]:
+    """The named variants whose packages and processor features are there; an absent one is named
+    and skipped.
+    """
     for name in names:
         module, options = VARIANTS[name]
         if "bfloat16" in name and not torch.ops.mkldnn._is_mkldnn_bf16_supported():

@@ -1,4 +1,6 @@
-"""A variational autoencoder as one writes it by hand in PyTorch, with one fused Adam: the base of all ratios."""
+"""A variational autoencoder as one writes it by hand in PyTorch, with one fused Adam: the base of
+all ratios.
+"""
 
 import itertools
 import math
@@ -16,7 +18,9 @@ ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
 def layers(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
     """Dense hidden layers."""
     pairs = itertools.pairwise(sizes)
-    return nn.Sequential(*[m for a, b in pairs for m in (nn.Linear(a, b), ACTIVATIONS[activation]())])
+    return nn.Sequential(
+        *[m for a, b in pairs for m in (nn.Linear(a, b), ACTIVATIONS[activation]())]
+    )
 
 
 class Encoder(nn.Module):
@@ -25,7 +29,9 @@ class Encoder(nn.Module):
     def __init__(self, w: Workload) -> None:
         super().__init__()
         self.body = layers((w.data_size, *w.hidden_sizes), w.activation)
-        self.mean, self.log_variance = (nn.Linear(w.hidden_sizes[-1], w.latent_size) for _ in range(2))
+        self.mean, self.log_variance = (
+            nn.Linear(w.hidden_sizes[-1], w.latent_size) for _ in range(2)
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h = self.body(x)
@@ -38,7 +44,9 @@ class Decoder(nn.Module):
     def __init__(self, w: Workload) -> None:
         super().__init__()
         self.body = layers((w.latent_size, *w.hidden_sizes[::-1]), w.activation)
-        self.heads = nn.ModuleList(nn.Linear(w.hidden_sizes[0], w.data_size) for _ in range(1 + w.normal))
+        self.heads = nn.ModuleList(
+            nn.Linear(w.hidden_sizes[0], w.data_size) for _ in range(1 + w.normal)
+        )
 
     def forward(self, z: Tensor) -> list[Tensor]:
         h = self.body(z)
@@ -57,7 +65,9 @@ class HandWritten(nn.Module):
         outputs = self.decoder(mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean))
         kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(-1)
         if len(outputs) == 1:
-            return (F.binary_cross_entropy_with_logits(outputs[0], x, reduction="none").sum(-1) + kl).mean()
+            return (
+                F.binary_cross_entropy_with_logits(outputs[0], x, reduction="none").sum(-1) + kl
+            ).mean()
         error = (x - outputs[0]) ** 2 * torch.exp(-outputs[1]) + outputs[1] + math.log(2 * math.pi)
         return (0.5 * error.sum(-1) + kl).mean()
 

@@ -1,11 +1,15 @@
-"""NumPyro's `SVI` with `TraceMeanField_ELBO`, jitted: a step a call, or a whole epoch in one `fori_loop`."""
+"""NumPyro's `SVI` with `TraceMeanField_ELBO`, jitted: a step a call, or a whole epoch in one
+`fori_loop`.
+"""
 
 import itertools
 import os
 from collections.abc import Callable
 from functools import partial
 
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+)
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +25,15 @@ from peers import BATCH_SIZE, Workload
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
 
-def _initial(key: jax.Array, sizes: tuple[int, ...], heads: int) -> list[tuple[jax.Array, jax.Array]]:
+def _initial(
+    key: jax.Array, sizes: tuple[int, ...], heads: int
+) -> list[tuple[jax.Array, jax.Array]]:
     pairs = [*itertools.pairwise(sizes[:-1]), *[(sizes[-2], sizes[-1])] * heads]
     keys = random.split(key, len(pairs))
-    return [(random.normal(k, p) / np.sqrt(p[0]), jnp.zeros(p[1])) for k, p in zip(keys, pairs, strict=True)]
+    return [
+        (random.normal(k, p) / np.sqrt(p[0]), jnp.zeros(p[1]))
+        for k, p in zip(keys, pairs, strict=True)
+    ]
 
 
 def _apply(weights: list, heads: int, activation: Callable, h: jax.Array) -> list[jax.Array]:
@@ -36,7 +45,9 @@ def _apply(weights: list, heads: int, activation: Callable, h: jax.Array) -> lis
 def _programs(w: Workload) -> tuple[Callable, Callable]:
     activation, outputs = ACTIVATIONS[w.activation], 1 + w.normal
     encoder = _initial(random.PRNGKey(1), (w.data_size, *w.hidden_sizes, w.latent_size), 2)
-    decoder = _initial(random.PRNGKey(2), (w.latent_size, *w.hidden_sizes[::-1], w.data_size), outputs)
+    decoder = _initial(
+        random.PRNGKey(2), (w.latent_size, *w.hidden_sizes[::-1], w.data_size), outputs
+    )
 
     def model(x: jax.Array) -> None:
         weights = numpyro.param("decoder", decoder)
@@ -64,7 +75,10 @@ def trainer(w: Workload, x: Tensor, loop: bool = False) -> Callable[[int], int]:
 
     @partial(jax.jit, donate_argnums=0)
     def epoch(state: object, order: jax.Array) -> object:
-        body = lambda i, carry: svi.update(carry[0], data[lax.dynamic_slice_in_dim(order, i * BATCH_SIZE, BATCH_SIZE)])  # noqa: E731
+        def body(i: int, carry: object) -> object:
+            rows = lax.dynamic_slice_in_dim(order, i * BATCH_SIZE, BATCH_SIZE)
+            return svi.update(carry[0], data[rows])
+
         return lax.fori_loop(0, batches, body, (state, 0.0))
 
     def train(steps: int) -> int:

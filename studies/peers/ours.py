@@ -14,13 +14,24 @@ from ppl_vae.training.settings import Settings
 from ppl_vae.training.step import local_parameters
 
 
-def trainer(w: Workload, x: Tensor, tier: str = "off", precision: str = "float32") -> Callable[[int], int]:
+def trainer(
+    w: Workload, x: Tensor, tier: str = "off", precision: str = "float32"
+) -> Callable[[int], int]:
     """The epochs of `fit` at one tier of `compile`."""
     likelihood = "normal_pixelwise" if w.normal else "bernoulli"
-    config = VAEConfig((w.data_size,), w.latent_size, w.hidden_sizes, w.activation, likelihood=likelihood)
+    config = VAEConfig(
+        (w.data_size,), w.latent_size, w.hidden_sizes, w.activation, likelihood=likelihood
+    )
     defaults = {name: p.default for name, p in inspect.signature(fit).parameters.items()}
-    chosen = defaults | {"batch_size": BATCH_SIZE, "epochs": 10**6, "compile": tier, "precision": precision}
-    settings = Settings(**{field.name: chosen[field.name] for field in dataclasses.fields(Settings)})
+    chosen = defaults | {
+        "batch_size": BATCH_SIZE,
+        "epochs": 10**6,
+        "compile": tier,
+        "precision": precision,
+    }
+    settings = Settings(
+        **{field.name: chosen[field.name] for field in dataclasses.fields(Settings)}
+    )
     run = Run(build(config, num_data=len(x)), x, None, settings, None)
     run.start(resume=False)
     bar = run.bar(progress=False)

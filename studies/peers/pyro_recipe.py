@@ -1,4 +1,6 @@
-"""The recipe of Pyro's own variational autoencoder example: `SVI`, `pyro.optim.Adam`, `Trace_ELBO`, a `DataLoader`."""
+"""The recipe of Pyro's own variational autoencoder example: `SVI`, `pyro.optim.Adam`, `Trace_ELBO`,
+a `DataLoader`.
+"""
 
 from collections.abc import Callable
 
@@ -19,12 +21,18 @@ def trainer(w: Workload, x: Tensor) -> Callable[[int], int]:
     def model(x: Tensor) -> None:
         pyro.module("decoder", decoder)
         with pyro.plate("data", x.shape[0]):
-            z = pyro.sample("z", dist.Normal(x.new_zeros(x.shape[0], w.latent_size), 1.0).to_event(1))
+            z = pyro.sample(
+                "z", dist.Normal(x.new_zeros(x.shape[0], w.latent_size), 1.0).to_event(1)
+            )
             outputs = decoder(z)
             if w.normal:
-                pyro.sample("x", dist.Normal(outputs[0], (0.5 * outputs[1]).exp()).to_event(1), obs=x)
+                pyro.sample(
+                    "x", dist.Normal(outputs[0], (0.5 * outputs[1]).exp()).to_event(1), obs=x
+                )
             else:
-                pyro.sample("x", dist.Bernoulli(logits=outputs[0], validate_args=False).to_event(1), obs=x)
+                pyro.sample(
+                    "x", dist.Bernoulli(logits=outputs[0], validate_args=False).to_event(1), obs=x
+                )
 
     def guide(x: Tensor) -> None:
         pyro.module("encoder", encoder)

@@ -1,6 +1,7 @@
 """pythae's `BaseTrainer` on its `VAE`, with the networks of `hand_written`.
 
-Its decoder has a fixed variance, so where the others have two output heads (toy, frey) it has one and less to do.
+Its decoder has a fixed variance, so where the others have two output heads (toy, frey) it has one
+and less to do.
 """
 
 import contextlib
@@ -45,7 +46,10 @@ def trainer(w: Workload, x: Tensor) -> Callable[[int], int]:
     config = VAEConfig((w.data_size,), w.latent_size, reconstruction_loss=loss)
     vae = VAE(config, _Encoder(w), _Decoder(w))
     settings = BaseTrainerConfig(
-        output_dir=tempfile.mkdtemp(), learning_rate=1e-3, per_device_train_batch_size=BATCH_SIZE, no_cuda=True
+        output_dir=tempfile.mkdtemp(),
+        learning_rate=1e-3,
+        per_device_train_batch_size=BATCH_SIZE,
+        no_cuda=True,
     )
     engine = BaseTrainer(vae, BaseDataset(x, torch.ones(len(x))), training_config=settings)
     engine.prepare_training()

@@ -1,8 +1,10 @@
-"""A user's own prior: z near a ring (a sphere, beyond two latents), its direction a latent site of its own.
+"""A user's own prior: z near a ring (a sphere, beyond two latents), its direction a latent site of
+its own.
 
     ppl-vae train --data digits --latent-size 2 --prior studies/priors/ring.py:ring --prior.radius 4
 
-The guide for both sites, the KL terms, checkpoints and the command line follow from these lines alone.
+The guide for both sites, the KL terms, checkpoints and the command line follow from these lines
+alone.
 """
 
 import pyro

@@ -1,6 +1,8 @@
-"""Monte Carlo EM: codes drawn from the posterior by Hamiltonian Monte Carlo, weights fitted to them.
+"""Monte Carlo EM: codes drawn from the posterior by Hamiltonian Monte Carlo, weights fitted to
+them.
 
-Knows the joint density and chains; the guide stays as it is. Chains persist, one a datum, from visit to visit.
+Knows the joint density and chains; the guide stays as it is. Chains persist, one a datum, from
+visit to visit.
 """
 
 import torch
@@ -15,10 +17,12 @@ LEAPFROG_STEPS, WEIGHT_UPDATES = 10, 5
 
 
 def monte_carlo_em(vae, x, num_samples, batch_size=100, learning_rate=0.02, seed=0):
-    """One transition of ten leapfrog steps for each datum of a minibatch, then five weight updates at those codes.
+    """One transition of ten leapfrog steps for each datum of a minibatch, then five weight updates
+    at those codes.
 
     E: u_i ~ a kernel that keeps p(u|x_i); M: theta <- theta + rate grad mean_i log p(x_i|u_i).
-    Source: Auto-Encoding Variational Bayes (2013), appendix E (step sizes are tuned to 0.65 acceptance, not 0.9).
+    Source: Auto-Encoding Variational Bayes (2013), appendix E (step sizes are tuned to 0.65
+    acceptance, not 0.9).
     """
     vae.eval()
     density, one = LogDensity(vae, "MCEM"), torch.ones(())

@@ -1,4 +1,5 @@
-"""Ways to a posterior over weights, each as a list of candidates among which validation data choose.
+"""Ways to a posterior over weights, each as a list of candidates among which validation data
+choose.
 
 Knows the package's face and its sampling room; must not know what is asked of the posteriors.
 """
@@ -21,40 +22,71 @@ from ppl_vae.sampling import (
     swag,
 )
 
-__all__ = ["CHECK", "DRAWS", "FITTED", "METHODS", "POINTS", "UNIT_NORMAL", "candidate", "candidates"]
+__all__ = [
+    "CHECK",
+    "DRAWS",
+    "FITTED",
+    "METHODS",
+    "POINTS",
+    "UNIT_NORMAL",
+    "candidate",
+    "candidates",
+]
 
 BATCH_SIZE = 100
 POINTS = ("point, early stopped", "point, weight decay")
 MEAN_FIELD = {"weights": "mean_field"}
 ALL_WEIGHTS = {"prior": "normal", "where": "all", "biases": True}
-# name -> candidates: fields of VAEConfig, arguments of fit, and "sampler" (a key of SAMPLERS) with what it takes
+# name -> candidates: fields of VAEConfig, arguments of fit, and "sampler" (a key of SAMPLERS) with
+# what it takes
 METHODS = {
     "point, early stopped": [{"early_stopping": True}],
     "point, weight decay": [{"weight_penalty": penalty} for penalty in (0.03, 0.1, 0.3, 1.0, 3.0)],
-    "ensemble of 5": [{"sampler": "ensemble", "weight_penalty": penalty} for penalty in (0.3, 1.0, 0.1)],
-    "SGHMC": [{"sampler": "sghmc", "temperature": temperature, "step_size": step_size}
-              for temperature, step_size in ((0.1, 0.02), (0.03, 0.005), (0.03, 0.0015), (0.3, 0.02), (1.0, 0.02))]
+    "ensemble of 5": [
+        {"sampler": "ensemble", "weight_penalty": penalty} for penalty in (0.3, 1.0, 0.1)
+    ],
+    "SGHMC": [
+        {"sampler": "sghmc", "temperature": temperature, "step_size": step_size}
+        for temperature, step_size in (
+            (0.1, 0.02),
+            (0.03, 0.005),
+            (0.03, 0.0015),
+            (0.3, 0.02),
+            (1.0, 0.02),
+        )
+    ]
     + [{"sampler": "cyclical", "temperature": temperature} for temperature in (0.1, 1.0)],
     "SWAG": [{"sampler": "swag", "step_size": step_size} for step_size in (0.01, 0.003, 0.05)],
-    "SWAG, ensemble of 5": [{"sampler": "swags", "step_size": step_size} for step_size in (0.003, 0.01)],
-    "SGHMC, ensemble of 5": [{"sampler": "chains", "temperature": temperature, "step_size": step_size}
-                             for temperature, step_size in ((0.03, 0.005), (0.1, 0.02))],
+    "SWAG, ensemble of 5": [
+        {"sampler": "swags", "step_size": step_size} for step_size in (0.003, 0.01)
+    ],
+    "SGHMC, ensemble of 5": [
+        {"sampler": "chains", "temperature": temperature, "step_size": step_size}
+        for temperature, step_size in ((0.03, 0.005), (0.1, 0.02))
+    ],
     "matrix-normal": [{"weights": "matrix_normal"}],
     "mean-field": [MEAN_FIELD],
     "tempered": [{**MEAN_FIELD, "temperature": temperature} for temperature in (0.1, 0.3, 0.03)],
-    "dropout": [{"network_options": {"dropout": rate}, "early_stopping": True} for rate in (0.05, 0.15, 0.3)],
+    "dropout": [
+        {"network_options": {"dropout": rate}, "early_stopping": True} for rate in (0.05, 0.15, 0.3)
+    ],
     "low rank": [{"weights": "low_rank"}],
-    "scale mixture": [{**MEAN_FIELD, "weights_options": {"prior": "scale_mixture", "narrow_scale": 0.05}}],
-    "mean-field N(0, I), all weights": [{**MEAN_FIELD, "weights_options": {**ALL_WEIGHTS, "estimator": estimator}}
-                                        for estimator in ("naive", "local")],
+    "scale mixture": [
+        {**MEAN_FIELD, "weights_options": {"prior": "scale_mixture", "narrow_scale": 0.05}}
+    ],
+    "mean-field N(0, I), all weights": [
+        {**MEAN_FIELD, "weights_options": {**ALL_WEIGHTS, "estimator": estimator}}
+        for estimator in ("naive", "local")
+    ],
     "mean-field N(0, I), decoder": [{**MEAN_FIELD, "weights_options": {"prior": "normal"}}],
     "mean-field N(0, I) from MAP": [{"sampler": "from_map"}],
     "KL alone": [{"sampler": "kl_alone"}],
-}  # fmt: skip
+}
 DRAWS, FITTED = list(METHODS)[:7], list(METHODS)[7:]
 UNIT_NORMAL = [name for name in METHODS if "N(0, I)" in name]
 CHECK = [*POINTS, *UNIT_NORMAL, "KL alone"]
-# where a run is thinned: two candidates at most, but five decays, three settings of one chain, one plain ensemble
+# where a run is thinned: two candidates at most, but five decays, three settings of one chain, one
+# plain ensemble
 MOST = {
     "smoke": ({}, 1),
     "laptop": ({"point, weight decay": 5, "ensemble of 5": 1, "SGHMC": 3}, 2),
@@ -69,14 +101,22 @@ def candidates(method, scale):
 
 
 def candidate(x, validation, seed, scale, steps, settings):
-    """(posterior, measured) of one candidate after `steps` updates (5 times as many for an ensemble of any kind).
+    """(posterior, measured) of one candidate after `steps` updates (5 times as many for an ensemble
+    of any kind).
 
-    measured: `kl_weights`, KL(theta) / N in nats; `objective`, the training bound with it; `ms`, processor time a step.
+    measured: `kl_weights`, KL(theta) / N in nats; `objective`, the training bound with it; `ms`,
+    processor time a step.
     """
     began, settings = time.process_time(), dict(settings)
-    posterior, row = SAMPLERS[settings.pop("sampler", "fit")](x, validation, seed, scale, steps, settings)
+    posterior, row = SAMPLERS[settings.pop("sampler", "fit")](
+        x, validation, seed, scale, steps, settings
+    )
     milliseconds = 1e3 * (time.process_time() - began) / steps
-    return posterior, {"kl_weights": row.get("kl_weights", 0.0), "objective": row["lower_bound"], "ms": milliseconds}
+    return posterior, {
+        "kl_weights": row.get("kl_weights", 0.0),
+        "objective": row["lower_bound"],
+        "ms": milliseconds,
+    }
 
 
 def _point_or_q(x, validation, seed, scale, steps, settings):
@@ -85,7 +125,9 @@ def _point_or_q(x, validation, seed, scale, steps, settings):
 
 
 def _trained(x, validation, seed, scale, steps, settings):
-    """A VAE and the last row of its history; KL(theta) is warmed up over the first half of the run."""
+    """A VAE and the last row of its history; KL(theta) is warmed up over the first half of the
+    run.
+    """
     epochs = _epochs(x, steps)
     settings = {"epochs": epochs, "batch_size": min(BATCH_SIZE, len(x)), **settings}
     stopping = settings.pop("early_stopping", False)
@@ -103,7 +145,9 @@ def _epochs(x, steps):
 
 
 def _map(x, seed, scale, steps, settings):
-    """The maximum a posteriori point under N(0, I) on all weights: where chains start, after half of the updates."""
+    """The maximum a posteriori point under N(0, I) on all weights: where chains start, after half
+    of the updates.
+    """
     return _trained(x, None, seed, scale, steps // 2, {"weight_penalty": 1.0, **settings})
 
 
@@ -114,7 +158,11 @@ def _ensemble(x, validation, seed, scale, steps, settings):
 
 def _from_map(x, validation, seed, scale, steps, settings):
     vae = bayesian_vae(_map(x, seed, scale, steps, settings)[0], "mean_field", **ALL_WEIGHTS)
-    how = {"epochs": _epochs(x, steps // 2), "batch_size": min(BATCH_SIZE, len(x)), "compile": _tier(scale)}
+    how = {
+        "epochs": _epochs(x, steps // 2),
+        "batch_size": min(BATCH_SIZE, len(x)),
+        "compile": _tier(scale),
+    }
     return fitted(vae, 20, seed), fit(vae, x, seed=seed, progress=False, **how).rows[-1]
 
 
@@ -123,7 +171,9 @@ def _tier(scale):
 
 
 def _swag(x, validation, seed, scale, steps, settings):
-    kernel = ConstantSteps(settings.pop("step_size"), temperature=0.0, burn_in=steps // 8, thin=max(1, steps // 80))
+    kernel = ConstantSteps(
+        settings.pop("step_size"), temperature=0.0, burn_in=steps // 8, thin=max(1, steps // 80)
+    )
     vae, row = _map(x, seed, scale, steps, settings)
     return swag(vae, x, kernel=kernel, seed=seed, compile=_tier(scale)), row
 
@@ -136,23 +186,31 @@ def _sghmc(x, validation, seed, scale, steps, settings):
 
 
 def _cyclical(x, validation, seed, scale, steps, settings):
-    kernel = CyclicalSteps(temperature=settings.pop("temperature"), cycle=max(8, steps // 10), draws_per_cycle=4)
+    kernel = CyclicalSteps(
+        temperature=settings.pop("temperature"), cycle=max(8, steps // 10), draws_per_cycle=4
+    )
     vae, row = _map(x, seed, scale, steps, settings)
     return stochastic_gradient_hmc(vae, x, kernel=kernel, seed=seed, compile=_tier(scale)), row
 
 
 def _several(sample):
-    """The same from the starts of five seeds, joined: draws around five modes, eight around each."""
+    """The same from the starts of five seeds, joined: draws around five modes, eight around
+    each.
+    """
 
     def joined(x, validation, seed, scale, steps, settings):
-        parts = [sample(x, validation, 100 * seed + i, scale, steps, dict(settings)) for i in range(5)]
+        parts = [
+            sample(x, validation, 100 * seed + i, scale, steps, dict(settings)) for i in range(5)
+        ]
         return mixture([posterior.thinned(8) for posterior, _ in parts]), parts[0][1]
 
     return joined
 
 
 def _kl_alone(x, validation, seed, scale, steps, settings):
-    """The published code of report 004: the likelihood at frozen weights, q(theta) moved by its KL alone."""
+    """The published code of report 004: the likelihood at frozen weights, q(theta) moved by its KL
+    alone.
+    """
     vae, row = _map(x, seed, scale, steps, settings)
     model = bayesian_vae(vae, "mean_field", **ALL_WEIGHTS)
     q, p = model.guide.weights, model.model.weights
@@ -166,6 +224,14 @@ def _kl_alone(x, validation, seed, scale, steps, settings):
     return ensemble([vae]), {**row, "kl_weights": kl.item() / len(x)}
 
 
-SAMPLERS = {"fit": _point_or_q, "ensemble": _ensemble, "from_map": _from_map, "swag": _swag, "sghmc": _sghmc,
-            "cyclical": _cyclical, "swags": _several(_swag), "chains": _several(_sghmc),
-            "kl_alone": _kl_alone}  # fmt: skip
+SAMPLERS = {
+    "fit": _point_or_q,
+    "ensemble": _ensemble,
+    "from_map": _from_map,
+    "swag": _swag,
+    "sghmc": _sghmc,
+    "cyclical": _cyclical,
+    "swags": _several(_swag),
+    "chains": _several(_sghmc),
+    "kl_alone": _kl_alone,
+}

@@ -1,9 +1,9 @@
 """How far is importance-sampled log p(x) from what its matrix products alone would take?
 
-Prints, for a model of 784-500-20 with 5000 draws a datum, one thread, rounds interleaved: process CPU time of the two
-products of the decoder (single precision, the very shapes) over that of the compiled block of log weights and its
-running sum; the median of the rounds with their range. 1 would be a decoder whose activations and likelihood cost
-nothing.
+Prints, for a model of 784-500-20 with 5000 draws a datum, one thread, rounds interleaved: process
+CPU time of the two products of the decoder (single precision, the very shapes) over that of the
+compiled block of log weights and its running sum; the median of the rounds with their range. 1
+would be a decoder whose activations and likelihood cost nothing.
 
     python tests/benchmarks/log_likelihood.py
 """
@@ -43,7 +43,10 @@ def main() -> None:
                 weights.summary()
             ratios.append((middle - start) / (time.process_time() - middle))
     ratios = ratios[1:]  # the first round warms up
-    print(f"products / log p(x) {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    print(
+        f"products / log p(x) {statistics.median(ratios):.2f} ({min(ratios):.2f} to "
+        f"{max(ratios):.2f})"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What does a training step cost when the decoder's weights have a posterior?
 
-Prints, for a model of 784-500-20 with minibatches of 100, one thread, rounds interleaved: process CPU milliseconds a
-step, and its ratio to the step of the same model with point weights, for each posterior over the weights and way to
-draw them; the median of the rounds, the ratio with its range.
+Prints, for a model of 784-500-20 with minibatches of 100, one thread, rounds interleaved: process
+CPU milliseconds a step, and its ratio to the step of the same model with point weights, for each
+posterior over the weights and way to draw them; the median of the rounds, the ratio with its range.
 
     python tests/benchmarks/weights.py [--tiers record,inductor] [--rounds 7]
 """
@@ -24,9 +24,18 @@ METHODS = {
     "point": {},
     "mean_field, N(0, I), local": {"weights": "mean_field", "weights_options": {"prior": "normal"}},
     "mean_field, learned scales, local": {"weights": "mean_field"},
-    "mean_field, learned scales, flipout": {"weights": "mean_field", "weights_options": {"estimator": "flipout"}},
-    "mean_field, learned scales, naive": {"weights": "mean_field", "weights_options": {"estimator": "naive"}},
-    "mean_field, scale mixture": {"weights": "mean_field", "weights_options": {"prior": "scale_mixture"}},
+    "mean_field, learned scales, flipout": {
+        "weights": "mean_field",
+        "weights_options": {"estimator": "flipout"},
+    },
+    "mean_field, learned scales, naive": {
+        "weights": "mean_field",
+        "weights_options": {"estimator": "naive"},
+    },
+    "mean_field, scale mixture": {
+        "weights": "mean_field",
+        "weights_options": {"prior": "scale_mixture"},
+    },
     "matrix_normal": {"weights": "matrix_normal", "weights_options": {"prior": "normal"}},
     "low_rank": {"weights": "low_rank", "weights_options": {"prior": "normal"}},
 }
@@ -39,12 +48,17 @@ def step(tier: str, **config: object) -> RecordedStep:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tiers", default="record,inductor")
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    batches, scheduled = itertools.repeat(torch.rand(100, 28, 28).round()), torch.tensor([[1.0, 1.0, 1e-4, 0.0]])
+    batches, scheduled = (
+        itertools.repeat(torch.rand(100, 28, 28).round()),
+        torch.tensor([[1.0, 1.0, 1e-4, 0.0]]),
+    )
     with local_parameters():
         for tier in given.tiers.split(","):
             steps = {name: step(tier, **config) for name, config in METHODS.items()}
@@ -55,11 +69,17 @@ def main() -> None:
             for name in METHODS:
                 ratios = sorted(each[name] / each["point"] for each in rounds)
                 median = statistics.median(each[name] for each in rounds)
-                print(f"{tier:8}  {name:36} {median:7.2f} ms  {statistics.median(ratios):5.2f} times the point's"
-                      f" ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)  # fmt: skip
+                print(
+                    f"{tier:8}  {name:36} {median:7.2f} ms  {statistics.median(ratios):5.2f} "
+                    "times the point's"
+                    f" ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+                    flush=True,
+                )
 
 
-def milliseconds(each: RecordedStep, batches: "itertools.repeat[torch.Tensor]", scheduled: torch.Tensor) -> float:
+def milliseconds(
+    each: RecordedStep, batches: "itertools.repeat[torch.Tensor]", scheduled: torch.Tensor
+) -> float:
     start = time.process_time()
     for _ in range(STEPS):
         each(batches, scheduled, [1e-3])
