@@ -25,7 +25,7 @@ from ppl_vae import VAE, VAEConfig, build, fit, load, save
 from ppl_vae.cli import main
 from ppl_vae.guides import LatentSite, latent_sites
 from ppl_vae.handlers.enumeration import replayed_trace
-from ppl_vae.objectives import evidence_terms
+from ppl_vae.objectives import Objective, evidence_terms
 from ppl_vae.training.step import local_parameters
 
 LIMIT = 4.5  # standard errors: passed by chance by 7 of a million
@@ -226,6 +226,29 @@ class PriorBattery:
         start = self.vae().state_dict()
         moved = {name for name, p in recorded.named_parameters() if not torch.equal(p, start[name])}
         assert moved == {name for name, _ in recorded.named_parameters()}
+
+    @pytest.mark.parametrize("compile", ["off", "record"])
+    def test_a_step_is_that_of_torchs_optimiser(self, compile: str) -> None:
+        """Two full batches: each coordinate moves by its own gradient, however it is laid out."""
+        x, ours, theirs = pixels(20), self.vae(), self.vae().train()
+        fit(ours, x, batch_size=20, epochs=2, compile=compile, progress=False)
+        theirs.num_data = 20
+        optimizer = torch.optim.Adam([p for p in theirs.parameters() if p.requires_grad], 1e-3)
+        torch.manual_seed(0)
+        if hasattr(theirs.model.prior, "start_from"):
+            theirs.model.prior.start_from(x)
+        for epoch in range(2):
+            order = torch.randperm(20, generator=torch.Generator().manual_seed(epoch))
+            optimizer.zero_grad()
+            one, inverse_num_data = torch.tensor(1.0), torch.tensor(1 / 20)
+            with local_parameters():
+                loss, _ = Objective("B")(
+                    theirs.model, theirs.guide, x[order], one, one, inverse_num_data
+                )
+                loss.backward()
+            optimizer.step()
+        for (name, expected), found in zip(theirs.named_parameters(), ours.parameters()):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, msg=name)
 
     @pytest.mark.filterwarnings(
         "ignore::DeprecationWarning"

@@ -242,6 +242,45 @@ def test_a_file_that_may_not_grow_leaves_the_old_checkpoint_and_says_so(
     goes_on_as_if_nothing_had_been(run, tmp_path / "whole", 4)
 
 
+@pytest.mark.parametrize("spoilt", ["parameter", "sum", "buffer"])
+def test_what_is_not_finite_is_never_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spoilt: str
+) -> None:
+    """Whatever made it so, in the last moment before a save; the file that was there stays."""
+    vae = tiny(event_shape=(8, 8), network="conv")
+    save = Run.save
+
+    def spoil(run):
+        tensors = {
+            "parameter": next(vae.parameters()),
+            "sum": run.update.state()["exp_avg.0"],
+            "buffer": next(b for name, b in vae.named_buffers() if name.endswith("running_mean")),
+        }
+        if run.state.epoch == 2:
+            tensors[spoilt].data.view(-1)[0] = torch.nan
+        save(run)
+
+    monkeypatch.setattr(Run, "save", spoil)
+    with pytest.raises(FloatingPointError, match=r"not finite after 2 epochs.*not saved; last"):
+        fit(vae, pixels(10, (8, 8)), epochs=3, checkpoint=tmp_path, **RUN)
+    assert all(value.isfinite().all() for value in load(tmp_path).state_dict().values())
+    assert read_tensors(tmp_path / CHECKPOINT)[1]["run"]["epoch"] == 1
+
+
+def test_a_step_seen_late_is_the_step_that_is_named_and_is_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reports looked at when the epoch ends, as on a GPU, which is not waited for at each step."""
+    look = Run._check_reports
+    monkeypatch.setattr(
+        Run, "_check_reports", lambda run, running=0: None if running else look(run)
+    )
+    options = {**RUN, "learning_rate": lambda epoch: 0.01 if epoch < 1.4 else 1e30}
+    with pytest.raises(FloatingPointError, match="loss not finite at epoch 2, batch 4:"):
+        fit(tiny(), pixels(100), epochs=3, checkpoint=tmp_path, **options)
+    assert epochs_saved(tmp_path) == 1
+
+
 def test_a_history_that_cannot_be_written_is_said_in_one_line_too(tmp_path: Path) -> None:
     go_on(tmp_path, 1)
     (tmp_path / "history.csv").unlink()

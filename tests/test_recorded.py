@@ -5,6 +5,7 @@ Knows steps and their tiers; must not know epochs or files. Eager Pyro is the tr
 """
 
 import logging
+import math
 import shutil
 
 import pyro
@@ -154,6 +155,21 @@ def test_a_program_recorded_in_training_mode_is_not_used_in_evaluation(fields):
         losses[mode] = pairs[0][0].item()
     assert losses[True] != losses[False]
     assert len(step._programs) == 2
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+def test_a_step_marked_as_failed_changes_nothing(optimizer):
+    """As the kernel is told on a GPU; unmarked, the same step is that of an update never told."""
+    found = []
+    for marks in ((None, None), (0.0, 0.0), (0.0, 1.0, 0.0)):
+        _, update = parts("standard_normal", {}, Objective("B"), optimizer)
+        gradients = [torch.ones_like(p) for p in update.parameters]
+        for mark in marks:
+            bad = [g * math.nan for g in gradients] if mark else gradients
+            update(bad, 0.01, None if mark is None else torch.tensor(mark))
+        found.append([*update.parameters, *update.state().values()])
+    assert all(torch.equal(a, b) for a, b in zip(found[0], found[1]))
+    assert all(torch.equal(a, b) for a, b in zip(found[0], found[2]))
 
 
 def test_control_flow_that_looks_at_data_falls_back_to_eager_with_one_line(caplog):

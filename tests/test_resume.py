@@ -233,6 +233,29 @@ def same(first, second):
 QUIET = {"batch_size": 10, "progress": False, "compile": "off"}
 
 
+class Transposed(nn.Module):
+    """A prior whose parameter's gradient comes transposed."""
+
+    def __init__(self, latent_size):
+        super().__init__()
+        self.a = nn.Parameter(torch.linspace(-1, 1, 3 * latent_size).reshape(3, latent_size))
+        self.register_buffer("s", torch.linspace(-2, 1, 3 * latent_size).reshape(latent_size, 3))
+
+    def forward(self):
+        location = (self.a.t() * self.s).sum(1)
+        return pyro.sample("z", dist.Normal(location, 1.0).to_event(1))
+
+
+@pytest.mark.parametrize("tier", ["off", "record"])
+def test_gradients_of_any_layout_resume_bit_for_bit(tmp_path, tier):
+    x, whole, vae, again = pixels(40), *(tiny(Transposed) for _ in range(3))
+    options = {**QUIET, "compile": tier}
+    expected = fit(whole, x, epochs=4, **options)
+    fit(vae, x, epochs=2, checkpoint=tmp_path, **options)
+    found = fit(again, x, epochs=4, checkpoint=tmp_path, resume=True, **options)
+    assert same_rows(found, expected) and same(whole, again)
+
+
 def test_a_finished_run_continues_to_more_epochs(tmp_path):
     x, whole, vae, again = pixels(40), tiny(), tiny(), tiny()
     expected = fit(whole, x, epochs=5, **QUIET)

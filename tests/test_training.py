@@ -7,17 +7,75 @@ own.
 
 import csv
 import math
+import shutil
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 
+from ppl_vae.checkpoint import CHECKPOINT, load
 from ppl_vae.checks import InputError
 from ppl_vae.objectives import Objective
 from ppl_vae.training import fit
 from tests.examples import PRIORS, pixels, tiny
 from tests.truths import probabilistic_pca_optimum
+
+
+class Strided(torch.nn.Module):
+    """p(z) = N(sum of what is read from parameters in ways that give gradients of every layout,
+    1).
+    """
+
+    def __init__(self, latent_size):
+        super().__init__()
+        drawn = torch.Generator().manual_seed(3)
+
+        def numbers(*shape):
+            return torch.randn(*shape, generator=drawn)
+
+        shapes = {
+            "transposed": (3, latent_size),
+            "broadcast": (latent_size, 1),
+            "expanded": (1, latent_size),
+            "summed": (4, latent_size),
+            "product": (latent_size, 3),
+            "negated": (latent_size, 2),
+        }
+        for name, shape in shapes.items():
+            self.register_parameter(name, torch.nn.Parameter(numbers(*shape)))
+        views = {
+            "turned": numbers(3, latent_size).t(),
+            "sliced": numbers(latent_size, 6)[:, ::2],
+            "repeated": numbers(latent_size, 1).expand(latent_size, 3),
+        }
+        for name, value in views.items():
+            self.register_parameter(name, torch.nn.Parameter(value))
+        self.register_buffer("weight", numbers(latent_size, 3))
+
+    def forward(self):
+        weight = self.weight
+        location = (self.transposed.t() * weight).sum(1) + (self.broadcast * weight).sum(1)
+        location = location + (self.expanded.expand(3, -1).t() * weight).sum(1)
+        location = location + self.summed.sum(0) + torch.einsum("ij,kj->i", self.product, weight)
+        location = location + (self.turned * weight).sum(1) + (self.sliced * weight).sum(1)
+        location = location + (self.repeated * weight).sum(1)
+        turned = torch.view_as_complex(self.negated).conj().imag
+        location = location + 2 * turned
+        return pyro.sample("z", dist.Normal(location, 1.0).to_event(1))
+
+
+class Root(torch.nn.Module):
+    """p(z) = N(|a|, 1) as sqrt(a a): at a = 0 a finite value, whose gradient is NaN."""
+
+    def __init__(self, latent_size):
+        super().__init__()
+        self.a = torch.nn.Parameter(torch.zeros(latent_size))
+        self.b = torch.nn.Parameter(torch.ones(latent_size))
+
+    def forward(self):
+        location = (self.a * self.a).sqrt() + self.b
+        return pyro.sample("z", dist.Normal(location, 1.0).to_event(1))
 
 
 def quietly(vae, data, **arguments):
@@ -108,6 +166,37 @@ class TestWhatIsOptimised:
             reference.step()
         for name, value in theirs.state_dict().items():
             torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-4, atol=2e-5)
+
+    @pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+    @pytest.mark.parametrize("tier", ["off", "record", "inductor", "flat"])
+    def test_steps_are_torchs_however_the_program_reads_its_parameters(
+        self, optimizer, tier, monkeypatch
+    ):
+        """Gradients that come transposed, broadcast, expanded, from an einsum, summed or with their
+        sign pending, and parameters that are views of other memory: each coordinate moves by its
+        own gradient.
+        """
+        if tier in ("inductor", "flat") and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+            pytest.skip("no C++ compiler")
+        monkeypatch.setattr("ppl_vae.training.tiers.SMALL", 0 if tier == "inductor" else 50_000)
+        ours, theirs = (tiny(Strided, num_data=12) for _ in range(2))
+        for p in theirs.parameters():
+            p.data = p.data.contiguous()
+        x, steps, kinds = pixels(12), 3, {"adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad}
+        options = {"epochs": steps, "batch_size": 12, "learning_rate": 0.02, "optimizer": optimizer}
+        history = quietly(ours, x, compile="inductor" if tier == "flat" else tier, **options)
+        assert history.tier == ("inductor" if tier == "flat" else tier)
+        reference = kinds[optimizer](theirs.train().parameters(), lr=0.02)
+        torch.manual_seed(0)
+        for epoch in range(steps):
+            order = torch.randperm(12, generator=torch.Generator().manual_seed(epoch))
+            weights = torch.tensor(1.0), torch.tensor(1.0), torch.tensor(1 / 12)
+            reference.zero_grad()
+            Objective("B")(theirs.model, theirs.guide, x[order], *weights)[0].backward()
+            reference.step()
+        for name, value in theirs.state_dict().items():
+            found = ours.state_dict()[name]
+            torch.testing.assert_close(found, value, rtol=1e-4, atol=2e-5, msg=name)
 
     def test_the_penalty_moves_parameters_the_loss_does_not_reach(self):
         class Unused(torch.nn.Module):
@@ -278,6 +367,54 @@ class TestStopping:
         )
         assert "last good checkpoint: none" in message and "\n" not in message
         assert all(torch.isfinite(p).all() for p in vae.parameters())
+
+    @pytest.mark.parametrize("tier", ["off", "record", "inductor", "flat"])
+    def test_a_gradient_that_is_not_finite_is_not_taken(self, tmp_path, tier, monkeypatch):
+        """At the second step, whose parameter starts at 0 again; under a finite loss."""
+        if tier in ("inductor", "flat") and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+            pytest.skip("no C++ compiler")
+        monkeypatch.setattr("ppl_vae.training.tiers.SMALL", 0 if tier == "inductor" else 50_000)
+        vae = tiny(Root)
+        before = {name: value.clone() for name, value in vae.state_dict().items()}
+        compile = "inductor" if tier == "flat" else tier
+        with pytest.raises(FloatingPointError, match="gradient not finite at epoch 1, batch 1: lo"):
+            quietly(vae, pixels(25), batch_size=5, compile=compile, checkpoint=tmp_path / "run")
+        assert all(torch.equal(value, vae.state_dict()[n]) for n, value in before.items())
+        assert not list((tmp_path / "run").glob("checkpoint*"))
+
+    @pytest.mark.parametrize("tier", ["off", "record"])
+    def test_a_gradient_whose_square_overflows_is_not_taken(self, tier):
+        """It would be infinite in Adam's second moment ever after."""
+
+        def steep(latent_size):
+            a = pyro.param("a", torch.zeros(latent_size))
+            return pyro.sample("z", dist.Normal(1e25 * a, 1e-6).to_event(1))
+
+        vae = tiny(steep)
+        with pytest.raises(FloatingPointError, match="gradient not finite"):
+            quietly(vae, pixels(5), epochs=1, compile=tier)
+        assert all((p == 0).all() for name, p in vae.named_parameters() if name.endswith(".a"))
+
+    @pytest.mark.parametrize("tier", ["off", "record"])
+    @pytest.mark.parametrize("batch", [1, 2, 3])
+    def test_a_rate_that_overflows_leaves_the_last_checkpoint(self, tmp_path, tier, batch):
+        def rate(epoch):
+            return 1e39 if epoch >= 1 + (batch - 1) / 3 - 1e-6 else 1e-3
+
+        vae, folder = tiny(), tmp_path / "run"
+        options = {"epochs": 2, "batch_size": 10, "compile": tier}
+        with pytest.raises(FloatingPointError, match=f"1e[+]39 at epoch 2, batch {batch};.*safet"):
+            quietly(vae, pixels(30), checkpoint=folder, learning_rate=rate, **options)
+        expected = tiny()
+        quietly(expected, pixels(30), **{**options, "epochs": 1})
+        assert same(load(folder), expected)
+        assert all(p.isfinite().all() for p in vae.parameters())
+
+    def test_a_buffer_of_infinities_is_no_fault(self, tmp_path):
+        vae = tiny()
+        vae.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+        quietly(vae, pixels(10), epochs=1, checkpoint=tmp_path)
+        assert (tmp_path / CHECKPOINT).exists()
 
     def test_it_names_the_last_good_checkpoint(self, tmp_path):
         class Failing(torch.nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from ppl_vae.training.optimizers import Update
 from ppl_vae.training.recorded import Noise, compiled, lift_noise, record
-from ppl_vae.training.step import ObjectiveModule, RecordedStep, record_gradients
+from ppl_vae.training.step import ObjectiveModule, RecordedStep, record_gradients, went_wrong
 
 __all__ = ["SMALL", "FlatStep"]
 
@@ -137,7 +137,7 @@ def _unrolled(
         buffers, batches = rest[:num_buffers], rest[num_buffers : num_buffers + calls]
         scheduled, rates, *noise = rest[num_buffers + calls :]
         each = len(noise) // calls
-        reports = []
+        reports, wrong = [], torch.zeros((), dtype=torch.bool)
         for k in range(calls):
             own = [
                 part.view(shape)
@@ -145,14 +145,12 @@ def _unrolled(
             ]
             drawn = noise[k * each : (k + 1) * each]
             report, *gradients = graph(*own, *buffers, batches[k], scheduled[k], *drawn)
-            updated = update.formula(
-                vectors, torch.cat([g.reshape(-1) for g in gradients]), rates[k]
-            )
-            good = torch.isfinite(
-                report[0]
-            )  # a step that went wrong leaves the parameters as they were
+            gradient = torch.cat([g.reshape(-1) for g in gradients])
+            report = torch.cat([report, gradient.square().sum().sqrt()[None]])
+            updated = update.formula(vectors, gradient, rates[k])
+            wrong = wrong | went_wrong(report)  # and those after it are not made, either
             vectors = [
-                torch.where(good, after, before)
+                torch.where(wrong, before, after)
                 for after, before in zip(updated, vectors, strict=True)
             ]
             reports.append(report)

@@ -13,7 +13,21 @@ from torch import Tensor
 
 from ppl_vae import checks
 
-__all__ = ["OPTIMIZERS", "Update"]
+__all__ = ["OPTIMIZERS", "Update", "laid_out"]
+
+
+def laid_out(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The same gradients, each with the strides of its parameter; what has them is not copied.
+
+    The fused kernels walk the memory of parameters, gradients and sums side by side, while a
+    gradient may come as any view: transposed, expanded, or with its sign still to be taken.
+    """
+    return [
+        g
+        if g.stride() == p.stride() and not g.is_neg()
+        else g.clone(memory_format=torch.contiguous_format).resolve_neg()
+        for p, g in zip(parameters, gradients, strict=True)
+    ]
 
 
 class _Adam:
@@ -40,6 +54,7 @@ class _Adam:
         state: list[list[Tensor]],
         group: dict[str, Any],
         rate: Any,
+        failed: Tensor | None,
     ) -> None:
         beta1, beta2 = group["betas"]
         fixed = {
@@ -58,6 +73,7 @@ class _Adam:
             lr=rate,
             beta1=beta1,
             beta2=beta2,
+            found_inf=failed,
             **fixed,
         )
 
@@ -89,12 +105,14 @@ class _Adagrad:
         state: list[list[Tensor]],
         group: dict[str, Any],
         rate: Any,
+        failed: Tensor | None,
     ) -> None:
         fixed = {
             "lr_decay": 0.0,
             "weight_decay": group["weight_decay"],
             "eps": group["eps"],
             "maximize": False,
+            "found_inf": failed,
         }
         torch._fused_adagrad_(parameters, gradients, state[1], state[0], lr=rate, **fixed)
 
@@ -115,12 +133,15 @@ class Update:
 
     With `weight_decay` = lambda / N and a loss in nats per datum this is maximum a posteriori under
     N(0, 1/lambda) on every parameter, counted once for all data. The learning rate is given at each
-    call, a number, or a tensor where the call is captured.
+    call, a number, or a tensor where the call is captured. Parameters that are views of other
+    memory (transposed, expanded, sliced) get memory of their own, in the order of their indices.
     """
 
     def __init__(self, name: str, parameters: Sequence[Tensor], weight_decay: float) -> None:
         self._kind = OPTIMIZERS[checks.choice("optimizer", name, OPTIMIZERS)]
         self.parameters = list(parameters)
+        for p in self.parameters:
+            p.data = p.data.contiguous()
         self.optimizer: torch.optim.Optimizer = self._kind.make(self.parameters, weight_decay)
         self._group = self.optimizer.param_groups[0]
         self._read_state()
@@ -133,10 +154,22 @@ class Update:
         self._state = [[state[p][key] for p in self.parameters] for key in self._kind.keys]
 
     @torch.no_grad()
-    def __call__(self, gradients: Sequence[Tensor], learning_rate: float | Tensor) -> None:
-        """One step in place."""
-        torch._foreach_add_(self._state[0], 1)
-        self._kind.kernel(self.parameters, list(gradients), self._state, self._group, learning_rate)
+    def __call__(
+        self,
+        gradients: Sequence[Tensor],
+        learning_rate: float | Tensor,
+        failed: Tensor | None = None,
+    ) -> None:
+        """One step in place, by gradients as `laid_out` gives them.
+
+        Where `failed`, a scalar on the parameters' device, is 1, nothing changes: the kernel looks
+        at it there, so that nobody has to wait for the device.
+        """
+        made = 1 if failed is None else 1 - failed
+        torch._foreach_add_(self._state[0], made)
+        self._kind.kernel(
+            self.parameters, list(gradients), self._state, self._group, learning_rate, failed
+        )
 
     def state(self) -> dict[str, Tensor]:
         """The optimiser's tensors by name, for a checkpoint."""

@@ -108,6 +108,10 @@ def _changes_nothing(node: fx.Node) -> fx.Node | None:
         return source.args[0] if isinstance(source.args[0], fx.Node) else None
     if _value(node) is None or _value(source) is None or _value(source).dtype != _value(node).dtype:
         return None
+    # a sum with 0 may lay its result out anew, and who takes the graph's outputs relies on how they
+    # were laid out when it was recorded
+    if _value(source).stride() != _value(node).stride():
+        return None
     if name in ("aten.expand.default", "aten.view.default", "aten._unsafe_view.default"):
         return source if _value(source).shape == _value(node).shape else None
     neutral = {

@@ -7,7 +7,7 @@ inside or of the order in which a loop calls it.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ from ppl_vae.vae import VAE, evaluating, pixels
 __all__ = ["Run"]
 
 VALIDATION_ROWS = 1000
+# No optimiser moves a coordinate by more than a few learning rates at once, so that up to here one
+# step takes no parameter of single precision beyond the largest number.
+LARGEST_RATE = 1e35
 HISTORY = "history.csv"
 
 
@@ -70,6 +73,7 @@ class Run:
         self.ranks, self.state = Ranks.current(), RunState()
         self.ranks.check(len(data), settings.batch_size)
         self._scheduled: tuple[list[Any], Tensor] = [], torch.empty(0)
+        self._unseen: list[Tensor] = []  # reports nobody has looked at yet, one a call of the step
 
     def start(self, resume: bool) -> None:
         """Seed, check the programs once with validation on, read the checkpoint if resuming, and
@@ -97,6 +101,7 @@ class Run:
         started = bool(history.rows or self.state.batch)
         if hasattr(self.vae.model.prior, "start_from") and not started:
             self.vae.model.prior.start_from(self.data)
+        self._finite_names = set(self._finite_tensors())
         self.ranks.copy_first([*self.vae.parameters(), *self.vae.buffers()])
         if isinstance(self.schedules["kl_weight"], Constrained):
             self.schedules["kl_weight"].memory = self.state.constraint
@@ -157,17 +162,23 @@ class Run:
 
     def learning_rates(self, epochs: Sequence[float]) -> list[float]:
         """The learning rate at each of these times."""
-        rate = self.schedules["learning_rate"]
-        return [checks.number("learning_rate", rate(epoch), 0.0) for epoch in epochs]
+        schedule = self.schedules["learning_rate"]
+        rates = [checks.number("learning_rate", schedule(epoch), 0.0) for epoch in epochs]
+        for k, rate in enumerate(rates):
+            if rate > LARGEST_RATE:
+                self._check_reports()
+                batch = self.state.batch + k + 1
+                self._fail(f"learning rate {rate:g} at {self._place(batch)}; the step is not taken")
+        return rates
 
     def add(self, reports: Tensor, sizes: list[int]) -> None:
-        """Add a call's reports to the sums of the epoch; stop at a loss that is not finite."""
+        """Add a call's reports to the sums of the epoch; stop at a step that went wrong."""
         state = self.state
-        if (
-            self.device.type == "cpu" or state.batch % 100 == 0
-        ):  # each look at a GPU's values waits for it
-            self._check_finite(reports)
-        for report, size in zip(reports, sizes, strict=True):
+        self._unseen.append(reports)
+        # each look at a GPU's values waits for it
+        if self.device.type == "cpu" or state.batch % 100 == 0:
+            self._check_reports(len(sizes))
+        for report, size in zip(reports[:, :-1], sizes, strict=True):
             if isinstance(self.schedules["kl_weight"], Constrained):
                 self.schedules["kl_weight"].observe(
                     dict(zip(self.step.names, report.tolist(), strict=True))
@@ -195,28 +206,54 @@ class Run:
         values = (self.state.sums / self.state.rows).tolist()
         return dict(zip(self.step.names[1:], values[1:], strict=True))
 
-    def _check_finite(self, reports: Tensor) -> None:
-        for k, report in enumerate(reports.tolist()):
-            if math.isfinite(report[0]):
+    def _check_reports(self, running: int = 0) -> None:
+        """Look at the reports nobody has looked at; the last `running` are of batches not counted
+        yet.
+        """
+        if not self._unseen:
+            return
+        reports, self._unseen = torch.cat(self._unseen).tolist(), []
+        first = self.state.batch + running - len(reports)
+        for k, (*report, norm) in enumerate(reports, start=1):
+            if math.isfinite(report[0]) and math.isfinite(norm):
                 continue
+            what = "gradient" if math.isfinite(report[0]) else "loss"
             terms = ", ".join(
                 f"{name} {value:.4g}" for name, value in zip(self.step.names, report, strict=True)
             )
-            saved = (
-                self.folder / CHECKPOINT
-                if self.folder and (self.folder / CHECKPOINT).exists()
-                else "none"
+            self._fail(
+                f"{what} not finite at {self._place(first + k)}: {terms}, norm of the gradient "
+                f"{norm:.4g}; the step is not taken"
             )
-            raise FloatingPointError(
-                f"loss not finite at epoch {self.state.epoch + 1}, batch "
-                f"{self.state.batch + k + 1}: {terms}; "
-                f"last good checkpoint: {saved}; "
-                "try a smaller learning_rate, KL warm-up, or a scale floor in the likelihood"
+
+    def _place(self, batch: int) -> str:
+        return f"epoch {self.state.epoch + 1}, batch {batch}"
+
+    def _fail(self, what: str) -> NoReturn:
+        saved = self.folder / CHECKPOINT if self.folder else None
+        raise FloatingPointError(
+            f"{what}; last good checkpoint: {saved if saved and saved.exists() else 'none'}; "
+            "try a smaller learning_rate, KL warm-up, or a scale floor in the likelihood"
+        )
+
+    def _finite_tensors(self) -> list[str]:
+        """Names of those tensors of the model and the optimiser that have finite values alone."""
+        tensors = {**self.vae.state_dict(), **self.update.state()}
+        return [name for name, tensor in tensors.items() if torch.isfinite(tensor).all()]
+
+    def _check_tensors(self) -> None:
+        """Stop where a tensor that was finite at the start is not; a mask of infinities may be."""
+        lost = self._finite_names - set(self._finite_tensors())
+        if lost:
+            self._fail(
+                f"{', '.join(sorted(lost)[:3])} not finite after {self.state.epoch} epochs and "
+                f"{self.state.batch} batches, which is not saved"
             )
 
     def end_epoch(self, seconds: float) -> None:
         """Write the epoch's row, validate, and see whether to stop."""
         state = self.state
+        self._check_reports()
         self.ranks.mean_buffers(self.vae)
         position = float(state.epoch + 1)
         row: dict[str, Any] = {
@@ -266,11 +303,17 @@ class Run:
     def _consider_stopping(self, value: float) -> None:
         state = self.state
         if value > state.best_value:
+            self._check_tensors()
             state.best_value, state.history.best_epoch = value, state.epoch
             state.best = {
                 name: tensor.detach().clone() for name, tensor in self.vae.state_dict().items()
             }
         elif state.epoch - (state.history.best_epoch or 0) >= (self.settings.early_stopping or 0):
+            if state.history.best_epoch is None:
+                self._fail(
+                    f"validation bound {value:.4g}, not finite in any of {state.epoch} epochs, so "
+                    "that early stopping has no best epoch"
+                )
             state.history.stopped = (
                 f"no better validation bound for {self.settings.early_stopping} epochs"
             )
@@ -279,6 +322,8 @@ class Run:
         """Write checkpoint and history, if the run has a folder; of several ranks, the first
         writes.
         """
+        self._check_reports()
+        self._check_tensors()
         if self.folder and self.ranks.first:
             save_run(self.folder, self.vae, self.update, self.state, self.plain_settings())
             self.state.history.write(self.folder / HISTORY)

@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from ppl_vae.handlers.reduced_precision import BFloat16Products
 from ppl_vae.objectives import Objective
-from ppl_vae.training.optimizers import Update
+from ppl_vae.training.optimizers import Update, laid_out
 from ppl_vae.training.ranks import Ranks
 from ppl_vae.training.recorded import compiled, lift_noise, record
 from ppl_vae.vae import VAE
@@ -46,10 +46,12 @@ VALIDATION = (
 
 
 class Step(Protocol):
-    """`calls` consecutive updates; returns their reports, (calls, R) in nats per datum, the loss in
-    column 0.
+    """`calls` consecutive updates; returns their reports, (calls, R) in nats per datum: the loss in
+    column 0, in the last column the norm of its gradient.
 
-    `batches` gives x (M, *event_shape), `scheduled` (calls, 4) the values named by `SCHEDULED`.
+    An update is made only where both are finite: a step that went wrong leaves the parameters, and
+    what the optimiser remembers, as they were. `batches` gives x (M, *event_shape), `scheduled`
+    (calls, 4) the values named by `SCHEDULED`.
     """
 
     names: list[str]
@@ -96,6 +98,19 @@ class ObjectiveModule(nn.Module):
         return tuple(m.training for m in self.modules())
 
 
+def loss_gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """d loss / d parameters, as an update takes them; 0 for a parameter the loss does not reach."""
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    return laid_out(gradients, parameters)
+
+
+def went_wrong(report: Tensor) -> Tensor:
+    """Whether a report (R,) is that of a step whose loss or gradient is not finite, a truth
+    value.
+    """
+    return ~torch.isfinite(report[0] + report[-1])
+
+
 class EagerStep:
     """Handlers, programs and autograd run at every step."""
 
@@ -104,28 +119,49 @@ class EagerStep:
     def __init__(self, module: ObjectiveModule, update: Update, ranks: Ranks | None = None) -> None:
         self.module, self.update, self.ranks = module, update, ranks or Ranks()
         self.names: list[str] = []
+        first = update.parameters[0]
+        self.failed = torch.zeros((), device=first.device) if first.is_cuda else None
 
     def gradients(self, batch: Tensor, scheduled: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-        """(report (R,), gradients); a parameter the loss does not reach has gradient 0."""
+        """(report (R - 1,), gradients) of this rank's rows; a parameter the loss does not reach has
+        gradient 0.
+        """
         loss, report = self.module(batch, scheduled)
         self.names = ["loss", *report]
-        gradients = torch.autograd.grad(
-            loss, self.update.parameters, allow_unused=True, materialize_grads=True
-        )
+        gradients = loss_gradients(loss, self.update.parameters)
         return torch.stack([loss.detach(), *report.values()]), gradients
 
     def mean_gradients(self, batch: Tensor, scheduled: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-        """The same for the rows of all ranks."""
-        return self.ranks.mean(*self.gradients(batch, scheduled), rows=len(batch))
+        """(report (R,), gradients) of the rows of all ranks.
+
+        The gradient's norm, whose squares are summed in the gradient's own precision, is infinite
+        where the sums of an optimiser would be, too.
+        """
+        report, gradients = self.ranks.mean(*self.gradients(batch, scheduled), rows=len(batch))
+        norm = torch.stack(torch._foreach_norm(list(gradients))).square().sum().sqrt()
+        return torch.cat([report, norm.to(report)[None]]), gradients
+
+    def advance(
+        self, batch: Tensor, scheduled: Tensor, learning_rate: float | Tensor, failed: Tensor | None
+    ) -> Tensor:
+        """One update unless it went wrong; its report (R,).
+
+        On a GPU `failed` becomes 1 at the first step that went wrong, and no update is made from
+        then on.
+        """
+        report, gradients = self.mean_gradients(batch, scheduled)
+        if failed is not None:
+            torch.maximum(failed, went_wrong(report).to(failed), out=failed)
+            self.update(gradients, learning_rate, failed)
+        elif not went_wrong(report):
+            self.update(gradients, learning_rate)
+        return report
 
     def __call__(
         self, batches: Iterator[Tensor], scheduled: Tensor, learning_rates: Sequence[float]
     ) -> Tensor:
         """One update."""
-        report, gradients = self.mean_gradients(next(batches), scheduled[0])
-        if torch.isfinite(report[0]):  # a step that went wrong leaves the parameters as they were
-            self.update(gradients, learning_rates[0])
-        return report[None]
+        return self.advance(next(batches), scheduled[0], learning_rates[0], self.failed)[None]
 
     def release(self) -> None:
         """Nothing to give back."""
@@ -194,7 +230,7 @@ def record_gradients(
         }
         loss, report = functional_call(module, state, arguments[-2:])
         report_names[:] = ["loss", *report]
-        gradients = torch.autograd.grad(loss, own, allow_unused=True, materialize_grads=True)
+        gradients = loss_gradients(loss, own)
         return (torch.stack([loss.detach(), *report.values()]), *gradients)
 
     state = [*(p.detach() for p in parameters), *buffers.values()]

@@ -72,8 +72,9 @@ class CapturedStep:
     and replayed.
 
     The noise is drawn inside the graph by a generator the graph advances. Batches of another shape
-    than the first run without a graph. A loss that is not finite is seen by the loop, which stops,
-    but not before the update was made: to look first would be to wait for the device at every step.
+    than the first run without a graph. The kernel itself passes over the update of a step that went
+    wrong, and over all after it; the loop sees their reports later, since to look at each would be
+    to wait for the device at every step.
     """
 
     calls, warm_up = 1, 2
@@ -92,7 +93,7 @@ class CapturedStep:
             self._capture(x, scheduled)
         if self._graph is None or x.shape != self._x.shape:
             self._seen += 1
-            report = self.step(iter([x]), scheduled, learning_rates)
+            report = self._beside(x, scheduled, learning_rates)
             self.names = self.step.names
             return report
         self._x.copy_(x)
@@ -101,12 +102,22 @@ class CapturedStep:
         self._graph.replay()
         return self._report.clone()
 
+    def _beside(self, x: Tensor, scheduled: Tensor, learning_rates: Sequence[float]) -> Tensor:
+        """A step on a stream of its own, where a capture wants what runs before it to have been."""
+        here, beside = torch.cuda.current_stream(), torch.cuda.Stream()
+        beside.wait_stream(here)
+        with torch.cuda.stream(beside):
+            report = self.step(iter([x]), scheduled, learning_rates)
+        here.wait_stream(beside)
+        return report
+
     def _capture(self, x: Tensor, scheduled: Tensor) -> None:
         self._x, self._scheduled, self._rate = x.clone(), scheduled.clone(), x.new_zeros(())
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            report, gradients = self.step.mean_gradients(self._x, self._scheduled[0])
-            self.step.update(gradients, self._rate)
+        # of several ranks, another thread watches over their messages and calls the driver, too
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            scheduled = self._scheduled[0]
+            report = self.step.advance(self._x, scheduled, self._rate, self.step.failed)
             self._report = report[None]
         self._graph = graph
 
