@@ -21,6 +21,7 @@ __all__ = ["FILE_SPLITS", "check_file", "map_data", "read_arrays"]
 FILE_SPLITS = {".npy": ("shuffled", "ordered"), ".npz": ("given",)}
 PARTS = ("train", "validation", "test")
 EXPECTED = "an array written by numpy.save (.npy) or arrays written by numpy.savez (.npz)"
+SMALL_ARCHIVE, HIGHEST_RATIO = 2**28, 200  # bytes; of expanded to packed size
 SMALLEST = 10  # rows of which a tenth can be held out
 
 
@@ -97,7 +98,12 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:  # np.load by itself leaves a damaged archive open
             content = np.load(file)
-            arrays = {"array": content} if isinstance(content, np.ndarray) else dict(content)
+            if isinstance(content, np.ndarray):
+                arrays = {"array": content}
+            else:
+                arrays = _used_arrays(path, content)
+    except checks.InputError:
+        raise
     except Exception as error:  # numpy's readers raise a dozen kinds of errors on damaged files
         _refuse(path, error)
     odd = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
@@ -108,6 +114,34 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _used_arrays(path: Path, archive: np.lib.npyio.NpzFile) -> dict[str, np.ndarray]:
+    """The arrays of a .npz file that mean something here, each of them expanded only if its size is
+    what data of a file of this size can have.
+    """
+    if missing := [part for part in PARTS if part not in archive.files]:
+        how = "write it by numpy.savez(path, train=..., validation=..., test=...)"
+        checks.refuse(
+            f"data file {path}",
+            f"arrays {', '.join(archive.files) or 'none'}",
+            f"{', '.join(missing)} too",
+            how,
+        )
+    used = {*PARTS, *(f"{part}_labels" for part in PARTS)}
+    members = [
+        info for info in archive.zip.infolist() if info.filename.removesuffix(".npy") in used
+    ]
+    expanded = sum(info.file_size for info in members)
+    packed = sum(info.compress_size for info in members)
+    if expanded > SMALL_ARCHIVE and expanded > HIGHEST_RATIO * packed:
+        checks.refuse(
+            f"data file {path}",
+            f"{packed} bytes that expand to {expanded}",
+            f"arrays no more than {HIGHEST_RATIO} times as large as the file",
+            "write them by numpy.savez if they are data",
+        )
+    return {name: archive[name] for name in archive.files if name in used}
+
+
 def _refuse(path: Path, error: Exception) -> NoReturn:
     checks.refuse(f"data file {path}", f"{type(error).__name__}: {error}", EXPECTED)
 
@@ -115,14 +149,6 @@ def _refuse(path: Path, error: Exception) -> NoReturn:
 def _named_parts(
     path: Path, arrays: dict[str, np.ndarray]
 ) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    if missing := [part for part in PARTS if part not in arrays]:
-        how = "write it by numpy.savez(path, train=..., validation=..., test=...)"
-        checks.refuse(
-            f"data file {path}",
-            f"arrays {', '.join(arrays) or 'none'}",
-            f"{', '.join(missing)} too",
-            how,
-        )
     parts = [(_values(path, part, arrays[part]), arrays.get(f"{part}_labels")) for part in PARTS]
     first = parts[0][0]
     for part, (x, labels) in zip(PARTS, parts):
@@ -155,8 +181,9 @@ def _values(path: Path, name: str, array: np.ndarray) -> np.ndarray:
         checks.refuse(
             f"{name} in {path}", f"dtype {array.dtype}", "uint8 pixels, floats or booleans", hint
         )
+    largest = np.float64(checks.LARGEST)  # which half precision does not reach
     if (
-        array.dtype.kind == "f" and not (finite := np.abs(array) < checks.LARGEST).all()
+        array.dtype.kind == "f" and not (finite := np.abs(array) < largest).all()
     ):  # NaN is not below, either
         first = int(np.flatnonzero(~finite.reshape(len(array), -1).all(1))[0])
         got = f"{int((~finite).sum())} NaN, infinite or huge values, the first in row {first}"

@@ -19,6 +19,7 @@ __all__ = ["InputError", "refuse"]
 LARGEST = (
     1e15  # of a value of data: squares of such numbers can still be added up in single precision
 )
+LARGEST_INTEGER = 2**63 - 1
 
 
 class InputError(ValueError):
@@ -60,9 +61,16 @@ def choice(subject: str, value: object, choices: Iterable[str]) -> str:
 
 
 def integer(subject: str, value: object, minimum: int = 1) -> int:
-    """`value` as an int if it is an integer, numpy's included (not a bool), of at least
-    `minimum`.
+    """`value` as an int if it is an integer, numpy's included (not a bool), of at least `minimum`
+    and of no more than the 64 bits that sizes and counts have.
     """
+    whole = _integer_from(minimum, subject, value)
+    if whole > LARGEST_INTEGER:
+        refuse(subject, f"about 2^{whole.bit_length() - 1}", "an integer below 2^63")
+    return whole
+
+
+def _integer_from(minimum: int, subject: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
         refuse(subject, repr(value), f"an integer >= {minimum}")
     return int(value)
@@ -72,7 +80,7 @@ def seed(value: object, subject: str = "seed") -> int:
     """`value` if it is an integer from 0 to 2^32 - 1: what generators take, with room for epochs
     and ranks.
     """
-    number = integer(subject, value, 0)
+    number = _integer_from(0, subject, value)
     if number >= 2**32:
         refuse(subject, repr(value), "an integer from 0 to 4294967295")
     return number
@@ -95,7 +103,7 @@ def number(
     """`value` as a float if it is finite, at least (or, `exclusive`, above) `minimum` and at most
     `maximum`.
     """
-    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and _is_finite(value)
     if not good or not minimum <= value <= maximum or (exclusive and value == minimum):  # type: ignore[operator]
         low = "" if minimum == -math.inf else f" {'>' if exclusive else '>='} {minimum:g}"
         high = "" if maximum == math.inf else f" and at most {maximum:g}"
@@ -103,17 +111,26 @@ def number(
     return float(value)  # type: ignore[arg-type]
 
 
+def _is_finite(value: numbers.Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floating point numbers
+        return False
+
+
 def path(subject: str, value: object) -> Path:
     """`value` as a path."""
     if not isinstance(value, str | os.PathLike):
         refuse(subject, repr(value), "a path")
+    if "\0" in os.fsdecode(value):
+        refuse(subject, repr(value), "a path without a NUL character")
     return Path(value)
 
 
 def sizes(subject: str, value: object) -> tuple[int, ...]:
     """`value` as a tuple of positive integers; a single integer counts as a tuple of one."""
     items = (value,) if isinstance(value, numbers.Integral) else value
-    if not isinstance(items, Sequence) or isinstance(items, str):
+    if not isinstance(items, Sequence) or isinstance(items, str | bytes | bytearray):
         refuse(subject, repr(value), "a sequence of positive integers")
     return tuple(integer(f"{subject}[{i}]", item) for i, item in enumerate(items))
 
@@ -176,7 +193,9 @@ def latents(subject: str, z: object, latent_size: int, like: torch.Tensor) -> to
 
 
 def dense(subject: str, x: torch.Tensor) -> torch.Tensor:
-    """`x` if it is an ordinary tensor, not a sparse one."""
+    """`x` if it is an ordinary tensor, neither a sparse one nor one without values."""
+    if x.is_meta:
+        refuse(f"{subject}'s device", "meta", "a tensor with values", "read the data anew")
     if x.layout is not torch.strided:
         refuse(f"{subject}'s layout", str(x.layout), "a dense tensor", "use x.to_dense()")
     return x

@@ -126,6 +126,8 @@ def load_data(
     split = checks.choice(f"split of {name}", known[0] if split is None else split, known)
     checks.seed(seed)
     checks.choice("binarization", binarization, BINARIZATIONS)
+    if not isinstance(checksum, str):
+        checks.refuse("checksum", repr(checksum), "a text such as 'sha256:...', or '' for none")
     _check_meaning(name, binarization, num_data, "" if own else checksum)
     if own:
         name = str(Path(os.path.expanduser(name)).resolve())

@@ -30,7 +30,7 @@ from ppl_vae.checkpoint import (
 )
 from ppl_vae.cli.options import fit_options
 from ppl_vae.datasets import Dataset, load_data
-from ppl_vae.files import atomic_write, saved
+from ppl_vae.files import parse_json, saved
 from ppl_vae.vae import VAE, VAEConfig, build
 
 __all__ = ["Record", "RunFolder", "fit_defaults", "fresh_folder", "shaped_data"]
@@ -139,7 +139,7 @@ class RunFolder:
         """What config.json says; `InputError` if it is missing or damaged."""
         file = self.path / "config.json"
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = parse_json(file.read_bytes())
             config, data, arguments = (dict(values[part]) for part in ("config", "data", "fit"))
         except OSError:
             checks.refuse(
@@ -154,6 +154,9 @@ class RunFolder:
             )
         checks.options(f"data in {file}", data, ("name", "split", "binarization", "checksum"))
         checks.options(f"fit in {file}", arguments, fit_defaults())
+        for option in fit_options():
+            if option.annotation is bool and option.name in arguments:
+                checks.truth(f"{option.name} in {file}", arguments[option.name])
         return Record(config_from_json(config), data, fit_defaults() | arguments)
 
     def load(self, record: Record, trust_code: bool) -> VAE:
@@ -184,15 +187,18 @@ class RunFolder:
         paths = []
         for name, figure in figures.items():
             paths.append(self.path / "figures" / f"{name}.png")
-            with atomic_write(paths[-1]) as file:
+            with saved(paths[-1]) as file:
                 figure.savefig(file, format="png")
         return paths
 
     def write_posterior(self, idata: Any) -> Path:
         """Write an arviz object as posterior.nc; returns its path."""
         path = self.path / "posterior.nc"
-        with tempfile.TemporaryDirectory() as folder, atomic_write(path) as file:
+        with tempfile.TemporaryDirectory() as folder, saved(path) as file:
             whole = Path(folder) / path.name
-            idata.to_netcdf(str(whole))
+            try:
+                idata.to_netcdf(str(whole))
+            except RuntimeError as error:  # as its library says it of a disk that is full
+                raise OSError(f"{error} (a file in {folder})") from error
             file.write(whole.read_bytes())
         return path

@@ -11,7 +11,7 @@ from typing import Any
 
 from ppl_vae import __version__
 from ppl_vae.checks import refuse
-from ppl_vae.files import atomic_write
+from ppl_vae.files import atomic_write, parse_json
 from ppl_vae.study.cells import Cell
 
 
@@ -30,6 +30,18 @@ def write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def _is_entry(entry: Any, cell: Cell) -> bool:
+    """Whether a file's content has rows of this cell, and a number of seconds."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("rows"), list):
+        return False
+    own = {**cell.settings, "seed": cell.seed}
+    for row in entry["rows"]:
+        if not isinstance(row, dict) or any(row.get(axis) != own[axis] for axis in own):
+            return False
+    seconds = entry.get("cpu_seconds")
+    return isinstance(seconds, int | float) and not isinstance(seconds, bool)
+
+
 @dataclass(frozen=True)
 class Cache:
     """A folder of cells' rows."""
@@ -37,14 +49,16 @@ class Cache:
     path: Path
 
     def load(self, cell: Cell) -> dict[str, Any] | None:
-        """The cell's entry, {"rows": [...], "cpu_seconds": ...}; None if it is not there or cannot
-        be read.
+        """The cell's entry, {"rows": [...], "cpu_seconds": ...}; None if it is not there or is not
+        what `save` writes.
         """
         try:
-            entry = json.loads((self.path / f"{cell.key}.json").read_bytes())
-            return {"rows": list(entry["rows"]), "cpu_seconds": float(entry["cpu_seconds"])}
-        except (OSError, ValueError, KeyError, TypeError):
+            entry = parse_json((self.path / f"{cell.key}.json").read_bytes())
+        except (OSError, ValueError):
             return None
+        if not _is_entry(entry, cell):
+            return None
+        return {"rows": entry["rows"], "cpu_seconds": float(entry["cpu_seconds"])}
 
     def save(self, cell: Cell, rows: list[dict], cpu_seconds: float) -> None:
         """Keep a finished cell's rows; writing the same cell again changes nothing."""
