@@ -127,6 +127,7 @@ def _used_arrays(path: Path, archive: np.lib.npyio.NpzFile) -> dict[str, np.ndar
             how,
         )
     used = {*PARTS, *(f"{part}_labels" for part in PARTS)}
+    assert archive.zip is not None
     members = [
         info for info in archive.zip.infolist() if info.filename.removesuffix(".npy") in used
     ]

@@ -2,14 +2,17 @@
 nothing it reads.
 
 Knows files, hashes and a VAE's configuration; knows nothing of how a run goes on. Code of a user's
-own that a checkpoint names runs only if this user trained with that very file here (path and sha256
-remembered in the user's own folder) or says `trust_code=True`.
+own that a checkpoint names runs only if it is the very text that the checkpoint was trained with
+and this user trained with it here (`parts/trust.py`), or if the user says `trust_code=True`.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
 import json
+import logging
+import math
 import numbers
 import os
 from collections.abc import Iterator, Mapping
@@ -17,21 +20,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ppl_vae import __version__, checks
-from ppl_vae.files import atomic_write, saved
+from ppl_vae.files import parse_json, saved
 from ppl_vae.guides import POSTERIORS
+from ppl_vae.parts import trust
+from ppl_vae.parts.user_code import is_reference, only_code, reference_file
 from ppl_vae.priors import PRIORS
-from ppl_vae.priors.user_code import is_reference, reference_file
 from ppl_vae.vae import VAE, VAEConfig, build
 
 __all__ = [
     "CHECKPOINT",
+    "build_trusted",
     "load",
     "read_tensors",
     "remember_code",
@@ -40,8 +45,13 @@ __all__ = [
     "write_tensors",
 ]
 
+log = logging.getLogger(__name__)
+
 CHECKPOINT = "checkpoint.safetensors"
 FORMAT = "ppl-vae-1"
+PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Numbers that building may take up beside those that a file holds: what a prior's trial run needs.
+FREE_NUMBERS = 10_000_000
 # module references a checkpoint may hold: this library's own priors and posteriors, and no other
 # function of it or of any module, since a checkpoint also chooses the arguments
 TRUSTED_REFERENCES = {
@@ -71,14 +81,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and header of a file written by `write_tensors`. `InputError` if missing, damaged
     or another kind.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         checks.refuse(
             "checkpoint", f"no file {path}", "a file written by save or fit(checkpoint=...)"
         )
     expected = "a whole safetensors file of this library"
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("ppl_vae", "null"))
+            header = parse_json((file.metadata() or {}).get("ppl_vae", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         checks.refuse(
@@ -129,18 +139,51 @@ def config_from_json(values: Any) -> VAEConfig:
 
 
 def save(vae: VAE, path: str | os.PathLike[str]) -> None:
-    """Write configuration, parameters and buffers to one file at `path`, atomically."""
-    write_tensors(Path(path), vae.state_dict(), model_header(vae))
-    remember_code(vae.config)
+    """Write configuration, parameters and buffers to one file at `path`, atomically.
+
+    Raises `InputError` for a VAE with a part that its configuration does not name, or with a
+    parameter that is NaN, and where the disk does not take the file.
+    """
+    tensors = vae.state_dict()
+    _check_numbers("saving", tensors)
+    write_tensors(checks.path("path", path), tensors, model_header(vae))
+    remember_code(vae)
 
 
 def model_header(vae: VAE) -> dict[str, Any]:
-    """What a file needs besides tensors for `load` to build the VAE again."""
-    return {
-        "config": config_to_json(vae.config),
-        "num_data": vae.num_data,
-        "code": _code_hashes(vae.config),
-    }
+    """What a file needs besides tensors for `load` to build the VAE again; `InputError` if it would
+    be another one.
+    """
+    _check_parts(vae)
+    return {"config": config_to_json(vae.config), "num_data": vae.num_data, "code": vae.code}
+
+
+def remember_code(vae: VAE) -> None:
+    """Trust, from now on, the user's files whose code was run for this VAE."""
+    trust.remember(vae.code)
+
+
+def _check_parts(vae: VAE) -> None:
+    """`InputError` unless each part is the one that `build` made of the configuration."""
+    now, made = vae.parts(), vae.built
+    changed = [n for n in now.keys() | made.keys() if now.get(n) is not made.get(n)]
+    if changed:
+        first = min(changed, key=lambda name: (name.count("."), name))
+        checks.refuse(
+            "saving",
+            f"a VAE whose {first} is not the one that build made",
+            "the parts that its configuration stands for",
+            "a loaded VAE would be another one: build it with the part, "
+            "by VAEConfig, prior=... or posterior=...",
+        )
+
+
+def _check_numbers(subject: str, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and torch.isnan(tensor).any():
+            checks.refuse(
+                subject, f"NaN in {name}", "numbers", "use a checkpoint from before they appeared"
+            )
 
 
 def load(
@@ -150,127 +193,127 @@ def load(
     evaluation mode.
 
     `prior` and `posterior` stand in for objects that were given to `build` and that no reference
-    names. A user's file the checkpoint refers to is run only if unchanged since it was trained with
-    here, or with `trust_code=True`.
+    names. A user's file the checkpoint refers to is run only if it is unchanged since this user
+    trained the checkpoint with it here, or with `trust_code=True`.
     """
-    file = Path(path) / CHECKPOINT if Path(path).is_dir() else Path(path)
+    file = checks.path("path", path)
+    if os.path.isdir(file):
+        file = file / CHECKPOINT
     tensors, header = read_tensors(file)
     config = config_from_json(header.get("config"))
-    if not trust_code:
-        check_trusted(config, prior, posterior)
     num_data = header.get("num_data")
     if num_data is not None:
         checks.integer("checkpoint's num_data", num_data)
-    vae = build(config, prior=prior, posterior=posterior, num_data=num_data, seed=0)
     best = {
         n.removeprefix("training/best/"): t
         for n, t in tensors.items()
         if n.startswith("training/best/")
     }
     own = best or {n: t for n, t in tensors.items() if not n.startswith("training/")}
+    with _Allowance(FREE_NUMBERS + 10 * sum(t.numel() for t in own.values())):
+        vae = build_trusted(config, prior, posterior, header.get("code"), trust_code)
+    vae.num_data = num_data
     precisions = {t.dtype for t in own.values() if t.is_floating_point()}
-    if len(precisions) == 1:
+    if len(precisions) == 1 and precisions <= set(PRECISIONS):
         vae.to(precisions.pop())
+    _check_numbers(f"checkpoint {file}", own)
     load_state(vae, own, file)
     return vae.eval()
 
 
+def build_trusted(
+    config: VAEConfig,
+    prior: Any = None,
+    posterior: Any = None,
+    code: Any = None,
+    trust_code: bool = False,
+    seed: int = 0,
+) -> VAE:
+    """The VAE of a configuration read from a file, running no code that its user did not run here.
+
+    `code` is what the file says of the texts it was made with, path -> sha256; without it, any text
+    that the user trained with will do. `prior` and `posterior`, if given, stand in for the
+    configured ones, whose code is then not run.
+    """
+    if trust_code:
+        return build(config, prior=prior, posterior=posterior, seed=seed)
+    for reference, given in ((config.prior, prior), (config.posterior, posterior)):
+        if given is None and is_reference(reference):
+            _check_reference(reference)
+    texts = trust.trusted()
+    if code is not None:
+        said = code if isinstance(code, dict) else {}
+        texts = {path: [said[path]] for path in said if said[path] in texts.get(path, [])}
+    with only_code(texts, chosen=(prior, posterior)):
+        return build(config, prior=prior, posterior=posterior, seed=seed)
+
+
+def _check_reference(reference: str) -> None:
+    """`InputError` for a module that is not this library's, and for a file that is gone."""
+    path = reference_file(reference)
+    if path is None and reference not in TRUSTED_REFERENCES:
+        checks.refuse(
+            "checkpoint",
+            f"code in module '{reference}'",
+            "a part of this library",
+            "read the code, then load with trust_code=True (--trust-code), or pass "
+            "prior=..., posterior=...",
+        )
+    if path is not None and not path.is_file():
+        checks.refuse(
+            "checkpoint",
+            f"code in {path}, which is not there",
+            "the file it was trained with",
+            "or pass prior=..., posterior=...",
+        )
+
+
+class _Allowance(TorchDispatchMode):
+    """Refuses to make room for more numbers than a checkpoint can fill: what a header asks for is
+    not believed before its tensors are.
+    """
+
+    def __init__(self, numbers_left: int) -> None:
+        super().__init__()
+        self.numbers_left = numbers_left
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        first = func._schema.arguments[:1]
+        if first and first[0].name == "size":
+            self.numbers_left -= math.prod(args[0])
+        if self.numbers_left < 0:
+            checks.refuse(
+                "checkpoint",
+                "a configuration that is larger than its tensors",
+                "that of the tensors",
+                "use an earlier checkpoint",
+            )
+        return func(*args, **(kwargs or {}))
+
+
 def load_state(vae: VAE, tensors: Mapping[str, Tensor], source: Path) -> None:
-    """Copy parameters and buffers into the VAE; `InputError` if names or shapes differ."""
+    """Copy parameters and buffers into the VAE; `InputError` if names, shapes or types differ."""
     own = vae.state_dict()
     wrong = [
-        n
-        for n in own.keys() | tensors.keys()
-        if n not in own or n not in tensors or own[n].shape != tensors[n].shape
+        name
+        for name in own.keys() | tensors.keys()
+        if name not in own or name not in tensors or _kind(own[name]) != _kind(tensors[name])
     ]
     if wrong:
+        first = min(wrong)
+        got = str(_kind(tensors[first])) if first in tensors else "none"
         checks.refuse(
             f"checkpoint {source}",
-            f"other tensors ({', '.join(sorted(wrong)[:3])})",
-            "this configuration's tensors",
+            f"other tensors ({', '.join(sorted(wrong)[:3])}): {got}",
+            f"this configuration's tensors: {_kind(own[first]) if first in own else 'none'}",
         )
     vae.load_state_dict(dict(tensors))
 
 
-def _trust_file() -> Path:
-    return Path(
-        os.environ.get(
-            "PPL_VAE_TRUST", platformdirs.user_data_path("ppl-vae") / "trusted-code.json"
-        )
-    )
-
-
-def _code_hashes(config: VAEConfig) -> dict[str, str]:
-    files = [
-        reference_file(name) for name in (config.prior, config.posterior) if is_reference(name)
-    ]
-    return {
-        str(f): hashlib.sha256(f.read_bytes()).hexdigest()
-        for f in files
-        if f is not None and f.is_file()
-    }
-
-
-def _trusted() -> dict[str, list[str]]:
-    try:
-        known = json.loads(_trust_file().read_text())
-    except (OSError, ValueError):
-        return {}
-    return (
-        {k: v for k, v in known.items() if isinstance(v, list)} if isinstance(known, dict) else {}
-    )
-
-
-def remember_code(config: VAEConfig) -> None:
-    """Note, in this user's own folder, the path and sha256 of the files whose code this process ran
-    for `config`.
-    """
-    hashes = _code_hashes(config)
-    known = _trusted()
-    if all(sha in known.get(path, []) for path, sha in hashes.items()):
-        return
-    for path, sha in hashes.items():
-        known[path] = [*known.get(path, []), sha]
-    with atomic_write(_trust_file()) as file:
-        file.write(json.dumps(known, indent=1).encode())
-
-
-def check_trusted(config: VAEConfig, prior: Any = None, posterior: Any = None) -> None:
-    """`InputError` if a configuration read from a file names code that this user has not trained
-    with here.
-
-    `prior` and `posterior`, if given, stand in for the configured ones, whose code is then not run.
-    """
-    for reference, given in ((config.prior, prior), (config.posterior, posterior)):
-        if given is None and is_reference(reference):
-            _check_trusted(reference)
-
-
-def _check_trusted(reference: str) -> None:
-    path = reference_file(reference)
-    suggestion = (
-        "read the code, then load with trust_code=True (--trust-code), or pass "
-        "prior=..., posterior=..."
-    )
-    if path is None:
-        if reference not in TRUSTED_REFERENCES:
-            checks.refuse(
-                "checkpoint", f"code in module '{reference}'", "a prior of this library", suggestion
-            )
-    elif not path.is_file():
-        checks.refuse(
-            "checkpoint",
-            f"a prior in {path}, which is not there",
-            "the file it was trained with",
-            "or pass prior=...",
-        )
-    elif hashlib.sha256(path.read_bytes()).hexdigest() not in _trusted().get(str(path), []):
-        checks.refuse(
-            "checkpoint",
-            f"code in {path} that was not trained with here",
-            "a file this user trained with",
-            suggestion,
-        )
+def _kind(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.dtype, *tensor.shape
 
 
 @contextmanager
@@ -280,16 +323,31 @@ def run_lock(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        handle = _lock_file(folder / ".lock")
     except OSError as error:
         checks.refuse("run folder", str(folder), f"a folder that can be written ({error.strerror})")
-    with open(folder / ".lock", "w") as file:
+    with contextlib.closing(os.fdopen(handle)) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             checks.refuse(
                 f"run folder {folder}",
                 "another process at work in it",
                 "one process a folder",
                 "choose another --out",
             )
+        except OSError as error:
+            log.warning(
+                "%s cannot be locked (%s): nothing but you keeps a second process out of it",
+                folder,
+                error.strerror,
+            )
         yield
+
+
+def _lock_file(path: Path) -> int:
+    """An open file to lock; another user's, which cannot be written, can be locked as well."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY)

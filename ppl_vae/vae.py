@@ -6,6 +6,7 @@ for `SVI`, `Predictive` or `NUTS`.
 """
 
 import contextlib
+import copy
 import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -40,8 +41,8 @@ from ppl_vae.networks import (
     decoder_network,
     encoder_network,
 )
+from ppl_vae.parts.user_code import absolute_reference, check_attributes, fault, recorded_code
 from ppl_vae.priors import PRIORS, build_prior, find_prior, is_reference, resolve, wants
-from ppl_vae.priors.user_code import absolute_reference
 from ppl_vae.weights import bayesian_pair, check_options
 
 __all__ = ["VAE", "Decoder", "Guide", "Model", "VAEConfig", "build", "evaluating", "pixels"]
@@ -180,6 +181,15 @@ class VAE(nn.Module):
     def __init__(self, config: VAEConfig, model: Model, guide: Guide) -> None:
         super().__init__()
         self.config, self.model, self.guide = config, model, guide
+        # set by `build`: its parts as they were made, and the user's files (path -> sha256) it ran
+        self.built: dict[str, Any] = {}
+        self.code: dict[str, str] = {}
+
+    def parts(self) -> dict[str, Any]:
+        """Everything this VAE is put together from, by where it is."""
+        programs = {"model.prior": self.model.prior, "guide.posterior": self.guide.posterior}
+        modules = {name: module for name, module in self.named_modules() if name}
+        return {"config": self.config, **programs, **modules}
 
     @property
     def num_data(self) -> int | None:
@@ -188,6 +198,8 @@ class VAE(nn.Module):
 
     @num_data.setter
     def num_data(self, value: int | None) -> None:
+        if value is not None:
+            value = checks.integer("num_data", value)
         self.model.num_data = self.guide.num_data = value
 
     @torch.no_grad()
@@ -260,11 +272,34 @@ def build(
     `prior` and `posterior`, if given, are callables or `PyroModule`s used in place of the
     configured names: a prior runs inside the data plate and samples "z"; a posterior samples every
     latent site given x, inside the data plate or as a whole program with its own. `seed` makes the
-    initial parameters a function of it and leaves the global generator as it was. Raises
-    `InputError` for anything that cannot be built.
+    initial parameters a function of it and leaves the global generator as it was. An object that
+    is given is copied, so that no two VAEs share a parameter. Raises `InputError` for anything that
+    cannot be built.
     """
-    with _seeded(seed):
-        return _build(config, prior, posterior, num_data)
+    if num_data is not None:
+        num_data = checks.integer("num_data", num_data)
+    with _seeded(seed), recorded_code() as code:
+        vae = _build(config, prior, posterior, num_data)
+    _own_memory(vae)
+    vae.built, vae.code = vae.parts(), dict(code)
+    return vae
+
+
+def _own_memory(vae: VAE) -> None:
+    """Give each element of a parameter or buffer a place of its own: an expanded tensor's share
+    one, and cannot be loaded or trained.
+    """
+    for module in vae.modules():
+        for parameter in module.parameters(recurse=False):
+            if _overlaps(parameter):
+                parameter.data = parameter.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in list(module.named_buffers(recurse=False)):
+            if _overlaps(tensor):
+                module._buffers[name] = tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    return any(size > 1 and step == 0 for size, step in zip(tensor.shape, tensor.stride()))
 
 
 @contextlib.contextmanager
@@ -276,6 +311,8 @@ def _seeded(seed: int | None) -> Iterator[None]:
 
 
 def _build(config: VAEConfig, prior: Any, posterior: Any, num_data: int | None) -> VAE:
+    check_attributes("prior", prior)
+    check_attributes("posterior", posterior)
     c = dataclasses.replace(
         config, prior=_name(prior, config.prior), posterior=_name(posterior, config.posterior)
     )
@@ -290,7 +327,10 @@ def _build(config: VAEConfig, prior: Any, posterior: Any, num_data: int | None) 
         "init": c.init,
         "activation": c.activation,
     }
-    source, guide, borrowed = find_prior(_given(prior, c.prior, "prior")), None, {}
+    source, own = _copies(
+        _given(prior, c.prior, "prior"), _given(posterior, c.posterior, "posterior")
+    )
+    source, guide, borrowed = find_prior(source), None, {}
     if wants(
         source, "encode"
     ):  # the prior is made of the guide, so the guide comes first and stays its own
@@ -315,7 +355,6 @@ def _build(config: VAEConfig, prior: Any, posterior: Any, num_data: int | None) 
         )
         return _with_weights(VAE(c, Model(program, decoder, num_data), Guide(guide, num_data)))
     checks.options("posterior_options of your own posterior", c.posterior_options, ())
-    own: Any = _given(posterior, c.posterior, "posterior")
     own, opens_plate = own_posterior(own, sites, c.event_shape)
     if shared := getattr(program, "transforms", {}).keys() & getattr(own, "transforms", {}).keys():
         checks.refuse(
@@ -349,8 +388,23 @@ def _given(program: Any, name: str, subject: str) -> Any:
             f"pass {subject}=...",
         )
     if program is None and is_reference(name):
-        return resolve(name)
+        found = resolve(name, subject)
+        check_attributes(subject, found)
+        return found
     return name if program is None else program
+
+
+def _copies(*programs: Any) -> Any:
+    """The same programs, objects among them copied: what two share, their copies share too."""
+    try:
+        return copy.deepcopy(programs)
+    except Exception as error:
+        checks.refuse(
+            "prior or posterior",
+            fault(error),
+            "an object that can be copied, since each VAE has its own",
+            "give its class, or a function",
+        )
 
 
 def _name(program: Any, configured: str) -> str:

@@ -19,6 +19,7 @@ ROOMS = (
     "data_files",
     "array_files",
     "datasets",
+    "parts",
     "networks",
     "likelihoods",
     "handlers",

@@ -231,7 +231,7 @@ class TestHostileFiles:
             "subprocess:Popen",
             "pyro.distributions:Normal",
             "ppl_vae.checkpoint:load",
-            "ppl_vae.priors.user_code:resolve",
+            "ppl_vae.parts.user_code:resolve",
             "ppl_vae_elsewhere:Prior",
             "tests.examples:laplace",
         ],

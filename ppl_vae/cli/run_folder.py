@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from ppl_vae import __version__, checks
 from ppl_vae.checkpoint import (
     CHECKPOINT,
-    check_trusted,
+    build_trusted,
     config_from_json,
     config_to_json,
     load,
@@ -31,7 +31,7 @@ from ppl_vae.checkpoint import (
 from ppl_vae.cli.options import fit_options
 from ppl_vae.datasets import Dataset, load_data
 from ppl_vae.files import parse_json, saved
-from ppl_vae.vae import VAE, VAEConfig, build
+from ppl_vae.vae import VAE, VAEConfig
 
 __all__ = ["Record", "RunFolder", "fit_defaults", "fresh_folder", "shaped_data"]
 
@@ -163,9 +163,7 @@ class RunFolder:
         """The VAE as it was saved last; as it was at the start if it never was."""
         if self.has_checkpoint():
             return load(self.path, trust_code=trust_code)
-        if not trust_code:
-            check_trusted(record.config)
-        return build(record.config, seed=record.fit["seed"])
+        return build_trusted(record.config, trust_code=trust_code, seed=record.fit["seed"])
 
     def history(self) -> list[dict[str, str]]:
         """The rows of history.csv."""

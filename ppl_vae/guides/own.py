@@ -19,7 +19,7 @@ from ppl_vae.guides.sites import LatentSite
 from ppl_vae.handlers.kl_weight import DATA_PLATE
 from ppl_vae.handlers.modes import evaluating
 from ppl_vae.handlers.own_parameters import with_own_parameters
-from ppl_vae.priors.user_code import fault, is_program, made
+from ppl_vae.parts.user_code import fault, is_program, made
 
 __all__ = ["own_posterior"]
 
@@ -77,5 +77,5 @@ def _trace(program: Callable[[Tensor], Any], x: Tensor, in_plate: bool) -> pouti
             plate,
         ):
             return poutine.trace(program).get_trace(x)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         checks.refuse("posterior", fault(error), f"a program for x of shape {tuple(x.shape)}")

@@ -21,7 +21,7 @@ from ppl_vae import checks
 from ppl_vae.handlers.kl_weight import DATA_PLATE
 from ppl_vae.handlers.modes import evaluating
 from ppl_vae.handlers.own_parameters import with_own_parameters
-from ppl_vae.priors.user_code import fault
+from ppl_vae.parts.user_code import fault
 
 __all__ = ["LatentSite", "base_distribution", "latent_sites", "owner", "real_site"]
 
@@ -197,11 +197,11 @@ def _trace(
             return poutine.trace(program).get_trace()
     except checks.InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         checks.refuse("prior", fault(error), expected, hint or _hint(error))
 
 
-def _hint(error: Exception) -> str:
+def _hint(error: BaseException) -> str:
     text = str(error)
     shapes = isinstance(error, ValueError | RuntimeError) and any(
         word in text for word in SHAPE_WORDS

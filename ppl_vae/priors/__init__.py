@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from ppl_vae import checks
+from ppl_vae.parts.user_code import is_program, is_reference, made, resolve
 from ppl_vae.priors.binary_mixture import BinaryMixture
 from ppl_vae.priors.flow import Flow
 from ppl_vae.priors.gaussian_mixture import GaussianMixture
@@ -27,7 +28,6 @@ from ppl_vae.priors.sparse_beta import SparseBeta
 from ppl_vae.priors.standard_normal import StandardNormal
 from ppl_vae.priors.student_t import StudentT
 from ppl_vae.priors.two_level import TwoLevel
-from ppl_vae.priors.user_code import is_program, is_reference, made, resolve
 from ppl_vae.priors.vamp import Vamp
 
 __all__ = ["PRIORS", "build_prior", "find_prior", "is_reference", "resolve", "wants"]
@@ -76,7 +76,11 @@ def find_prior(prior: str | Callable[..., Any]) -> Any:
     """What a name or reference stands for; anything else as it is."""
     if not isinstance(prior, str):
         return prior
-    return resolve(prior) if is_reference(prior) else PRIORS[checks.choice("prior", prior, PRIORS)]
+    return (
+        resolve(prior, "prior")
+        if is_reference(prior)
+        else PRIORS[checks.choice("prior", prior, PRIORS)]
+    )
 
 
 def wants(prior: Any, offer: str) -> bool:
@@ -112,8 +116,9 @@ def _given(
         checks.refuse(
             f"prior {name}",
             f"no value for {', '.join(required)}",
-            "every argument without a default",
-            f"give it as --prior.{required[0]} or prior_options",
+            f"no argument without a default but {', '.join(offers)}",
+            f"a number or name is an option: prior_options={{'{required[0]}': ...}}, "
+            f"--prior.{required[0]}; data are given to no prior",
         )
     if inspect.isclass(prior):
         return made("prior", prior, **arguments)

@@ -71,7 +71,7 @@ def save_run(
     write_tensors(
         folder / CHECKPOINT, tensors, {**model_header(vae), "settings": settings, "run": run}
     )
-    remember_code(vae.config)
+    remember_code(vae)
 
 
 def restore_run(folder: Path, vae: VAE, update: Update, settings: dict[str, Any]) -> RunState:
