@@ -4,7 +4,6 @@ rows depend on.
 Knows the contract of a script; must not know how cells are run or where their rows are kept.
 """
 
-import ast
 import hashlib
 import inspect
 import itertools
@@ -15,15 +14,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ppl_vae import __version__, checks
+from ppl_vae import checks
+from ppl_vae.study.sources import fingerprint
 
 SEEDS = {"smoke": 1, "laptop": 3, "paper": 5}
 SCALES = tuple(SEEDS)
+# What a ± over seeds leaves out, unless a study says otherwise.
+SAME_DATA = (
+    "It covers another initialisation, order of the data and noise, not other data: every seed has "
+    "the same training and test data."
+)
 
 
 @dataclass(frozen=True)
 class Script:
-    """A study's script, read: its question, grid and functions."""
+    """A study's script, read: its question, grid and functions, and the fingerprint of the source
+    that its rows depend on.
+    """
 
     path: Path
     question: str
@@ -34,6 +41,7 @@ class Script:
     table: Mapping[str, Any] | None
     seeds: Mapping[str, int]
     source: str
+    errors: str = ""
 
     @property
     def name(self) -> str:
@@ -74,47 +82,9 @@ def read_script(module: ModuleType) -> Script:
         answer=getattr(module, "answer", None),
         table=getattr(module, "TABLE", None),
         seeds={**SEEDS, **seeds},
-        source=source_behind("run", path.read_text(encoding="utf-8")),
+        source=fingerprint(path),
+        errors=str(getattr(module, "ERRORS", SAME_DATA)),
     )
-
-
-def source_behind(name: str, text: str) -> str:
-    """The top-level statements of a script that `name` reaches, comments and layout aside.
-
-    What `run` does not reach (the drawing, the docstring, the grid) is no part of it, so it may
-    change while rows stay.
-    """
-    statements = [(_bound(statement), statement) for statement in ast.parse(text).body]
-    reached: set[str] = set()
-    frontier = {name}
-    while frontier:
-        reached |= frontier
-        frontier = {
-            used for bound, node in statements if bound & reached for used in _used(node)
-        } - reached
-    return "\n".join(ast.unparse(node) for bound, node in statements if bound & reached)
-
-
-def _bound(statement: ast.stmt) -> set[str]:
-    """The names that a top-level statement gives a meaning to."""
-    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-        return {statement.name}
-    nodes = list(ast.walk(statement))
-    imported = {
-        (node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)
-    }
-    return imported | {
-        node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
-
-
-def _used(statement: ast.stmt) -> set[str]:
-    """The names that a statement reads."""
-    return {
-        node.id
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-    }
 
 
 def cells_of(script: Script, scale: str, seeds: int, only: Sequence[str] = ()) -> list[Cell]:
@@ -132,6 +102,19 @@ def cells_of(script: Script, scale: str, seeds: int, only: Sequence[str] = ()) -
     return unique
 
 
+def axis_values(script: Script) -> dict[str, dict[str, Any]]:
+    """Every value that an axis has at any scale, by the text that stands for it in rows.csv."""
+    grid = script.grid
+    by_scale = isinstance(grid, Mapping) and set(grid) <= set(SCALES)
+    found: dict[str, dict[str, Any]] = {}
+    for part in grid.values() if by_scale else [grid]:
+        for product in [part] if isinstance(part, Mapping) else part:
+            for axis, values in product.items():
+                texts = {"" if value is None else str(value): value for value in values}
+                found.setdefault(axis, {}).update(texts)
+    return found
+
+
 def _products(script: Script, scale: str) -> Sequence[Mapping[str, Sequence[Any]]]:
     """The grid's products at this scale, checked against `run`'s signature."""
     grid = script.grid
@@ -143,28 +126,30 @@ def _products(script: Script, scale: str) -> Sequence[Mapping[str, Sequence[Any]
             _check_axis(axis, values)
         try:
             inspect.signature(script.run).bind(
-                **arguments(script.run, Cell(dict(product), 0, scale, ""))
+                **arguments(script.run, Cell(dict(product), 0, scale, ""), Path())
             )
         except TypeError as error:
             checks.refuse("GRID", f"axes {', '.join(product)}", f"those that run takes ({error})")
     return products
 
 
-def arguments(run: Callable[..., Any], cell: Cell) -> dict[str, Any]:
-    """What `run` is called with: the cell's settings and seed, and its scale if `run` has such a
-    parameter.
+def arguments(run: Callable[..., Any], cell: Cell, scratch: Path) -> dict[str, Any]:
+    """What `run` is called with: the cell's settings and seed, and, if `run` has parameters `scale`
+    and `scratch`, its scale and its folder for what it saves on the way.
     """
-    extra = {"scale": cell.scale} if "scale" in inspect.signature(run).parameters else {}
-    return {**cell.settings, "seed": cell.seed, **extra}
+    named = inspect.signature(run).parameters
+    offered = {"scale": cell.scale, "scratch": scratch}
+    wanted = {name: value for name, value in offered.items() if name in named}
+    return {**cell.settings, "seed": cell.seed, **wanted}
 
 
 def _check_axis(axis: str, values: object) -> None:
-    if axis in ("seed", "scale"):
+    if axis in ("seed", "scale", "scratch"):
         checks.refuse(
             "GRID",
             f"an axis {axis!r}",
             "other names",
-            "seeds and scale are set on the command line",
+            "the command line sets seeds and scale, and the study makes the scratch folder",
         )
     plain = isinstance(values, list | tuple) and all(
         isinstance(v, int | float | str | bool | None) for v in values
@@ -186,10 +171,10 @@ def _settings(product: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def _cell(script: Script, settings: dict[str, Any], seed: int, scale: str) -> Cell:
-    """The cell with its key: sha256 of study, settings, seed, scale, package version and the source
-    behind `run`.
+    """The cell with its key: sha256 of study, settings, seed, scale and the source that its rows
+    depend on.
     """
-    parts = [script.name, settings, seed, scale, __version__, script.source]
+    parts = [script.name, settings, seed, scale, script.source]
     text = json.dumps(parts, sort_keys=True)
     return Cell(settings, seed, scale, hashlib.sha256(text.encode()).hexdigest())
 

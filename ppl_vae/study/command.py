@@ -4,9 +4,11 @@ Knows the other files of this room and puts them in order; must not know what a 
 """
 
 import argparse
+import math
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,11 +16,13 @@ from typing import Any, NoReturn
 import joblib
 from tqdm import tqdm
 
-from ppl_vae.checks import InputError, choice, integer, refuse
-from ppl_vae.study.backends import ENGINES, engine
-from ppl_vae.study.cache import Cache, folder
+from ppl_vae.checks import InputError, choice, integer, number, refuse
+from ppl_vae.study.backends import ENGINES, Engine, engine
+from ppl_vae.study.cache import Cache, Entry, folder
 from ppl_vae.study.cells import SCALES, Cell, Script, cells_of, read_script
-from ppl_vae.study.results import Provenance, write_results
+from ppl_vae.study.origin import commit_of
+from ppl_vae.study.plan import expected_seconds, that_fit
+from ppl_vae.study.results import Provenance, Results, answer_again, write_results
 from ppl_vae.study.workers import outcomes
 
 
@@ -93,12 +97,23 @@ def _parse(script: Script, argv: Sequence[str]) -> argparse.Namespace:
         help="these cells alone; may be repeated",
     )
     say(
+        "--hours",
+        type=float,
+        metavar="H",
+        help="as many cells as fit into H hours, cheapest first, by the times of earlier ones",
+    )
+    say(
         "--redraw",
         action="store_true",
         help="figure and answer from cached rows; nothing is computed",
     )
+    say(
+        "--answer",
+        action="store_true",
+        help="figure and answer from the rows in the results' folder; nothing is computed",
+    )
     say("--list", action="store_true", help="list the cells and whether each is cached")
-    say("--results", type=Path, help="folder for rows.csv, figure.png and answer.md")
+    say("--results", type=Path, help="folder for the rows, the figure and the answer")
     say("--cache", type=Path, help="folder for the rows of finished cells")
     chosen = parser.parse_args(argv)
     choice("--scale", chosen.scale, SCALES)
@@ -106,43 +121,54 @@ def _parse(script: Script, argv: Sequence[str]) -> argparse.Namespace:
     chosen.seeds = script.seeds[chosen.scale] if chosen.seeds is None else chosen.seeds
     integer("--seeds", chosen.seeds)
     integer("--jobs", chosen.jobs)
+    if chosen.hours is not None:
+        number("--hours", chosen.hours, 0.0)
     return chosen
 
 
 def _command(script: Script, argv: Sequence[str]) -> int:
     """Do what the options say; the exit status."""
     chosen = _parse(script, argv)
+    published = script.path.parent / "results" / script.name
+    if chosen.answer:
+        return _answer(script, chosen.results or published)
     cells = cells_of(script, chosen.scale, chosen.seeds, chosen.only)
-    kept = chosen.cache or script.path.parent / ".cache" / script.name
-    cache = Cache(folder("--cache", kept))
+    kept = folder("--cache", chosen.cache or script.path.parent / ".cache" / script.name)
+    cache = Cache(kept.resolve())
     if chosen.list:
         for cell in cells:
             print(f"{'cached' if cache.load(cell) else '-':8}{cell}")
         return 0
-    failures = [] if chosen.redraw else _compute(script, cells, cache, chosen)
-    for line in failures:
+    failures, left = ([], []) if chosen.redraw else _compute(script, cells, cache, chosen)
+    for line in [*failures, *left]:
         print(line, file=sys.stderr)
     # What is not the whole study must not replace results that are.
-    partial = chosen.scale == "smoke" or chosen.only
-    usual = (
-        kept / f"results-{chosen.scale}"
-        if partial
-        else script.path.parent / "results" / script.name
-    )
+    partial = chosen.scale == "smoke" or chosen.only or left
+    usual = kept / f"results-{chosen.scale}" if partial else published
     _results(script, cells, cache, chosen, chosen.results or usual)
     return 1 if failures else 0
 
 
+def _answer(script: Script, where: Path) -> int:
+    """Write figure and answer again from the rows in the folder `where`; the exit status."""
+    left_out = answer_again(script, where)
+    figure = f"; the figure is left as it was ({left_out})" if left_out else ""
+    print(f"{where}: answered again{figure}", file=sys.stderr)
+    return 0
+
+
 def _compute(
     script: Script, cells: Sequence[Cell], cache: Cache, chosen: argparse.Namespace
-) -> list[str]:
-    """Run the cells that are not cached, each kept as soon as it ends; a report of the failed ones,
-    line by line.
+) -> tuple[list[str], list[str]]:
+    """Run the cells that are not cached, each kept as soon as it ends; reports, line by line, of
+    those that failed and of those that did not fit into the time.
     """
     missing = [cell for cell in cells if cache.load(cell) is None]
     if not missing:
-        return []
-    failures = []
+        return [], []
+    deadline = time.monotonic() + 3600 * (math.inf if chosen.hours is None else chosen.hours)
+    failures: list[str] = []
+    left = list(missing)
     look = {
         "initial": len(cells) - len(missing),
         "desc": script.name,
@@ -151,16 +177,54 @@ def _compute(
     }
     workers = engine(chosen.backend, chosen.jobs, chosen.scheduler, chosen.address)
     with workers as running, tqdm(total=len(cells), **look) as bar:
-        for cell, outcome in outcomes(script, missing, running):
-            if outcome.rows is None:
-                place = cache.save_failure(cell, outcome.failure)
-                failures.append(
-                    f"  {cell}: {outcome.failure.strip().splitlines()[-1]}  (all of it: {place})"
-                )
-            else:
-                cache.save(cell, outcome.rows, outcome.cpu_seconds)
-            bar.update()
-    return [f"{len(failures)} of {len(cells)} cells failed:", *sorted(failures)] if failures else []
+        while chosen_now := _next(left, cache, chosen, deadline, running):
+            left = [cell for cell in left if cell not in chosen_now]
+            failures += _run(script, chosen_now, cache, running, bar)
+    if failures:
+        failures = [f"{len(failures)} of {len(cells)} cells failed:", *sorted(failures)]
+    if left:
+        head = f"{len(left)} of {len(cells)} cells do not fit into {chosen.hours:g} hours:"
+        return failures, [head, *(f"  {cell}" for cell in left)]
+    return failures, []
+
+
+def _next(
+    left: Sequence[Cell],
+    cache: Cache,
+    chosen: argparse.Namespace,
+    deadline: float,
+    running: Engine,
+) -> Sequence[Cell]:
+    """The cells to run now: all of them, or those that fit into the time that is left.
+
+    Where no cell of this scale was ever timed, the first one is run alone to know more.
+    """
+    if chosen.hours is None:
+        return left
+    times = list(cache.times(chosen.scale))
+    budget = deadline - time.monotonic()
+    if not times:
+        return left[:1] if budget > 0 else []
+    seconds = [expected_seconds(cell, times) for cell in left]
+    return that_fit(left, seconds, budget, running.at_a_time)
+
+
+def _run(
+    script: Script, cells: Sequence[Cell], cache: Cache, running: Engine, bar: tqdm
+) -> list[str]:
+    """Run these cells, each kept as soon as it ends; a line for each that failed."""
+    failures = []
+    commit = commit_of(script.path.parent)
+    for cell, outcome in outcomes(script, cells, running, cache.scratch):
+        if outcome.rows is None:
+            place = cache.save_failure(cell, outcome.failure)
+            last = outcome.failure.strip().splitlines()[-1]
+            failures.append(f"  {cell}: {last}  (all of it: {place})")
+        else:
+            origin = {"commit": commit, **(outcome.machine or {})}
+            cache.save(cell, Entry(outcome.rows, outcome.seconds, outcome.cpu_seconds, origin))
+        bar.update()
+    return failures
 
 
 def _results(
@@ -172,7 +236,8 @@ def _results(
         refuse("--redraw", "no cached cell", "at least one", "run the study without --redraw first")
     if not entries:
         return
-    rows = [row for entry in entries for row in entry["rows"]]
+    rows = [row for entry in entries for row in entry.rows]
+    origins = [entry.origin for entry in entries for _ in entry.rows]
     provenance = Provenance(
         command=_again(script, chosen),
         axes=list(dict.fromkeys(axis for cell in cells for axis in cell.settings)),
@@ -180,16 +245,14 @@ def _results(
         seeds=len({cell.seed for cell in cells}),
         cells=len(cells),
         finished=len(entries),
-        cpu_seconds=sum(entry["cpu_seconds"] for entry in entries),
+        cpu_seconds=sum(entry.cpu_seconds for entry in entries),
         selection=chosen.only,
     )
-    left_out = write_results(script, rows, provenance, folder("--results", where))
+    results = Results(rows, origins, provenance)
+    left_out = write_results(script, results, folder("--results", where))
     missing = f", {provenance.missing} of {len(cells)} cells missing" if provenance.missing else ""
-    print(
-        f"{where}: {len(rows)} "
-        f"rows{missing}{f'; no figure or answer ({left_out})' if left_out else ''}",
-        file=sys.stderr,
-    )
+    reason = f"; no figure or answer ({left_out})" if left_out else ""
+    print(f"{where}: {len(rows)} rows{missing}{reason}", file=sys.stderr)
 
 
 def _again(script: Script, chosen: argparse.Namespace) -> str:

@@ -1,19 +1,34 @@
-"""What a study leaves behind: rows.csv, figure.png, answer.md.
+"""What a study leaves behind: rows.csv, arrays.json.gz, provenance.json, figure.png, answer.md.
 
-Knows rows and the script's `draw` and `answer`; must not know how the rows came about.
+The first three hold all that is needed to make the last two again, whatever has become of the code
+that computed the rows. Knows rows and the script's `draw` and `answer`; must not know how the rows
+came about.
 """
 
 import csv
+import gzip
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ppl_vae import __version__, checks
 from ppl_vae.study.cache import write
-from ppl_vae.study.cells import Script
-from ppl_vae.study.statistics import table
+from ppl_vae.study.cells import Script, axis_values
+from ppl_vae.study.origin import COLUMNS
+from ppl_vae.study.statistics import ENOUGH_SEEDS, table
+
+ROWS = "rows.csv"
+ARRAYS = "arrays.json.gz"
+PROVENANCE = "provenance.json"
+FIGURE = "figure.png"
+ANSWER = "answer.md"
+# A cell of more than an hour of one core may have fewer seeds.
+LONG_CELL = 3600.0
+ENOUGH_SEEDS_OF_LONG_CELLS = 3
 
 
 @dataclass(frozen=True)
@@ -27,41 +42,130 @@ class Provenance:
     cells: int
     finished: int
     cpu_seconds: float
+    version: str = __version__
     selection: Sequence[str] = ()
 
     @property
     def missing(self) -> int:
+        """How many cells have no rows."""
         return self.cells - self.finished
 
 
-def write_results(
-    script: Script, rows: list[dict[str, Any]], provenance: Provenance, folder: Path
-) -> str:
-    """Write the three files; the reason why figure and answer were left out, if they were.
+@dataclass(frozen=True)
+class Results:
+    """A study's rows, the origin of each (the columns of `ppl_vae.study.origin`), and how they came
+    about.
+    """
+
+    rows: list[dict[str, Any]]
+    origins: list[dict[str, str]]
+    provenance: Provenance
+
+
+def write_results(script: Script, results: Results, folder: Path) -> str:
+    """Write all the files; the reason why figure and answer were left out, if they were.
 
     Drawing may fail for want of cells that are missing or not selected; with all of them its error
     is the script's.
     """
-    write(folder / "rows.csv", rows_csv(rows).encode())
+    rows, origins = results.rows, results.origins
+    write(folder / ROWS, rows_csv(rows, origins).encode())
+    write(folder / PROVENANCE, (json.dumps(asdict(results.provenance), indent=1) + "\n").encode())
+    arrays = [{name: row[name] for name in _nested(rows) if name in row} for row in rows]
+    if any(arrays):
+        write(folder / ARRAYS, gzip.compress(json.dumps(arrays).encode(), mtime=0))
     try:
-        write(folder / "figure.png", figure_png(script.draw(rows)))
-        write(folder / "answer.md", answer_md(script, rows, provenance).encode())
+        write(folder / FIGURE, figure_png(script.draw(rows)))
+        write(folder / ANSWER, answer_md(script, results).encode())
     except Exception as error:
-        if not (provenance.selection or provenance.missing):
+        if not (results.provenance.selection or results.provenance.missing):
             raise
         return f"{type(error).__name__}: {error}"
     return ""
 
 
-def rows_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as comma-separated values; columns that hold lists anywhere are left out."""
-    nested = {name for row in rows for name, value in row.items() if isinstance(value, list | dict)}
-    columns = list(dict.fromkeys(name for row in rows for name in row if name not in nested))
+def answer_again(script: Script, folder: Path) -> str:
+    """Write figure and answer from the other files of `folder`; the reason why the figure was left
+    as it was, if it was.
+    """
+    results = read_results(script, folder)
+    write(folder / ANSWER, answer_md(script, results).encode())
+    try:
+        content = figure_png(script.draw(results.rows))
+    except Exception as error:
+        whole = not (results.provenance.selection or results.provenance.missing)
+        if whole and (folder / ARRAYS).exists():
+            raise
+        return f"{type(error).__name__}: {error}"
+    write(folder / FIGURE, content)
+    return ""
+
+
+def read_results(script: Script, folder: Path) -> Results:
+    """What `write_results` wrote; raises `InputError` where a file is missing or damaged."""
+    levels = axis_values(script)
+    try:
+        provenance = Provenance(**json.loads((folder / PROVENANCE).read_text(encoding="utf-8")))
+        with open(folder / ROWS, encoding="utf-8", newline="") as file:
+            texts = list(csv.DictReader(file))
+        arrays: list[dict[str, Any]] = [{} for _ in texts]
+        if (folder / ARRAYS).exists():
+            arrays = json.loads(gzip.decompress((folder / ARRAYS).read_bytes()))
+        rows = [
+            {**_row(text, levels), **nested} for text, nested in zip(texts, arrays, strict=True)
+        ]
+    except (OSError, ValueError, TypeError) as error:
+        got = f"{type(error).__name__}: {error}"
+        checks.refuse(f"results in {folder}", got, "the files that a study wrote", "run the study")
+    origins = [{name: text.get(name, "") for name in COLUMNS} for text in texts]
+    return Results(rows, origins, provenance)
+
+
+def _row(text: Mapping[str, str], levels: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A row of rows.csv as `run` gave it: an axis has one of its levels, another column what its
+    text looks like.
+    """
+    row = {}
+    for name, entry in text.items():
+        if name in levels and entry in levels[name]:
+            row[name] = levels[name][entry]
+        elif name not in COLUMNS:
+            row[name] = _value(entry)
+    return row
+
+
+def _value(text: str) -> Any:
+    """The number, boolean or None that the text of a table's entry stands for, else the text."""
+    plain = {"": None, "True": True, "False": False}
+    if text in plain:
+        return plain[text]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def rows_csv(rows: Sequence[dict[str, Any]], origins: Sequence[Mapping[str, str]]) -> str:
+    """The rows and their origins as comma-separated values; columns that hold lists anywhere are
+    left out.
+    """
+    nested = _nested(rows)
+    columns = dict.fromkeys(name for row in rows for name in row if name not in nested)
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, [*columns, *COLUMNS], extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({**row, **origin} for row, origin in zip(rows, origins, strict=True))
     return text.getvalue()
+
+
+def _nested(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The columns that hold a list or a dict anywhere."""
+    found = dict.fromkeys(
+        name for row in rows for name, value in row.items() if isinstance(value, list | dict)
+    )
+    return list(found)
 
 
 def figure_png(figure: Any) -> bytes:
@@ -76,25 +180,65 @@ def figure_png(figure: Any) -> bytes:
     return content.getvalue()
 
 
-def answer_md(script: Script, rows: list[dict[str, Any]], provenance: Provenance) -> str:
-    """Question, answer, table and provenance, in markdown."""
+def answer_md(script: Script, results: Results) -> str:
+    """Question, answer, table, figure and provenance, in markdown."""
+    rows, provenance = results.rows, results.provenance
     question, _, rest = script.question.partition("\n\n")
     parts = [
         f"# {script.name}: {' '.join(question.split())}",
         rest,
         script.answer(rows) if script.answer else "",
-        f"**{provenance.missing} of {provenance.cells} cells are missing.**"
-        if provenance.missing
-        else "",
+        *_cautions(provenance),
         _table(script, rows, provenance.axes),
-        "![figure](figure.png)",
-        f"Made again by `{provenance.command}`. Scale: {provenance.scale}. Seeds: "
-        f"{provenance.seeds}. "
-        f"Cells: {provenance.cells}. CPU seconds: {provenance.cpu_seconds:.0f}. Package: ppl-vae "
-        f"{__version__}. "
-        "Errors are standard errors over seeds.",
+        f"![figure]({FIGURE})",
+        _errors(script, provenance),
+        _made(results),
     ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def _cautions(provenance: Provenance) -> Iterator[str]:
+    """What a reader has to know before believing a verdict."""
+    if provenance.missing:
+        yield f"**{provenance.missing} of {provenance.cells} cells are missing.**"
+    long = provenance.cpu_seconds > LONG_CELL * provenance.finished
+    needed = ENOUGH_SEEDS_OF_LONG_CELLS if long else ENOUGH_SEEDS
+    if provenance.seeds < needed:
+        yield (
+            f"Seeds: {provenance.seeds}. A final verdict asks for {needed}, so the verdicts here "
+            "are provisional."
+        )
+
+
+def _errors(script: Script, provenance: Provenance) -> str:
+    """What a ± means."""
+    if provenance.seeds < 2:
+        return "With one seed there are no intervals and no verdicts."
+    return (
+        "Every ± is half the width of Student's 95 % interval for a mean over "
+        f"{provenance.seeds} seeds. {script.errors}"
+    )
+
+
+def _made(results: Results) -> str:
+    """The command that makes the results again, and what made them."""
+    provenance = results.provenance
+    return (
+        f"Made again by `{provenance.command}`. Scale: {provenance.scale}. Seeds: "
+        f"{provenance.seeds}. Cells: {provenance.cells}. CPU seconds: "
+        f"{provenance.cpu_seconds:.0f}. Package: ppl-vae {provenance.version}. "
+        f"Commit: {_counted(results.origins, 'commit')}. "
+        f"torch: {_counted(results.origins, 'torch_version')}. "
+        f"Processor: {_counted(results.origins, 'processor')}."
+    )
+
+
+def _counted(origins: Sequence[Mapping[str, str]], column: str) -> str:
+    """The entries of a column, with the number of rows of each where there are several."""
+    counts = Counter(origin.get(column) or "not recorded" for origin in origins)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{entry} ({count} rows)" for entry, count in sorted(counts.items()))
 
 
 def _table(script: Script, rows: list[dict[str, Any]], axes: Sequence[str]) -> str:

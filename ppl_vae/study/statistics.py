@@ -1,17 +1,128 @@
-"""Means over seeds with their uncertainty, and the tables made of them.
+"""Means over seeds with their intervals, verdicts that rest on them, and the tables made of them.
 
-Knows rows (dicts of plain values with a "seed" column); must not know where they come from.
+Every ± of a study is half the width of Student's 95 % interval. Knows rows (dicts of plain values
+with a "seed" column); must not know where they come from.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+from scipy.stats import t as student
 
 from ppl_vae.checks import nearest, refuse
 
-__all__ = ["mean_and_standard_error", "paired_difference", "plus_minus", "table"]
+__all__ = [
+    "Interval",
+    "interval",
+    "mean_and_standard_error",
+    "mean_at",
+    "paired_difference",
+    "plus_minus",
+    "table",
+    "verdict",
+]
+
+CONFIDENCE = 0.95
+# Fewer seeds give a valid interval, but one bad seed then decides what it says.
+ENOUGH_SEEDS = 5
 
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Student's 95 % interval of a mean, mean ± t_{n-1} s/√n, over n independent seeds.
+
+    It unpacks as its mean and half its width, and its text is what `plus_minus` makes of them. With
+    one seed half the width is NaN, and nothing can be said of any value.
+
+    Args:
+        mean: the mean over seeds.
+        standard_error: s/√n over seeds; with an error over data, of both.
+        seeds: n.
+        over: what another experiment would draw anew: "seeds", or "seeds and data".
+    """
+
+    mean: float
+    standard_error: float
+    seeds: int
+    over: str = "seeds"
+
+    @property
+    def half_width(self) -> float:
+        """t_{n-1} times the standard error; NaN for one seed."""
+        if self.seeds < 2:
+            return math.nan
+        quantile = student.ppf((1 + CONFIDENCE) / 2, self.seeds - 1)
+        return float(quantile) * self.standard_error
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided probability, if the true mean is 0, of a mean at least this far from 0."""
+        if self.seeds < 2:
+            return math.nan
+        if self.standard_error == 0:
+            return float(self.mean == 0)
+        return float(2 * student.sf(abs(self.mean) / self.standard_error, self.seeds - 1))
+
+    def above(self, value: float = 0.0) -> bool:
+        """Whether the whole interval lies above `value`."""
+        return self.mean - self.half_width > value
+
+    def below(self, value: float = 0.0) -> bool:
+        """Whether the whole interval lies below `value`."""
+        return self.mean + self.half_width < value
+
+    def excludes(self, value: float = 0.0) -> bool:
+        """Whether `value` lies outside the interval."""
+        return self.above(value) or self.below(value)
+
+    def with_data_error(self, standard_error: float) -> "Interval":
+        """The interval for other seeds and other data.
+
+        The squares of the two standard errors are added. The data are the same for every seed, so
+        their part does not shrink with the number of seeds. The n - 1 degrees of freedom are kept,
+        which errs on the side of a wider interval.
+
+        Args:
+            standard_error: of the mean over the data, at one seed.
+        """
+        both = math.hypot(self.standard_error, standard_error)
+        return Interval(self.mean, both, self.seeds, "seeds and data")
+
+    def __iter__(self) -> Iterator[float]:
+        yield self.mean
+        yield self.half_width
+
+    def __str__(self) -> str:
+        return plus_minus(self.mean, self.half_width)
+
+
+def interval(values: Iterable[float]) -> Interval:
+    """Student's interval of the mean of independent values, one a seed.
+
+    Raises `InputError` when there is no value.
+    """
+    numbers = list(values)
+    return Interval(*mean_and_standard_error(numbers), len(numbers))
+
+
+def verdict(found: Interval, predicted: str = "above", value: float = 0.0) -> str:
+    """What an interval says of the prediction that the mean is "above" or "below" `value`.
+
+    "confirmed" or "refuted" where the whole interval lies on one side, "not shown" where it holds
+    the value, "no verdict" for one seed.
+    """
+    if predicted not in ("above", "below"):
+        refuse("predicted", repr(predicted), "'above' or 'below'")
+    if found.seeds < 2:
+        return "no verdict"
+    if not found.excludes(value):
+        return "not shown"
+    as_predicted = found.above(value) == (predicted == "above")
+    return "confirmed" if as_predicted else "refuted"
 
 
 def mean_and_standard_error(values: Iterable[float]) -> tuple[float, float]:
@@ -30,8 +141,8 @@ def mean_and_standard_error(values: Iterable[float]) -> tuple[float, float]:
     return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in numbers) / (n - 1) / n)
 
 
-def mean_at(rows: Iterable[Row], value: str, **levels: object) -> tuple[float, float]:
-    """Mean and standard error over seeds of `value` in the rows whose columns have the given
+def mean_at(rows: Iterable[Row], value: str, **levels: object) -> Interval:
+    """The interval over seeds of the mean of `value` in the rows whose columns have the given
     `levels`.
 
     The values of one seed are averaged first, since only seeds are independent. Raises `InputError`
@@ -39,19 +150,18 @@ def mean_at(rows: Iterable[Row], value: str, **levels: object) -> tuple[float, f
     """
     by_seed: dict[object, list[float]] = {}
     for row in rows:
-        if row.get(value) is not None and all(
-            row.get(column) == level for column, level in levels.items()
-        ):
+        matches = all(row.get(column) == level for column, level in levels.items())
+        if matches and row.get(value) is not None:
             by_seed.setdefault(row["seed"], []).append(row[value])
     if not by_seed:
         refuse("mean_at", f"no row with {value!r} at {levels}", "at least one")
-    return mean_and_standard_error(math.fsum(values) / len(values) for values in by_seed.values())
+    return interval(math.fsum(values) / len(values) for values in by_seed.values())
 
 
 def paired_difference(
     rows: Iterable[Row], axis: str, a: object, b: object, value: str, pair_on: Sequence[str] = ()
-) -> tuple[float, float]:
-    """Mean and standard error over seeds of `value` at axis=a minus `value` at axis=b.
+) -> Interval:
+    """The interval over seeds of the mean of `value` at axis=a minus `value` at axis=b.
 
     A pair has one seed and equal entries in every `pair_on` column. What its two rows share (the
     seed's data order and initialisation) cancels. The differences of one seed are averaged first,
@@ -60,11 +170,10 @@ def paired_difference(
 
     Raises `InputError` when two rows claim one place in a pair, or when there is no pair.
     """
-    rows, columns = list(rows), ["seed", *(name for name in pair_on if name != "seed")]
-    left, right = (
-        _one_each([row for row in rows if row.get(axis) == level], value, columns)
-        for level in (a, b)
-    )
+    rows = list(rows)
+    columns = ["seed", *(name for name in pair_on if name != "seed")]
+    left = _one_each([row for row in rows if row.get(axis) == a], value, columns)
+    right = _one_each([row for row in rows if row.get(axis) == b], value, columns)
     by_seed: dict[object, list[float]] = {}
     for key in left.keys() & right.keys():
         by_seed.setdefault(key[0], []).append(left[key] - right[key])
@@ -74,7 +183,7 @@ def paired_difference(
             f"no pair with {axis}={a!r} and {axis}={b!r}",
             f"rows with {value!r} at both",
         )
-    return mean_and_standard_error(math.fsum(values) / len(values) for values in by_seed.values())
+    return interval(math.fsum(values) / len(values) for values in by_seed.values())
 
 
 def _one_each(rows: Iterable[Row], value: str, columns: Sequence[str]) -> dict[tuple, float]:
@@ -98,27 +207,28 @@ def _one_each(rows: Iterable[Row], value: str, columns: Sequence[str]) -> dict[t
     return found
 
 
-def plus_minus(mean: float, standard_error: float) -> str:
-    """ "mean ± standard error", the error to two significant digits; the mean alone when the error
+def plus_minus(mean: float, error: float) -> str:
+    """The text "mean ± error", the error to two significant digits; the mean alone when the error
     is unknown or 0.
     """
-    if not math.isfinite(standard_error) or standard_error <= 0 or not math.isfinite(mean):
+    if not math.isfinite(error) or error <= 0 or not math.isfinite(mean):
         return f"{mean:.5g}"
-    decimals = max(0, 1 - math.floor(math.log10(standard_error)))
+    decimals = max(0, 1 - math.floor(math.log10(error)))
     if decimals > 6:
-        return f"{mean:.4e} ± {standard_error:.1e}"
-    return f"{mean:.{decimals}f} ± {standard_error:.{decimals}f}"
+        return f"{mean:.4e} ± {error:.1e}"
+    return f"{mean:.{decimals}f} ± {error:.{decimals}f}"
 
 
 def table(rows: Iterable[Row], by: Sequence[str], value: str | Sequence[str]) -> str:
-    """A markdown table: a line for each combination of the `by` columns, mean ± standard error of
-    values over seeds.
+    """A markdown table: a line for each combination of the `by` columns, with Student's interval
+    over seeds of the mean of every value.
 
     The last column counts the seeds. Raises `InputError` for a column that no row has, and when a
-    seed has two values in one line: they are not independent, so a standard error over them would
-    be too small.
+    seed has two values in one line: they are not independent, so an interval over them would be too
+    narrow.
     """
-    rows, values = list(rows), [value] if isinstance(value, str) else list(value)
+    rows = list(rows)
+    values = [value] if isinstance(value, str) else list(value)
     known = {name for row in rows for name in row}
     for name in (*by, *values):
         if name not in known:
@@ -145,9 +255,9 @@ def _entry(value: object) -> str:
 
 
 def _cell(group: Sequence[Row], name: str) -> str:
-    """Mean ± standard error of one value over the seeds of one line."""
+    """The interval of one value over the seeds of one line."""
     by_seed = _one_each(group, name, ["seed"])
-    return plus_minus(*mean_and_standard_error(by_seed.values())) if by_seed else "–"
+    return str(interval(by_seed.values())) if by_seed else "–"
 
 
 def _seeds(group: Sequence[Row]) -> str:

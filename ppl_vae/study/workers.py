@@ -9,6 +9,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy
@@ -18,20 +19,26 @@ from joblib import delayed
 from ppl_vae.checks import refuse
 from ppl_vae.study.backends import Engine
 from ppl_vae.study.cells import Cell, Script, arguments
+from ppl_vae.study.origin import COLUMNS, machine
 
 
 class Outcome(NamedTuple):
-    """A cell's rows and its processor time in seconds, or the traceback of its failure."""
+    """A cell's rows, its time and processor time in seconds and the machine it ran on, or the
+    traceback of its failure.
+    """
 
     rows: list[dict[str, Any]] | None
+    seconds: float = 0.0
     cpu_seconds: float = 0.0
+    machine: Mapping[str, str] | None = None
     failure: str = ""
 
 
 def outcomes(
-    script: Script, cells: Sequence[Cell], engine: Engine
+    script: Script, cells: Sequence[Cell], engine: Engine, scratch: Callable[[Cell], Path]
 ) -> Iterator[tuple[Cell, Outcome]]:
-    """Every cell once with its outcome, in the order in which they finish.
+    """Every cell once with its outcome, in the order in which they finish; `scratch` names a cell's
+    folder.
 
     A worker's death may take along cells that did not cause it. Those that the engine gave up, or
     that were running when it broke (the first of those left, since cells start in order), go again,
@@ -42,7 +49,7 @@ def outcomes(
         group = groups.popleft()
         done, suspects = set(), []
         try:
-            for index, outcome in engine.parallel()(_calls(script, cells, group)):
+            for index, outcome in engine.parallel()(_calls(script, cells, group, scratch)):
                 done.add(index)
                 if isinstance(outcome, Outcome):
                     yield cells[index], outcome
@@ -58,12 +65,17 @@ def outcomes(
             groups.extend([index] for index, _ in suspects)
 
 
-def _calls(script: Script, cells: Sequence[Cell], group: Sequence[int]) -> Iterator[Any]:
+def _calls(
+    script: Script,
+    cells: Sequence[Cell],
+    group: Sequence[int],
+    scratch: Callable[[Cell], Path],
+) -> Iterator[Any]:
     """What joblib is to call, one call a cell."""
     for index in group:
-        yield delayed(perform)(
-            index, script.run, cells[index].settings, arguments(script.run, cells[index])
-        )
+        cell = cells[index]
+        kwargs = arguments(script.run, cell, scratch(cell))
+        yield delayed(perform)(index, script.run, cell.settings, kwargs)
 
 
 def _given_up(error: BaseException) -> Outcome:
@@ -82,10 +94,13 @@ def perform(
     torch.set_num_threads(1)
     for seed in (torch.manual_seed, numpy.random.seed, random.seed):
         seed(kwargs["seed"])
-    start = time.process_time()
+    if "scratch" in kwargs:
+        kwargs["scratch"].mkdir(parents=True, exist_ok=True)
+    began, cpu_began = time.perf_counter(), time.process_time()
     try:
         rows = _rows({**settings, "seed": kwargs["seed"]}, run(**kwargs))
-        return index, Outcome(rows, time.process_time() - start)
+        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+        return index, Outcome(rows, seconds, cpu_seconds, machine())
     except (Exception, SystemExit):
         return index, Outcome(None, failure=traceback.format_exc())
 
@@ -95,8 +110,9 @@ def _rows(cell: dict[str, Any], measured: Any) -> list[dict[str, Any]]:
     rows = [measured] if isinstance(measured, Mapping) else measured
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
         refuse("run's result", type(measured).__name__, "a dict or a list of dicts")
-    for name in {name for row in rows for name in row if name in cell}:
-        refuse("run's result", f"a value named {name!r}", "names that no axis has")
+    for name in {name for row in rows for name in row if name in (*cell, *COLUMNS)}:
+        expected = f"names that no axis has and that are none of {', '.join(COLUMNS)}"
+        refuse("run's result", f"a value named {name!r}", expected)
     return json.loads(json.dumps([{**cell, **row} for row in rows], default=_plain))
 
 
