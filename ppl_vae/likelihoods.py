@@ -14,7 +14,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ppl_vae import checks
+from ppl_vae import checks, distributions
 
 __all__ = ["LIKELIHOODS", "build_likelihood"]
 
@@ -41,7 +41,7 @@ class Bernoulli(nn.Module):
 
 
 class ContinuousBernoulli(nn.Module):
-    """log p(x|z) = sum_d [x_d l_d - softplus(l_d) + log C(l_d)] on [0, 1]: the Bernoulli objective,
+    """log p(x|z) = sum_d [x_d l_d - log((e^l_d - 1) / l_d)] on [0, 1]: the Bernoulli objective,
     normalised.
 
     Source: The continuous Bernoulli: fixing a pervasive error in variational autoencoders (2019),
@@ -57,7 +57,9 @@ class ContinuousBernoulli(nn.Module):
 
     def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
         logits = outputs.squeeze(-self.event_dim - 1)
-        return dist.ContinuousBernoulli(logits=logits, validate_args=False).to_event(self.event_dim)
+        return distributions.ContinuousBernoulli(logits, validate_args=False).to_event(
+            self.event_dim
+        )
 
 
 class NormalUnit(nn.Module):

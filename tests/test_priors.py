@@ -18,9 +18,9 @@ from pyro import poutine
 from torch.distributions import kl_divergence
 
 from ppl_vae import fit
+from ppl_vae.distributions import CensoredBeta
 from ppl_vae.guides import divergences
 from ppl_vae.objectives import evidence_terms, kl_report
-from ppl_vae.priors.sparse_beta import CensoredBeta
 from ppl_vae.training.step import local_parameters
 from tests.examples import pixels, tiny
 from tests.prior_battery import LIMIT, PriorBattery

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ppl_vae import checks
+from ppl_vae.distributions.remembered import made_from, remember
 from ppl_vae.handlers.enumeration import replayed_trace
 from ppl_vae.handlers.kl_weight import in_data_plate
 from ppl_vae.training.recorded import NotRecordable, compiled, lift_noise, record
@@ -64,8 +65,18 @@ def _put_prior_draws(vae: VAE, guide: poutine.Trace, x: Tensor, count: int) -> N
             checks.refuse(
                 "prior_share", f"the guide's own site '{name}'", "sites of the prior alone", "use 0"
             )
-        value = site["value"].expand(prior[name]["value"].shape)
-        site["value"] = torch.cat([value[:-count], prior[name]["value"][-count:]])
+        site["value"] = _joined(site["value"], prior[name]["value"], count)
+
+
+def _joined(first: Tensor, last: Tensor, count: int) -> Tensor:
+    """`first` (S, M, *event) with its last `count` rows replaced by those of `last`, logits that
+    draws were made from included.
+    """
+    rows = torch.cat([first.expand(last.shape)[:-count], last[-count:]])
+    first_logit, last_logit = made_from(first), made_from(last)
+    if first_logit is None or last_logit is None:
+        return rows
+    return remember(rows, _joined(first_logit, last_logit, count))
 
 
 def sites(trace: poutine.Trace) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 from torch.nn.functional import softplus
 
+from ppl_vae.distributions import CensoredBeta
 from ppl_vae.guides.divergences import POSITIVE_FAMILIES
 from ppl_vae.guides.sites import LatentSite
 from ppl_vae.guides.vectors import is_real
 from ppl_vae.networks import initialize
-from ppl_vae.priors.sparse_beta import CensoredBeta
 
 __all__ = ["DiagonalGuide", "split_heads"]
 

@@ -3,7 +3,7 @@
 Knows traces and modules' parameters; knows nothing of what the bound is made of.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyro import poutine
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ppl_vae import checks
+from ppl_vae.distributions.remembered import made_from, remember
 from ppl_vae.handlers.scored import Scored
 
 __all__ = ["DoubleReparameterization"]
@@ -41,10 +42,8 @@ class DoubleReparameterization:
         """
         _check(model, guide)
         for site in _drawn(trace):
-            site["value"] = site["value"].view_as(site["value"])
-            site["value"].register_hook(
-                self._weigh(0.0 if site["infer"].get("point") else site.get("kl_weight", 1.0))
-            )
+            kl_weight = 0.0 if site["infer"].get("point") else site.get("kl_weight", 1.0)
+            site["value"] = _hooked(site["value"], self._weigh(kl_weight))
         scored = _scored(model, guide, x, trace)
         factors = [
             name
@@ -71,6 +70,15 @@ class DoubleReparameterization:
             return factor.reshape(*factor.shape, *(1,) * (gradient.dim() - 2)) * gradient
 
         return hook
+
+
+def _hooked(value: Tensor, hook: Callable[[Tensor], Tensor]) -> Tensor:
+    """A view of a draw whose gradient passes the hook; so does that of the logit it was made from,
+    which densities are taken at.
+    """
+    logit, view = made_from(value), value.view_as(value)
+    view.register_hook(hook)
+    return view if logit is None else remember(view, _hooked(logit, hook))
 
 
 def _drawn(trace: poutine.Trace) -> Iterator[Any]:
