@@ -21,6 +21,7 @@ from ppl_vae.diagnostics import (
     posterior_predictive_check,
     simulation_based_calibration,
 )
+from ppl_vae.diagnostics.calibration import _broken_ties
 from ppl_vae.evaluation import inference_gaps
 
 STATES = list(Q_SCALES)
@@ -56,6 +57,42 @@ class TestCalibration:
         found = simulation_based_calibration(truth.vae, seed=0)
         assert found.uniform.mean(0)[0] < 0.3 and abs(found.uniform.mean(0)[1] - 0.5) < 0.06
         assert found.deviation[0] > found.band() > found.deviation[1]
+
+    @pytest.mark.parametrize(
+        ("prior", "options", "biases"),
+        [
+            ("sparse_beta", {"alpha": 0.3, "beta": 0.3}, [0.3, 0.3]),
+            ("sparse_beta", {"alpha": 0.03, "beta": 0.03}, [0.03, 0.03]),
+            ("sparse_beta", {"alpha": 0.02, "beta": 0.05}, [0.02, 0.05]),
+        ],
+    )
+    def test_an_exact_q_stays_exact_where_draws_tie(
+        self, prior: str, options: dict[str, float], biases: list[float]
+    ) -> None:
+        """Sparse codes pile up at the ends of (0, 1); left uncounted, ties move ranks by 0.25. An
+        exact q leaves the band with probability 0.01 at most.
+        """
+        config = VAEConfig((4,), 1, (8,), prior=prior, prior_options=options)
+        vae = build(config, seed=0)
+        heads = vae.guide.posterior.heads
+        with torch.no_grad():
+            for parameter in (*vae.model.decoder.parameters(), heads.weight):
+                parameter.zero_()
+            heads.bias.copy_(torch.tensor(biases).sub(5e-3).expm1().log())  # softplus of it + 0.005
+        first, same, other = (
+            simulation_based_calibration(vae, num_simulations=1000, seed=seed) for seed in (1, 1, 2)
+        )
+        assert first.deviation.max() < first.band()
+        assert torch.equal(first.ranks, same.ranks) and not torch.equal(first.ranks, other.ranks)
+
+    def test_ties_are_broken_evenly_and_ranks_without_ties_are_counts(self) -> None:
+        """4000 ranks among 0 + {0, ..., 3}: each share within five standard errors of 1/4."""
+        torch.manual_seed(0)
+        below, tied = torch.full((4000, 1), 2), torch.full((4000, 1), 3)
+        shares = _broken_ties(below, tied).flatten().bincount(minlength=7) / 4000
+        assert (shares[:2] == 0).all() and (shares[6:] == 0).all()
+        assert (shares[2:6] - 0.25).abs().max() < 5 * math.sqrt(0.25 * 0.75 / 4000)
+        assert torch.equal(_broken_ties(below, 0 * tied), below)
 
     def test_deviation_of_ranks_placed_by_hand(self) -> None:
         """Four values at 1/8, 3/8, 5/8, 7/8 are 1/8 from uniform; all at 7/8, 7/8."""

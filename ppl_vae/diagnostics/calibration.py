@@ -23,8 +23,8 @@ __all__ = ["Calibration", "simulation_based_calibration"]
 class Calibration:
     """Ranks (R, J) of R simulated latents, J coordinates each, among `num_samples` = K draws of q.
 
-    They are uniform on 0..K where q is the exact posterior. `names` (J) are the coordinates, "z[0]"
-    and so on.
+    They are uniform on 0..K where q is the exact posterior, ties broken at random. `names` (J) are
+    the coordinates, "z[0]" and so on.
     """
 
     ranks: Tensor
@@ -70,6 +70,8 @@ def simulation_based_calibration(
     """Ranks of z* among K draws z ~ q(z|x*), where (z*, x*) are R draws of the model: of every
     site's coordinates.
 
+    rank = #{z < z*} + uniform{0, ..., #{z = z*}}: draws of a sparse code tie at the ends of (0, 1).
+    Which of the tied ranks it is depends on `seed`, as the draws do.
     U-shaped ranks: q is overconfident; a hump: conservative; a slope: biased.
     Source: Validating Bayesian inference algorithms with simulation-based calibration (2018),
     section 4.
@@ -83,24 +85,35 @@ def simulation_based_calibration(
             n: s["value"] for n, s in prior.nodes.items() if s["type"] == "sample" and n != "data"
         }
         x = vae.decode(values["z"]).sample()
-        size, ranks, names = max(1, decoder_rows(vae) // num_samples), [], []
+        size, counts, names = max(1, decoder_rows(vae) // num_samples), [], []
         for start in range(0, num_simulations, size):
             rows = slice(start, start + size)
-            found = _ranks(
-                vae, {name: value[rows] for name, value in values.items()}, x[rows], num_samples
-            )
-            names = [f"{name}[{j}]" for name, rank in found.items() for j in range(rank.shape[1])]
-            ranks.append(torch.cat(list(found.values()), 1))
-    return Calibration(torch.cat(ranks).cpu(), num_samples, tuple(names))
+            block = {name: value[rows] for name, value in values.items()}
+            found = _counts(vae, block, x[rows], num_samples)
+            names = [f"{name}[{j}]" for name, each in found.items() for j in range(each.shape[2])]
+            counts.append(torch.cat(list(found.values()), 2))
+        ranks = _broken_ties(*torch.cat(counts, 1))
+    return Calibration(ranks.cpu(), num_samples, tuple(names))
 
 
-def _ranks(
+def _counts(
     vae: VAE, simulated: dict[str, Tensor], x: Tensor, num_samples: int
 ) -> dict[str, Tensor]:
-    """{site: (R', J)} of one block of simulations; an index that the model sums out has no rank."""
+    """How many draws lie below each simulated value and how many tie with it, {site: (2, R', J)}.
+
+    Of one block of simulations; an index that the model sums out is no site of the guide.
+    """
     with pyro.plate("draws", num_samples, dim=-2):
         guide: Any = poutine.trace(vae.guide).get_trace(x).nodes
-    shared = [name for name in simulated if name in guide]
-    return {
-        name: (guide[name]["value"] < simulated[name]).sum(0).reshape(len(x), -1) for name in shared
-    }
+    found = {}
+    for name in (name for name in simulated if name in guide):
+        draws = guide[name]["value"]
+        pair = [(draws < simulated[name]).sum(0), (draws == simulated[name]).sum(0)]
+        found[name] = torch.stack(pair).reshape(2, len(x), -1)
+    return found
+
+
+def _broken_ties(below: Tensor, tied: Tensor) -> Tensor:
+    """below + uniform{0, ..., tied}, all (R, J), by the global generator."""
+    uniform = torch.rand(tied.shape, dtype=torch.float64, device=tied.device)
+    return below + (uniform * (tied + 1)).long()
