@@ -23,9 +23,10 @@ from torch.distributions import biject_to
 
 from ppl_vae import VAE, VAEConfig, build, fit, load, save
 from ppl_vae.cli import main
+from ppl_vae.elbo import estimator_from
 from ppl_vae.guides import LatentSite, latent_sites
 from ppl_vae.handlers.enumeration import replayed_trace
-from ppl_vae.objectives import Objective, evidence_terms
+from ppl_vae.training.objective import Objective
 from ppl_vae.training.step import local_parameters
 
 LIMIT = 4.5  # standard errors: passed by chance by 7 of a million
@@ -168,7 +169,7 @@ class PriorBattery:
     def test_gradient_reaches_every_parameter(self, estimator: str) -> None:
         vae = self.vae()
         with local_parameters():
-            evidence_terms(vae.model, vae.guide, pixels(50), estimator).loss(
+            estimator_from(estimator).terms(vae.model, vae.guide, pixels(50)).mean_loss(
                 torch.tensor(0.0)
             ).backward()
         for name, parameter in vae.named_parameters():
@@ -187,7 +188,7 @@ class PriorBattery:
         for estimator in "AB":
             torch.manual_seed(2)
             with local_parameters(), torch.no_grad():
-                terms = evidence_terms(vae.model, vae.guide, x, estimator)
+                terms = estimator_from(estimator).terms(vae.model, vae.guide, x)
             bounds.append(terms.lower_bound)
         difference = bounds[0] - bounds[1]
         error = difference.std() / len(x) ** 0.5

@@ -28,7 +28,7 @@ ROOMS = (
     "guides",
     "weights",
     "vae",
-    "objectives",
+    "elbo",
     "checkpoint",
     "training",
     "evaluation",

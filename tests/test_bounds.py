@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from truths import LinearGaussian, linear_gaussian
 
 from ppl_vae import VAE, InputError, VAEConfig, build, fit, lower_bound
-from ppl_vae.objectives import Objective, evidence_terms
+from ppl_vae.elbo import estimator_from
+from ppl_vae.training.objective import Objective
 from ppl_vae.training.step import local_parameters
 
 LIMIT = 4.5  # standard errors: passed by chance by 7 of a million
@@ -26,8 +27,8 @@ def bounds(
     """Independent estimates of each datum's bound, (repeats, N), as one batch of copies."""
     with torch.no_grad(), local_parameters(), torch.random.fork_rng():
         torch.manual_seed(0)
-        terms = evidence_terms(
-            truth.vae.model, truth.vae.guide, x.repeat(repeats, 1), estimator, num_particles
+        terms = estimator_from(estimator, num_particles).terms(
+            truth.vae.model, truth.vae.guide, x.repeat(repeats, 1)
         )
         return terms.lower_bound.reshape(repeats, len(x))
 
@@ -109,7 +110,7 @@ class TestTheBound:
         reference = -stock.loss(truth.vae.model, truth.vae.guide, x)
         torch.manual_seed(0)
         with torch.no_grad():
-            found = evidence_terms(truth.vae.model, truth.vae.guide, x, "iwae", 7).lower_bound
+            found = estimator_from("iwae", 7).terms(truth.vae.model, truth.vae.guide, x).lower_bound
         assert found.item() == pytest.approx(reference, abs=1e-4)
 
     @pytest.mark.parametrize(("alpha", "q"), [(0.5, "conservative"), (3.0, "overconfident")])
@@ -128,7 +129,7 @@ class TestTheBound:
         reference = -stock.loss(truth.vae.model, truth.vae.guide, x)
         torch.manual_seed(0)
         with torch.no_grad():
-            found = evidence_terms(truth.vae.model, truth.vae.guide, x, name, 7).lower_bound
+            found = estimator_from(name, 7).terms(truth.vae.model, truth.vae.guide, x).lower_bound
         assert found.item() == pytest.approx(reference, abs=1e-4)
         mixed = (
             (1 - alpha) * c** 2 + alpha
@@ -285,14 +286,14 @@ class TestRefusals:
     def test_dropout_in_the_guide_would_make_two_guides(self) -> None:
         vae = build(VAEConfig((4,), 2, (5,), network_options={"dropout": 0.2}), num_data=10)
         with pytest.raises(InputError, match=r"estimator 'dreg'.*dropout.*use estimator 'iwae'"):
-            evidence_terms(vae.model, vae.guide, torch.zeros(3, 4), "dreg", 2)
+            estimator_from("dreg", 2).terms(vae.model, vae.guide, torch.zeros(3, 4))
 
     def test_batch_normalisation_in_the_model_would_couple_the_data(self) -> None:
         vae = build(VAEConfig((4,), 4, (5,), prior="ladder", posterior="ladder")).train()
         with pytest.raises(
             InputError, match=r"estimator 'dreg'.*batch normalisation.*use estimator 'iwae'"
         ):
-            evidence_terms(vae.model, vae.guide, torch.zeros(3, 4), "dreg", 2)
+            estimator_from("dreg", 2).terms(vae.model, vae.guide, torch.zeros(3, 4))
 
     def test_balanced_weights_leave_no_such_gradient_and_no_kl_of_an_implicit_guide(self) -> None:
         with pytest.raises(InputError, match=r"'dreg' with kl_balance.*use estimator 'iwae'"):
@@ -317,7 +318,7 @@ class TestRefusals:
         with pytest.raises(
             InputError, match=r"guide site 'switch': got Bernoulli without reparameterised draws"
         ):
-            evidence_terms(truth.vae.model, Switched(), truth.draw(3), "A")
+            estimator_from("A").terms(truth.vae.model, Switched(), truth.draw(3))
 
     def test_bayesian_weights_have_no_bound_per_datum(self) -> None:
         class Weighted(nn.Module):
@@ -331,8 +332,9 @@ class TestRefusals:
 
         truth = linear_gaussian()
         with pytest.raises(
-            InputError, match=r"estimator 'iwae': got Bayesian weights theta.*use estimator A or B"
+            InputError,
+            match=r"importance-weighted bound: got Bayesian weights theta.*use estimator A or B",
         ):
-            evidence_terms(
-                Weighted(truth.vae.model), Weighted(truth.vae.guide), truth.draw(3), "iwae", 2
+            estimator_from("iwae", 2).terms(
+                Weighted(truth.vae.model), Weighted(truth.vae.guide), truth.draw(3)
             )

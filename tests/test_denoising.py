@@ -14,8 +14,9 @@ from torch import Tensor
 from truths import linear_gaussian
 
 from ppl_vae import InputError, VAEConfig, build, fit, load
+from ppl_vae.elbo import estimator_from
 from ppl_vae.handlers.corruption import CORRUPTIONS, Corruption, evidence
-from ppl_vae.objectives import Objective, evidence_terms
+from ppl_vae.training.objective import Objective
 from ppl_vae.training.schedules import Constrained, schedule
 from ppl_vae.training.step import local_parameters
 
@@ -81,7 +82,7 @@ class TestCorruption:
             Corruption("normal", level),
         ):
             torch.manual_seed(0)
-            terms = evidence_terms(truth.vae.model, truth.vae.guide, x.repeat(4000, 1), "A")
+            terms = estimator_from("A").terms(truth.vae.model, truth.vae.guide, x.repeat(4000, 1))
         gap = truth.log_likelihood(x) - terms.lower_bound.reshape(4000, 4)
         assert ((gap.mean(0) - cost) / (gap.std(0) / math.sqrt(len(gap)))).abs().max() < LIMIT
 

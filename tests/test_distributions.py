@@ -22,7 +22,7 @@ from ppl_vae.distributions import (
     remembered,
 )
 from ppl_vae.distributions.remembered import made_from
-from ppl_vae.objectives import evidence_terms
+from ppl_vae.elbo import estimator_from
 from ppl_vae.training.recorded import record
 from ppl_vae.training.step import local_parameters
 
@@ -213,7 +213,9 @@ class TestRelaxedBernoulli:
             gradients = []
             with local_parameters():
                 for _ in range(40):
-                    terms = evidence_terms(vae.model, vae.guide, torch.ones(500, 4), estimator, 8)
+                    terms = estimator_from(estimator, 8).terms(
+                        vae.model, vae.guide, torch.ones(500, 4)
+                    )
                     gradients.append(torch.autograd.grad(terms.lower_bound.mean(), bias)[0])
             found.append(torch.stack(gradients).double())
         error = sum(g.var(0) / len(g) for g in found).sqrt()

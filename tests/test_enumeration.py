@@ -16,7 +16,7 @@ from pyro.infer import TraceEnum_ELBO
 from torch import Tensor, nn
 
 from ppl_vae import log_likelihood
-from ppl_vae.objectives import evidence_terms
+from ppl_vae.elbo import estimator_from
 from tests.examples import pixels, tiny
 from tests.prior_battery import PriorBattery
 
@@ -45,7 +45,7 @@ class TestIndexedMixture(PriorBattery):
 def test_an_index_summed_out_is_what_pyro_enumerates(estimator: str, num_particles: int) -> None:
     vae, x = tiny(IndexedMixture).eval(), pixels(7)
     torch.manual_seed(0)
-    ours = evidence_terms(vae.model, vae.guide, x, estimator, num_particles).lower_bound
+    ours = estimator_from(estimator, num_particles).terms(vae.model, vae.guide, x).lower_bound
     torch.manual_seed(0)
     stock = TraceEnum_ELBO(
         num_particles, max_plate_nesting=min(2, num_particles), vectorize_particles=True
@@ -71,7 +71,7 @@ def test_a_chain_of_indices_is_summed_out_of_every_site_that_depends_on_one() ->
 
     vae, x = tiny(chain).eval(), pixels(4)
     torch.manual_seed(0)
-    terms = evidence_terms(vae.model, vae.guide, x, "A")
+    terms = estimator_from("A").terms(vae.model, vae.guide, x)
     torch.manual_seed(0)
     q = poutine.trace(vae.guide).get_trace(x)
     a, z, joint = q.nodes["a"]["value"], q.nodes["z"]["value"], []

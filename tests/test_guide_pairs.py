@@ -16,8 +16,8 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae import VAE, InputError, VAEConfig, build, fit
+from ppl_vae.elbo import estimator_from
 from ppl_vae.guides import POSTERIORS
-from ppl_vae.objectives import evidence_terms
 from ppl_vae.priors import PRIORS
 
 IMAGES = {"network": "conv", "network_options": {"channels": [2]}, "hidden_sizes": ()}
@@ -106,9 +106,12 @@ def test_a_guide_in_another_order_than_the_prior_is_refused_under_b_alone() -> N
 
     with torch.no_grad(), pyro.settings.context(module_local_params=True):
         assert (
-            evidence_terms(vae.eval().model, backwards, pixels(), "A").lower_bound.isfinite().all()
+            estimator_from("A")
+            .terms(vae.eval().model, backwards, pixels())
+            .lower_bound.isfinite()
+            .all()
         )
         with pytest.raises(
             InputError, match="use estimator A or sample the guide's sites top-down"
         ):
-            evidence_terms(vae.model, backwards, pixels(), "B")
+            estimator_from("B").terms(vae.model, backwards, pixels())

@@ -16,10 +16,10 @@ from torch import nn
 from torch.distributions import biject_to
 
 from ppl_vae.checks import InputError
+from ppl_vae.elbo import estimator_from
 from ppl_vae.guides import latent_sites
 from ppl_vae.guides.moments import mean
 from ppl_vae.guides.sites import base_distribution
-from ppl_vae.objectives import evidence_terms
 from ppl_vae.vae import VAEConfig, build
 from tests.examples import PRIORS, pixels, tiny
 
@@ -139,7 +139,7 @@ def test_a_point_posterior_is_a_point_in_the_support(prior):
     vae = build(VAEConfig((6,), 2, (5,), posterior="point"), prior=PRIORS[prior], seed=0)
     first, again = (vae.encode(pixels(4), num_samples=3) for _ in range(2))
     assert torch.equal(first, again) and torch.equal(first[0], first[1])
-    terms = evidence_terms(vae.model, vae.guide, pixels(4), "B")
+    terms = estimator_from("B").terms(vae.model, vae.guide, pixels(4))
     assert all(kl.kind == "point" and not kl.value.any() for kl in terms.kl.values())
 
 
@@ -175,7 +175,7 @@ class TestAUsersOwnPosterior:
     def test_it_may_run_inside_the_plate_or_open_it(self, plate):
         vae, x = tiny(posterior=Own(plate), num_data=40), pixels(10)
         assert guide_site(vae, x=x).batch_shape == (10,)
-        assert evidence_terms(vae.model, vae.guide, x, "B", 3).lower_bound.shape == (10,)
+        assert estimator_from("B", 3).terms(vae.model, vae.guide, x).lower_bound.shape == (10,)
         assert vae.encode(x).shape == (10, 2) and vae.config.posterior.endswith("custom")
 
     def test_trying_it_out_leaves_its_statistics_and_mode(self):

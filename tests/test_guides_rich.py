@@ -18,9 +18,10 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ppl_vae import VAE, InputError, VAEConfig, build, fit, load, save
+from ppl_vae.elbo import estimator_from, kl_report
 from ppl_vae.guides.full_normal import FullNormal
 from ppl_vae.guides.mixture import NormalMixture
-from ppl_vae.objectives import Objective, evidence_terms, kl_report
+from ppl_vae.training.objective import Objective
 from ppl_vae.training.step import local_parameters
 
 LIMIT = 4.5  # standard errors: passed by chance by 7 of a million
@@ -110,7 +111,7 @@ def bound(vae: VAE, x: Tensor, estimator: str = "A", num_particles: int = 4000) 
     """The bound of each row, averaged over many draws, (N,)."""
     with torch.no_grad(), local_parameters(), torch.random.fork_rng():
         torch.manual_seed(0)
-        return evidence_terms(vae.model, vae.guide, x, estimator, num_particles).lower_bound
+        return estimator_from(estimator, num_particles).terms(vae.model, vae.guide, x).lower_bound
 
 
 def fitted(vae: VAE, steps: int, num_particles: int = 4, estimator: str = "B") -> VAE:
@@ -328,7 +329,7 @@ class TestBattery:
             for estimator in "AB":
                 torch.manual_seed(3)
                 blocks = [
-                    evidence_terms(vae.model, vae.guide, x, estimator, 200).lower_bound
+                    estimator_from(estimator, 200).terms(vae.model, vae.guide, x).lower_bound
                     for _ in range(60)
                 ]
                 means.append(torch.stack(blocks))
@@ -473,7 +474,7 @@ class TestRefusals:
 
     def test_residual_starts_at_the_prior(self) -> None:
         vae = build(VAEConfig((6,), 8, (5,), prior="ladder", posterior="residual"), seed=0).eval()
-        terms = evidence_terms(vae.model, vae.guide, torch.zeros(3, 6), "B")
+        terms = estimator_from("B").terms(vae.model, vae.guide, torch.zeros(3, 6))
         assert all(kl.value.abs().max() < 1e-5 for kl in terms.kl.values())
 
     def test_nvae_wants_images_that_fit(self) -> None:
@@ -538,7 +539,7 @@ class TestHierarchies:
         for p in vae.guide.posterior.heads.parameters():
             p.data.zero_()
         with torch.no_grad(), local_parameters():
-            terms = evidence_terms(vae.model, vae.guide, pixels(5), "B")
+            terms = estimator_from("B").terms(vae.model, vae.guide, pixels(5))
         assert {
             name: kl.value.abs().max().item() < 1e-6 for name, kl in terms.kl.items()
         } == dict.fromkeys(("z_3", "z_2", "z"), True)

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from ppl_vae import VAEConfig, build
 from ppl_vae.handlers.reduced_precision import BFloat16Products
-from ppl_vae.objectives import Objective
 from ppl_vae.training import fit
+from ppl_vae.training.objective import Objective
 from ppl_vae.training.optimizers import Update
 from ppl_vae.training.step import EagerStep, ObjectiveModule, RecordedStep, local_parameters
 

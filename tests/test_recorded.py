@@ -13,8 +13,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from ppl_vae.objectives import Objective
 from ppl_vae.training import fit
+from ppl_vae.training.objective import Objective
 from ppl_vae.training.optimizers import Update
 from ppl_vae.training.recorded import lift_noise
 from ppl_vae.training.step import (

@@ -16,8 +16,8 @@ import torch
 
 from ppl_vae.checkpoint import CHECKPOINT, load
 from ppl_vae.checks import InputError
-from ppl_vae.objectives import Objective
 from ppl_vae.training import fit
+from ppl_vae.training.objective import Objective
 from tests.examples import PRIORS, pixels, tiny
 from tests.truths import probabilistic_pca_optimum
 

@@ -15,8 +15,8 @@ from pyro.infer import MCMC, NUTS, SVI, Predictive, RenyiELBO, Trace_ELBO, Trace
 from pyro.nn import PyroModule, PyroParam
 
 from ppl_vae.checks import InputError
+from ppl_vae.elbo import estimator_from, kl_report
 from ppl_vae.handlers import KLWeight
-from ppl_vae.objectives import evidence_terms, kl_report
 from ppl_vae.training import fit
 from tests.examples import PRIORS, pixels, tiny
 from tests.truths import linear_gaussian
@@ -37,7 +37,7 @@ class TestTraps:
         not even see.
         """
         vae, x = tiny(num_data=40).train(), pixels(10)
-        own = evidence_terms_at(vae, x, estimator)
+        own = terms_at(vae, x, estimator)
         with KLWeight(weight):
             weighted = stock_loss(estimator, vae.model, vae.guide, x)
         expected = (-own.log_likelihood + weight * own.kl["z"].value).sum() * 40 / 10
@@ -56,16 +56,16 @@ class TestTraps:
             0.1 * stock_loss("B", vae.model, vae.guide, x)
         )
         with pytest.raises(InputError, match="different scales in model and guide"):
-            evidence_terms(scaled, vae.guide, x, "B")
+            estimator_from("B").terms(scaled, vae.guide, x)
         with pytest.raises(InputError, match="different scales in model and guide"):
-            evidence_terms(vae.model, weighed, x, "A")
+            estimator_from("A").terms(vae.model, weighed, x)
 
     def test_1_one_scale_around_both_programs_is_no_difference(self):
         vae, x = tiny(), pixels(10)
-        both = evidence_terms_at(vae, x, "B")
+        both = terms_at(vae, x, "B")
         torch.manual_seed(0)
         with poutine.scale(scale=0.5):
-            half = evidence_terms(vae.model, vae.guide, x, "B")
+            half = estimator_from("B").terms(vae.model, vae.guide, x)
         torch.testing.assert_close(half.lower_bound, 0.5 * both.lower_bound)
 
     def test_2_a_kl_without_closed_form_is_reported_as_sampled(self):
@@ -77,7 +77,7 @@ class TestTraps:
         not contain it.
         """
         x = pixels(4)
-        few, many = (evidence_terms_at(tiny(num_data=n).train(), x, "A") for n in (4, 4000))
+        few, many = (terms_at(tiny(num_data=n).train(), x, "A") for n in (4, 4000))
         assert torch.equal(few.lower_bound, many.lower_bound)
         vae = tiny(num_data=4000).train()
         torch.manual_seed(0)
@@ -95,7 +95,7 @@ class TestTraps:
                 pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
 
         guide = poutine.block(program, hide=["x"])
-        terms = evidence_terms(program, guide, torch.zeros(4, 1), "B")
+        terms = estimator_from("B").terms(program, guide, torch.zeros(4, 1))
         assert set(terms.weight_kl) == {"theta"} and set(terms.kl) == {"z"}
         assert (
             terms.weight_kl["theta"].value.shape == ()
@@ -113,10 +113,10 @@ class TestTraps:
                 pyro.sample("scale", nodes["scale"]["fn"])
 
         with pytest.raises(InputError, match="the model's order, scale, z"):
-            evidence_terms(vae.model, bottom_up, x, "B")
+            estimator_from("B").terms(vae.model, bottom_up, x)
         with pytest.raises(InputError, match="the model's order, scale, z"):
             kl_report(vae.model, bottom_up, x, "B")
-        assert evidence_terms(vae.model, bottom_up, x, "A").lower_bound.shape == (4,)
+        assert estimator_from("A").terms(vae.model, bottom_up, x).lower_bound.shape == (4,)
 
     def test_8_an_elbo_of_the_two_programs_registers_every_parameter(self):
         vae = tiny()
@@ -181,15 +181,15 @@ class TestTraps:
         assert at[0] == pytest.approx(at[1]) and at[2] < at[0] - 5
 
 
-def evidence_terms_at(vae, x, estimator, seed=0):
+def terms_at(vae, x, estimator, seed=0):
     torch.manual_seed(seed)
-    return evidence_terms(vae.model, vae.guide, x, estimator)
+    return estimator_from(estimator).terms(vae.model, vae.guide, x)
 
 
 def mean_bound(vae, x):
     torch.manual_seed(0)
     with torch.no_grad():
-        return evidence_terms(vae.model, vae.guide, x, "B", 500).lower_bound.mean().item()
+        return estimator_from("B", 500).terms(vae.model, vae.guide, x).lower_bound.mean().item()
 
 
 class TestStockPyro:
@@ -283,9 +283,7 @@ class TestStockPyro:
         for each, tier in ((vae, "record"), (eager, "off")):
             assert fit(each, x, epochs=3, progress=False, compile=tier).tier == tier
         assert all(torch.equal(p, vae.get_parameter(n)) for n, p in eager.named_parameters())
-        assert evidence_terms_at(vae, x, "B").kl["z"].kind == "analytic" and vae.sample(
-            3
-        ).shape == (3, 6)
+        assert terms_at(vae, x, "B").kl["z"].kind == "analytic" and vae.sample(3).shape == (3, 6)
         svi = SVI(twin.model, twin.guide, pyro.optim.Adam({"lr": 0.03}), Trace_ELBO())
         svi.step(x)
         assert all(not torch.equal(p, untouched[n]) for n, p in twin.named_parameters())

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ppl_vae import InputError, VAEConfig, build
+from ppl_vae.elbo import estimator_from
 from ppl_vae.handlers import Flipout, LocalReparameterization, WeightLayers
-from ppl_vae.objectives import evidence_terms
 from ppl_vae.weights import LowRankNormal, MatrixNormal
 
 DRAWS = 20_000
@@ -251,7 +251,7 @@ def gradient_variance(estimator: str, x: Tensor) -> Tensor:
     wanted = [model.guide.weights.factors[1].location, model.guide.weights.factors[1].log_scale]
     torch.manual_seed(0)
     for _ in range(200):
-        loss = evidence_terms(model.model, model.guide, x).loss(0.0)
+        loss = estimator_from("B").terms(model.model, model.guide, x).mean_loss(0.0)
         seen.append([g.flatten() for g in torch.autograd.grad(loss, wanted)])
     return torch.stack([torch.stack(column).var(0).sum() for column in zip(*seen, strict=True)])
 
@@ -275,11 +275,11 @@ def test_all_estimators_have_one_mean(estimator: str) -> None:
     with torch.no_grad():
         ours = torch.stack(
             [
-                evidence_terms(model.model, model.guide, x, num_particles=100).log_likelihood.sum()
+                estimator_from("B", 100).terms(model.model, model.guide, x).log_likelihood.sum()
                 for _ in range(40)
             ]
         )
-        terms = evidence_terms(model.model, model.guide, x)
+        terms = estimator_from("B").terms(model.model, model.guide, x)
         kl = sum(kl.value.sum() for kl in (terms.kl | terms.weight_kl).values())
         stock = -torch.tensor(
             [TraceMeanField_ELBO().loss(model.model, model.guide, x) for _ in range(500)]
@@ -295,6 +295,6 @@ def test_handlers_compose_with_the_stock_estimator() -> None:
         with torch.no_grad(), handler():
             with_noise = TraceMeanField_ELBO().loss(model.model, model.guide, x)
             torch.manual_seed(0)
-            terms = evidence_terms(model.model, model.guide, x)
+            terms = estimator_from("B").terms(model.model, model.guide, x)
         exact = terms.lower_bound.sum() - sum(kl.value for kl in terms.weight_kl.values())
         assert with_noise == pytest.approx(-exact.item(), rel=1e-5)

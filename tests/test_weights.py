@@ -1,7 +1,7 @@
 """Bayesian weights against closed forms: conjugate regression, densities, KL terms, and what a
 configuration builds.
 
-Knows the rooms weights, vae and objectives; handlers have a file of their own. Statistical tests
+Knows the rooms weights, vae and elbo; handlers have a file of their own. Statistical tests
 fix their seed; each compares a mean of many draws with its exact value at five standard errors
 (failure rate below 1e-6 a comparison).
 """
@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
 from ppl_vae import InputError, VAEConfig, build, fit, load, save
+from ppl_vae.elbo import estimator_from, kl_report
 from ppl_vae.guides import DataProgram
 from ppl_vae.handlers import KLWeight, call
 from ppl_vae.likelihoods import LIKELIHOODS
-from ppl_vae.objectives import Objective, evidence_terms, kl_report
+from ppl_vae.training.objective import Objective
 from ppl_vae.weights import (
     FAMILIES,
     WEIGHT_PRIORS,
@@ -138,7 +139,7 @@ class TestConjugateRegression:
         set_exactly(guide.weights, mean, covariance)
         torch.manual_seed(0)
         for _ in range(5):
-            terms = evidence_terms(model, guide, x, "A")
+            terms = estimator_from("A").terms(model, guide, x)
             kl = terms.weight_kl["weight"]
             assert kl.kind == "sampled"
             assert (terms.log_likelihood.sum() - kl.value).item() == pytest.approx(
@@ -152,10 +153,10 @@ class TestConjugateRegression:
         model, guide, x, (mean, covariance, evidence) = self.pair(family, estimator)
         set_exactly(guide.weights, mean, covariance)
         torch.manual_seed(0)
-        kl = evidence_terms(model, guide, x, "B").weight_kl["weight"]
+        kl = estimator_from("B").terms(model, guide, x).weight_kl["weight"]
         assert kl.kind == "analytic"
         means = torch.stack(
-            [evidence_terms(model, guide, x, "B", 50).log_likelihood.sum() for _ in range(60)]
+            [estimator_from("B", 50).terms(model, guide, x).log_likelihood.sum() for _ in range(60)]
         )
         assert abs(means.mean() - kl.value - evidence) < 5 * means.std() / math.sqrt(60)
 
@@ -166,7 +167,7 @@ class TestConjugateRegression:
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 600)
         for _ in range(600):
             optimizer.zero_grad()
-            evidence_terms(model, guide, x, "B", num_particles=10).loss(1 / len(x)).backward()
+            estimator_from("B", 10).terms(model, guide, x).mean_loss(1 / len(x)).backward()
             optimizer.step()
             decay.step()
         (q,) = guide.weights.distributions().values()
@@ -176,7 +177,7 @@ class TestConjugateRegression:
         )
         guide.weights.estimator = "naive"  # at the exact posterior estimator A then hardly varies
         with torch.no_grad():
-            terms = evidence_terms(model, guide, x, "A", num_particles=20_000)
+            terms = estimator_from("A", 20_000).terms(model, guide, x)
         assert float(terms.log_likelihood.sum() - terms.weight_kl["weight"].value) == pytest.approx(
             evidence, abs=0.03
         )
@@ -214,7 +215,7 @@ def test_the_bound_of_a_family_without_the_answer_lacks_exactly_its_kl() -> None
     gap = kl_divergence(dist.MultivariateNormal(mean, best.diag()), exact).sum()
     assert gap > 0.1
     torch.manual_seed(0)
-    terms = [evidence_terms(model, guide, x, "B", 50) for _ in range(60)]
+    terms = [estimator_from("B", 50).terms(model, guide, x) for _ in range(60)]
     bounds = torch.stack([t.log_likelihood.sum() - t.weight_kl["weight"].value for t in terms])
     assert abs(bounds.mean() - (evidence - gap)) < 5 * bounds.std() / math.sqrt(60)
 
@@ -231,7 +232,7 @@ def test_no_bound_is_above_the_evidence(family: str) -> None:
     with torch.no_grad():
         for parameter in guide.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-        bounds = [evidence_terms(model, guide, x, "B", num_particles=4000) for _ in range(5)]
+        bounds = [estimator_from("B", 4000).terms(model, guide, x) for _ in range(5)]
     for terms in bounds:
         assert terms.log_likelihood.sum() - terms.weight_kl["weight"].value < evidence
 
@@ -368,7 +369,9 @@ def test_both_estimators_have_the_same_mean(family: str, prior: str) -> None:
     means, errors = [], []
     with torch.no_grad():
         for estimator in ("A", "B"):
-            terms = [evidence_terms(vae.model, vae.guide, x, estimator, 30) for _ in range(60)]
+            terms = [
+                estimator_from(estimator, 30).terms(vae.model, vae.guide, x) for _ in range(60)
+            ]
             values = torch.stack(
                 [t.lower_bound.sum() - sum(kl.value for kl in t.weight_kl.values()) for t in terms]
             )
@@ -389,11 +392,15 @@ class TestEquation19:
 
         def loss(batch: Tensor) -> Tensor:
             torch.manual_seed(3)  # the same theta for every batch; z is a point
-            return evidence_terms(vae.model, vae.guide, batch, "B").loss(torch.tensor(1 / 40))
+            return (
+                estimator_from("B")
+                .terms(vae.model, vae.guide, batch)
+                .mean_loss(torch.tensor(1 / 40))
+            )
 
         pieces = torch.stack([loss(batch) for batch in x.split(10)])
         assert pieces.mean().item() == pytest.approx(loss(x).item(), rel=1e-5)
-        terms = evidence_terms(vae.model, vae.guide, x[:10], "B")
+        terms = estimator_from("B").terms(vae.model, vae.guide, x[:10])
         _, report = Objective()(vae.model, vae.guide, x[:10], one, one, torch.tensor(1 / 40))
         total = sum(kl.value for kl in terms.weight_kl.values())
         assert report["kl_weights"].item() == pytest.approx(total.item() / 40, rel=1e-6)
@@ -406,7 +413,7 @@ class TestEquation19:
         vae = build(small(prior="normal", estimator="naive"), num_data=4000, seed=0).train()
         torch.manual_seed(0)
         exact = sum(
-            kl.value for kl in evidence_terms(vae.model, vae.guide, x).weight_kl.values()
+            kl.value for kl in estimator_from("B").terms(vae.model, vae.guide, x).weight_kl.values()
         ).item()
         losses = {}
         for weight in (1.0, 3.0):

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ppl_vae.diagnostics import Check
+from ppl_vae.elbo import estimator_from, kl_report
 from ppl_vae.evaluation import active_units, log_likelihood, lower_bound, reconstruction_error
 from ppl_vae.evaluation.blocks import by_blocks
-from ppl_vae.objectives import evidence_terms, kl_report
 from ppl_vae.vae import VAE
 
 __all__ = ["check_table", "evaluation_lines", "evaluation_report", "verdict"]
@@ -83,7 +83,7 @@ def _kl(vae: VAE, x: Tensor, estimator: str, seed: int) -> dict[str, dict[str, A
     kinds = kl_report(vae.model, vae.guide, x[:2], estimator)
 
     def of_sites(rows: Tensor) -> Tensor:
-        terms = evidence_terms(vae.model, vae.guide, rows, estimator)
+        terms = estimator_from(estimator).terms(vae.model, vae.guide, rows)
         weights = [
             kl.value.expand(len(rows)) / (vae.num_data or len(x)) for kl in terms.weight_kl.values()
         ]

@@ -12,9 +12,9 @@ from ppl_vae import checks
 from ppl_vae.diagnostics.calibration import Calibration, simulation_based_calibration
 from ppl_vae.diagnostics.predictive import PredictiveCheck, posterior_predictive_check
 from ppl_vae.diagnostics.weights import weight_signal_to_noise
+from ppl_vae.elbo import kl_report
 from ppl_vae.evaluation import LogLikelihood, active_units, log_likelihood, lower_bound
 from ppl_vae.evaluation.blocks import as_float, checked
-from ppl_vae.objectives import kl_report
 from ppl_vae.vae import VAE
 
 __all__ = ["Check", "Examination", "diagnose", "examine"]

@@ -12,10 +12,10 @@ from pyro import poutine
 from torch import Tensor
 
 from ppl_vae import checks
+from ppl_vae.elbo import estimator_from
 from ppl_vae.evaluation.blocks import as_float, by_blocks, checked, decoder_rows, evaluation
 from ppl_vae.guides.program import named
 from ppl_vae.handlers.layers import call
-from ppl_vae.objectives import evidence_terms
 from ppl_vae.vae import VAE
 
 __all__ = ["functional_spread", "lower_bound_when_pruned", "weight_signal_to_noise"]
@@ -72,7 +72,7 @@ def _bound_at(vae: VAE, theta: dict[str, Tensor], num_particles: int) -> Callabl
     model, guide = (
         poutine.block(program, hide=list(theta)) for program in fixed
     )  # log p(theta) is no part of it
-    return lambda rows: evidence_terms(model, guide, rows, "A", num_particles).lower_bound
+    return lambda rows: estimator_from("A", num_particles).terms(model, guide, rows).lower_bound
 
 
 def functional_spread(

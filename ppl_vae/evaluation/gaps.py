@@ -12,9 +12,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ppl_vae import checks
+from ppl_vae.elbo import estimator_from, kl_report
 from ppl_vae.evaluation.blocks import as_float, checked, evaluation
 from ppl_vae.evaluation.likelihood import log_likelihood
-from ppl_vae.objectives import evidence_terms, kl_report
 from ppl_vae.vae import VAE, Guide
 
 __all__ = ["InferenceGaps", "inference_gaps"]
@@ -94,7 +94,7 @@ def _check(vae: VAE, x: Tensor) -> None:
 
 
 def _bound(vae: VAE, guide: Guide, x: Tensor, num_particles: int) -> Tensor:
-    return evidence_terms(vae.model, guide, x, "A", num_particles).lower_bound
+    return estimator_from("A", num_particles).terms(vae.model, guide, x).lower_bound
 
 
 def _refitted(

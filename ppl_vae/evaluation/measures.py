@@ -7,8 +7,8 @@ Knows estimators and the VAE's own questions; knows nothing of importance weight
 from torch import Tensor
 
 from ppl_vae import checks
+from ppl_vae.elbo import estimator_from
 from ppl_vae.evaluation.blocks import by_blocks, checked
-from ppl_vae.objectives import evidence_terms, renyi_order
 from ppl_vae.vae import VAE
 
 __all__ = ["active_units", "lower_bound", "reconstruction_error"]
@@ -26,21 +26,20 @@ def lower_bound(
 
     Args:
         x: (N, *event_shape). estimator: "A" (all terms sampled), "B" (closed-form KL where there is
-            one), "iwae", "dreg" or "renyi:ALPHA" (`objectives.evidence_terms`).
+            one), "iwae", "dreg" or "renyi:ALPHA" (`elbo.estimator_from`).
         num_particles: draws of z averaged for each datum. seed: of the draws; None uses the global
             generator.
 
     Raises `InputError`. Source: Auto-Encoding Variational Bayes (2013), equations 6 and 7.
     """
-    renyi_order(estimator)
-    draws = checks.integer("num_particles", num_particles)
+    elbo = estimator_from(estimator, num_particles)
     num_data = vae.num_data or len(checked(vae, x))
 
     def bound(rows: Tensor) -> Tensor:
-        terms = evidence_terms(vae.model, vae.guide, rows, estimator, draws)
+        terms = elbo.terms(vae.model, vae.guide, rows)
         return terms.lower_bound - sum(kl.value for kl in terms.weight_kl.values()) / num_data
 
-    return by_blocks(vae, x, bound, draws, seed)
+    return by_blocks(vae, x, bound, elbo.num_particles, seed)
 
 
 def reconstruction_error(

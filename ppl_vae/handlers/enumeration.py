@@ -25,7 +25,7 @@ class SummedOut(Scored):
 
 
 def replayed_trace(
-    model: Callable[..., Any], guide_trace: poutine.Trace, *args: Any
+    model: Callable[..., Any], guide_trace: poutine.Trace, *args: Any, **kwargs: Any
 ) -> poutine.Trace:
     """The model's trace at the guide's draws, every enumerated index k summed out: log p(x, z) =
     log sum_k p(x, z, k).
@@ -34,7 +34,7 @@ def replayed_trace(
     is replayed as is.
     """
     enumerating = poutine.enum(model, first_available_dim=INDEX_DIM)
-    trace = poutine.trace(poutine.replay(enumerating, trace=guide_trace)).get_trace(*args)
+    trace = poutine.trace(poutine.replay(enumerating, trace=guide_trace)).get_trace(*args, **kwargs)
     _sum_out(trace)
     return trace
 

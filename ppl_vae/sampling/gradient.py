@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ppl_vae import checks
 from ppl_vae.evaluation.blocks import as_float, checked
-from ppl_vae.objectives import Objective
 from ppl_vae.sampling.kernels import ConstantSteps, Kernel
 from ppl_vae.sampling.posterior import WeightPosterior, check_alike, point_vae, program_of
+from ppl_vae.training.objective import Objective
 from ppl_vae.training.optimizers import Update
 from ppl_vae.training.recorded import record
 from ppl_vae.training.step import EagerStep, ObjectiveModule, RecordedStep, local_parameters

@@ -1,7 +1,7 @@
 """Training by stochastic variational inference: one visible loop (`loop.py`) over steps of three
 tiers.
 
-Knows objectives, optimisers, schedules and checkpoints; knows nothing of evaluation, figures or the
+Knows estimators, optimisers, schedules and checkpoints; knows nothing of evaluation, figures or the
 command line.
 """
 

@@ -72,7 +72,7 @@ def fit(
             each epoch and in every run.
         estimator: "A" (every term sampled), "B" (closed-form KL where there is one), "iwae"
             (importance-weighted) or "dreg" (the same with doubly reparameterised gradients), or
-            "renyi:ALPHA" (`objectives.evidence_terms`).
+            "renyi:ALPHA" (`elbo.estimator_from`).
         num_particles: L, draws of z a datum.
         kl_weight, weight_kl_weight, learning_rate: a number, "linear:start:end:epochs" or a
             function of the epoch; kl_weight also "constrained:kl:20" (KL <= 20 nats) or

@@ -15,9 +15,10 @@ from tqdm.auto import tqdm
 
 from ppl_vae import checks
 from ppl_vae.checkpoint import CHECKPOINT
+from ppl_vae.elbo import kl_report
 from ppl_vae.files import remove_unfinished
-from ppl_vae.objectives import Objective, kl_report
 from ppl_vae.training.history import History
+from ppl_vae.training.objective import Objective
 from ppl_vae.training.optimizers import Update
 from ppl_vae.training.ranks import Ranks
 from ppl_vae.training.schedules import Constrained

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from ppl_vae.handlers.reduced_precision import BFloat16Products
-from ppl_vae.objectives import Objective
+from ppl_vae.training.objective import Objective
 from ppl_vae.training.optimizers import Update, laid_out
 from ppl_vae.training.ranks import Ranks
 from ppl_vae.training.recorded import compiled, lift_noise, record

@@ -6,7 +6,7 @@ Knows tensors and the objective; must not know a study's question.
 
 import torch
 
-from ppl_vae.objectives import Objective
+from ppl_vae.training.objective import Objective
 from ppl_vae.training.step import local_parameters
 
 __all__ = ["coverage", "energy_test", "gradient_variance"]

@@ -15,7 +15,7 @@ import time
 import torch
 
 from ppl_vae import VAEConfig, build
-from ppl_vae.objectives import Objective
+from ppl_vae.training.objective import Objective
 from ppl_vae.training.optimizers import Update
 from ppl_vae.training.step import ObjectiveModule, RecordedStep, local_parameters
 

@@ -1,57 +1,88 @@
-"""Gradients of an importance-weighted bound that flow through the draws alone.
+"""An importance-weighted bound whose gradient flows through the draws alone."""
 
-Knows traces and modules' parameters; knows nothing of what the bound is made of.
-"""
-
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from pyro import poutine
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from ppl_vae import checks
 from ppl_vae.distributions.remembered import made_from, remember
+from ppl_vae.elbo.importance_weighted import ImportanceWeightedELBO
+from ppl_vae.elbo.terms import Terms
+from ppl_vae.elbo.termwise import Program
 from ppl_vae.handlers.scored import Scored
 
-__all__ = ["DoubleReparameterization"]
+__all__ = ["DoublyReparameterizedELBO"]
 
 
-class DoubleReparameterization:
-    """Turn a guide's trace into one whose use in log(1/K sum_k w_k) has the doubly reparameterised
-    gradient.
+class DoublyReparameterizedELBO(ImportanceWeightedELBO):
+    """The importance-weighted bound with the doubly reparameterised gradient of the guide.
 
-    gradient of phi = sum_k v_k (1 - b + b v_k) (d log w_k / dz_k) (dz_k / dphi), v_k = w_k / sum_j
-    w_j, b the KL
-    weight: the densities log q(z_k|x) are those of a second run of the guide at the same draws
-    whose parameters are constants, and the gradient that reaches z_k, v_k d log w_k / dz_k, is
-    multiplied by 1 - b + b v_k. A factor of the guide is a part of the target, not of q: it keeps
-    its parameters. Same value and, in expectation, same gradient as the plain bound, whose
-    signal-to-noise ratio falls with K while this one's rises; with K = 1 it is "sticking the
-    landing". Source: Doubly reparameterized gradient estimators for Monte Carlo objectives (2018),
-    section 4; there b = 1, and E[v_k dlog q/dphi] = E[v_k (1 - v_k) (dlog w_k/dz_k) (dz_k/dphi)]
-    gives the rest.
+    gradient of phi = sum_k v_k (1 - b + b v_k) (d log w_k / dz_k) (dz_k / dphi),
+    v_k = w_k / sum_j w_j, b the KL weight: the densities log q(z_k|x) are those of a second run of
+    the guide at the same draws whose parameters are constants, and the gradient that reaches z_k,
+    v_k d log w_k / dz_k, is multiplied by 1 - b + b v_k. A factor of the guide is a part of the
+    target, not of q: it keeps its parameters. Same value and, in expectation, same gradient as the
+    plain bound, whose signal-to-noise ratio falls with K while this one's rises; with K = 1 it is
+    "sticking the landing".
+
+    Args:
+        num_particles: K, draws of z a datum.
+
+    Raises:
+        InputError: for programs that are no modules, for dropout in the guide, and for whatever
+            couples the data of a batch in the model, such as batch normalisation: w_k has to depend
+            on the datum's own z_k alone.
+
+    Source: Doubly reparameterized gradient estimators for Monte Carlo objectives (2018), section 4;
+    there b = 1, and E[v_k dlog q/dphi] = E[v_k (1 - v_k) (dlog w_k/dz_k) (dz_k/dphi)] gives the
+    rest.
     """
+
+    def terms(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Terms:
+        """The terms of one estimate; their gradient is the doubly reparameterised one."""
+        if not torch.is_grad_enabled():
+            return super().terms(model, guide, *args, **kwargs)
+        _check(model, guide)
+        draws = _Draws()
+        traces = self._get_trace(model, guide, args, kwargs, draws.rescored)
+        terms = self._combined(self._terms(*traces), traces[1])
+        if terms.draws is not None:
+            draws.weigh(terms.draws.weighted_bound)
+        return terms
+
+    def _strata(self) -> contextlib.AbstractContextManager[Any]:
+        if torch.is_grad_enabled():  # the gradient's weights hold for independent draws
+            return contextlib.nullcontext()
+        return super()._strata()
+
+
+class _Draws:
+    """The draws of one estimate, which pass gradients on weighted."""
 
     def __init__(self) -> None:
         self._weights: Tensor | None = None
 
-    def trace(self, model: Any, guide: Any, x: Tensor, trace: poutine.Trace) -> poutine.Trace:
-        """The guide's densities with constant parameters at the draws of `trace`, which pass
-        gradients on weighted.
-        """
-        _check(model, guide)
+    def rescored(
+        self, model: Any, guide: Any, args: Any, kwargs: Any, trace: poutine.Trace
+    ) -> poutine.Trace:
+        """The guide's trace with densities of constant parameters at the same draws."""
         for site in _drawn(trace):
             kl_weight = 0.0 if site["infer"].get("point") else site.get("kl_weight", 1.0)
             site["value"] = _hooked(site["value"], self._weigh(kl_weight))
-        scored = _scored(model, guide, x, trace)
+        scored = _constant(model, guide, trace, args, kwargs)
         factors = [
             name
             for name, site in scored.nodes.items()
             if site["type"] == "sample" and site["is_observed"]
         ]
         if factors:
-            live = poutine.trace(poutine.replay(guide, trace=trace)).get_trace(x)
+            replayed = poutine.replay(guide, trace=trace)
+            live = poutine.trace(replayed).get_trace(*args, **kwargs)
             for name in factors:
                 scored.nodes[name].update(live.nodes[name])
         return scored
@@ -62,7 +93,7 @@ class DoubleReparameterization:
         """
         self._weights = log_weights.detach().softmax(0)
 
-    def _weigh(self, kl_weight: float | Tensor) -> Any:
+    def _weigh(self, kl_weight: float | Tensor) -> Callable[[Tensor], Tensor]:
         def hook(gradient: Tensor) -> Tensor:
             if self._weights is None:
                 return gradient
@@ -95,8 +126,9 @@ class _Scored(nn.Module):
         super().__init__()
         self.model, self.guide = model, guide
 
-    def forward(self, x: Tensor, trace: poutine.Trace) -> poutine.Trace:
-        scored = poutine.trace(poutine.replay(self.guide, trace=trace)).get_trace(x)
+    def forward(self, trace: poutine.Trace, args: Any, kwargs: Any) -> poutine.Trace:
+        replayed = poutine.replay(self.guide, trace=trace)
+        scored = poutine.trace(replayed).get_trace(*args, **kwargs)
         for site in _drawn(
             scored
         ):  # here, where parameters are constants: a flow's networks run when it is scored
@@ -104,13 +136,16 @@ class _Scored(nn.Module):
         return scored
 
 
-def _scored(model: nn.Module, guide: nn.Module, x: Tensor, trace: poutine.Trace) -> poutine.Trace:
+def _constant(
+    model: nn.Module, guide: nn.Module, trace: poutine.Trace, args: Any, kwargs: Any
+) -> poutine.Trace:
+    """The guide's trace at the same draws, scored with parameters that are constants."""
     pair = _Scored(model, guide)
     constants = {name: parameter.detach() for name, parameter in pair.named_parameters()}
     constants |= {
         name: buffer.clone() for name, buffer in pair.named_buffers()
     }  # batch statistics are counted once
-    return functional_call(pair, constants, (x, trace))
+    return functional_call(pair, constants, (trace, args, kwargs))
 
 
 def _check(model: Any, guide: Any) -> None:
