@@ -6,13 +6,16 @@ Knows steps and their tiers; must not know epochs or files. Eager Pyro is the tr
 
 import logging
 import math
+import random
 import shutil
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 
+from ppl_vae.evaluation import log_likelihood
 from ppl_vae.training import fit
 from ppl_vae.training.objective import Objective
 from ppl_vae.training.optimizers import Update
@@ -186,6 +189,74 @@ def test_control_flow_that_looks_at_data_falls_back_to_eager_with_one_line(caplo
         and "cannot be recorded" in caplog.text
         and "running them eagerly" in caplog.text
     )
+
+
+class Changing(torch.nn.Module):
+    """p(z) = N(0, scale), the scale a number of Python's that changes from call to call."""
+
+    kind = "counter"
+
+    def __init__(self, latent_size):
+        super().__init__()
+        self.latent_size, self.calls = latent_size, 0
+
+    def forward(self):
+        scale = {
+            "counter": lambda: 1.0 + 0.1 * self.calls,
+            "slow counter": lambda: 1.0 + 0.1 * (self.calls // 100),
+            "python": lambda: random.uniform(1, 2),
+            "numpy": lambda: np.random.default_rng().uniform(1, 2),
+            "tensor": lambda: torch.tensor(np.random.default_rng().uniform(1, 2, 2)).float(),
+        }[self.kind]()
+        if "counter" in self.kind:
+            self.calls += 1
+        return pyro.sample("z", dist.Normal(torch.zeros(self.latent_size), scale).to_event(1))
+
+
+@pytest.mark.parametrize("kind", ["counter", "slow counter", "python", "numpy", "tensor"])
+def test_a_program_that_changes_from_call_to_call_is_run_eagerly_with_one_line(
+    kind, monkeypatch, caplog
+):
+    monkeypatch.setattr(Changing, "kind", kind)
+    vae = tiny(Changing)
+    with caplog.at_level(logging.WARNING, logger="ppl_vae"):
+        history = fit(vae, pixels(40), epochs=2, compile="record", progress=False)
+    assert history.tier == "off"
+    assert len(caplog.records) == 1 and "from call to call" in caplog.text
+    assert ("model.prior.calls" in caplog.text) == ("counter" in kind)
+
+
+def test_log_likelihood_of_a_program_that_changes_is_run_eagerly_with_one_line(monkeypatch, caplog):
+    monkeypatch.setattr(Changing, "kind", "numpy")
+    with caplog.at_level(logging.WARNING, logger="ppl_vae"):
+        log_likelihood(tiny(Changing), pixels(5), num_samples=20, compile="record", seed=0)
+    assert len(caplog.records) == 1 and "from call to call" in caplog.text
+
+
+class Tempered(torch.nn.Module):
+    """p(z) = N(0, temperature), a number for somebody else to change."""
+
+    def __init__(self, latent_size):
+        super().__init__()
+        self.latent_size, self.temperature = latent_size, 1.0
+
+    def forward(self):
+        zeros = torch.zeros(self.latent_size)
+        return pyro.sample("z", dist.Normal(zeros, self.temperature).to_event(1))
+
+
+@pytest.mark.parametrize("tier", ["off", "record"])
+def test_what_a_recorded_program_does_not_see_is_told_once(tier, caplog):
+    vae = tiny(Tempered)
+
+    def weight(epoch):
+        vae.model.prior.temperature = 1.0 + epoch
+        return 1.0
+
+    with caplog.at_level(logging.WARNING, logger="ppl_vae"):
+        fit(vae, pixels(40), epochs=3, kl_weight=weight, compile=tier, progress=False)
+    assert len(caplog.records) == (tier == "record")
+    assert ("model.prior.temperature changed after" in caplog.text) == (tier == "record")
 
 
 def trained(tier, prior="scale_then_z", **arguments):

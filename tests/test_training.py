@@ -16,6 +16,7 @@ import torch
 
 from ppl_vae.checkpoint import CHECKPOINT, load
 from ppl_vae.checks import InputError
+from ppl_vae.datasets import load_data
 from ppl_vae.training import fit
 from ppl_vae.training.objective import Objective
 from tests.examples import PRIORS, pixels, tiny
@@ -450,6 +451,41 @@ class TestStopping:
         assert len(bounds) == 5 and history.stopped
         quietly(reference, x, epochs=history.best_epoch, learning_rate=rate)
         assert same(vae, reference) and not vae.training
+
+
+class TestHowItIsCalled:
+    @pytest.mark.parametrize("tier", ["off", "record"])
+    @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+    def test_without_gradients_around_it_trains_alike(self, mode, tier):
+        inside, outside, x = tiny(), tiny(), pixels(30)
+        quietly(outside, x, epochs=2, compile=tier)
+        with mode():
+            quietly(inside, x, epochs=2, compile=tier)
+            assert not torch.is_grad_enabled()
+        assert same(inside, outside)
+
+    @pytest.mark.parametrize("binarization", ["none", "dynamic"])
+    def test_a_data_set_brings_its_parts_and_its_binarization(self, binarization):
+        data = load_data("digits", binarization=binarization)
+        whole, parts = (tiny(event_shape=data.event_shape) for _ in range(2))
+        found = quietly(whole, data, epochs=1)
+        expected = quietly(
+            parts, data.train, validation=data.validation, binarization=binarization, epochs=1
+        )
+        assert same(whole, parts)
+        name = "validation_lower_bound"
+        assert found.rows[0][name] == expected.rows[0][name]
+
+    def test_a_validation_bound_that_is_never_finite_is_named(self):
+        class Evaluated(torch.nn.Module):
+            def forward(self):
+                scale = 1.0 if self.training else math.inf
+                z = dist.Normal(torch.zeros(2), scale, validate_args=False)
+                return pyro.sample("z", z.to_event(1))
+
+        vae, x = tiny(Evaluated()), pixels(10)
+        with pytest.raises(FloatingPointError, match="validation bound -inf, not finite in any of"):
+            quietly(vae, x, validation=x, early_stopping=2, epochs=9)
 
 
 class TestWhatIsLeftAlone:

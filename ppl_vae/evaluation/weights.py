@@ -23,7 +23,7 @@ from ppl_vae import checks
 from ppl_vae.distributions.remembered import made_from, remember
 from ppl_vae.handlers.enumeration import replayed_trace
 from ppl_vae.handlers.kl_weight import in_data_plate
-from ppl_vae.training.recorded import NotRecordable, compiled, lift_noise, record
+from ppl_vae.training.recorded import NotRecordable, compiled, lift_noise, record_twice
 from ppl_vae.vae import VAE
 
 __all__ = ["LogWeights", "paired_traces", "program", "sites"]
@@ -130,7 +130,7 @@ def program(module: nn.Module, inputs: Sequence[Tensor], tier: str) -> Callable[
         return functional_call(module, dict(zip(state, arguments)), arguments[len(state) :])
 
     try:
-        graph = record(run, [*tensors, *inputs])
+        graph = record_twice(run, [*tensors, *inputs], module)
     except NotRecordable as error:
         log.warning("the programs cannot be recorded (%s); running them eagerly", error)
         return module

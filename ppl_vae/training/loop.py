@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from ppl_vae import checks
 from ppl_vae.checkpoint import run_lock
+from ppl_vae.datasets import Dataset
 from ppl_vae.training.history import History
 from ppl_vae.training.run import Run
 from ppl_vae.training.schedules import Schedule
@@ -32,7 +33,7 @@ __all__ = ["fit", "train_epoch"]
 
 def fit(
     vae: VAE,
-    data: Tensor,
+    data: Tensor | Dataset,
     *,
     validation: Tensor | None = None,
     estimator: str = "B",
@@ -66,7 +67,9 @@ def fit(
 
     Args:
         vae: what `build` returns; its `num_data` becomes N = len(data).
-        data: x, (N, *event_shape), float, or uint8 pixels, which are divided by 255 batch by batch.
+        data: x, (N, *event_shape), float, or uint8 pixels, which are divided by 255 batch by batch;
+            or a data set, whose parts for training and validation, and whose binarization, are
+            then used.
         validation: held-out x, (V, *event_shape); its bound is computed each epoch with the same
             noise every time. Grey pixels are binarised as the data are, but once: the same pixels
             each epoch and in every run.
@@ -102,9 +105,14 @@ def fit(
             never stopped.
         progress: show a progress bar.
 
-    Returns the history. Raises `InputError` for bad values and `FloatingPointError` when the loss
-    is not finite.
+    Gradients are enabled inside, whatever the caller's mode is. Returns the history. Raises
+    `InputError` for bad values and `FloatingPointError` when the loss or its gradient is not
+    finite.
     """
+    if isinstance(data, Dataset):
+        validation = data.validation if validation is None else validation
+        binarization = "dynamic" if data.binarization == "dynamic" else binarization
+        data = data.train
     settings = Settings(
         estimator,
         num_particles,
@@ -131,11 +139,16 @@ def fit(
     checks.integer("checkpoint_every", checkpoint_every)
     checks.truth("progress", progress)
     vae.num_data = len(data)
-    with _on_device(vae, device), torch.random.fork_rng(), contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as held:
+        for mode in (torch.inference_mode(False), torch.enable_grad()):
+            held.enter_context(mode)
+        held.enter_context(_on_device(vae, device))
+        held.enter_context(torch.random.fork_rng())
         run = Run(vae, data, validation, settings, folder)
         if folder and run.ranks.first:
             held.enter_context(run_lock(folder))
         run.start(resume)
+        held.callback(run.step.release)
         with _deferred_interrupt() as interrupted, local_parameters(), run.bar(progress) as bar:
             while run.state.epoch < epochs and not run.state.history.stopped:
                 train_epoch(run, bar, interrupted)

@@ -8,16 +8,25 @@ recorded program draws the eager one's numbers.
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae.training.rewrites import rewritten
 
-__all__ = ["Noise", "NotRecordable", "compiled", "lift_noise", "record"]
+__all__ = [
+    "Noise",
+    "NotRecordable",
+    "changed_attributes",
+    "compiled",
+    "lift_noise",
+    "plain_attributes",
+    "record",
+    "record_twice",
+]
 
 log = logging.getLogger(__name__)
 Noise = Callable[[], Tensor]
@@ -40,7 +49,64 @@ def record(program: Callable[..., Any], arguments: Sequence[Tensor]) -> fx.Graph
         try:
             return _simplified(make_fx(program)(*(a.clone() for a in arguments)))
         except (RuntimeError, NotImplementedError, fx.proxy.TraceError) as error:
-            raise NotRecordable(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+            raise NotRecordable(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    if "aten._local_scalar_dense" in str(error):
+        return "they look at a tensor's value, as .item() and `if tensor:` do"
+    return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+
+
+def record_twice(
+    program: Callable[..., Any], arguments: Sequence[Tensor], module: nn.Module
+) -> fx.GraphModule:
+    """`record`, for a program of `module` that has to be the same at every call.
+
+    Raises `NotRecordable` as well where a second run gives another graph, or where a run changes a
+    plain attribute of a module (a counter, a temperature): the graph would hold for good what the
+    program changes from call to call, as it does with random numbers of Python or numpy.
+    """
+    before = plain_attributes(module)
+    first, second = record(program, arguments), record(program, arguments)
+    changed = changed_attributes(before, plain_attributes(module))
+    if changed:
+        raise NotRecordable(f"they change {', '.join(changed)} from call to call")
+    if _content(first) != _content(second):
+        raise NotRecordable("numbers that are no tensors of the program change from call to call")
+    return second
+
+
+def plain_attributes(module: nn.Module) -> dict[str, Any]:
+    """The numbers, truth values and texts that the modules hold as attributes, by dotted name."""
+    kinds = (bool, int, float, str)
+    return {
+        f"{prefix}.{name}".removeprefix("."): value
+        for prefix, part in module.named_modules()
+        for name, value in vars(part).items()
+        if isinstance(value, kinds)
+    }
+
+
+def changed_attributes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The names whose values differ."""
+    return sorted(
+        name
+        for name in before.keys() | after.keys()
+        if repr(before.get(name)) != repr(after.get(name))
+    )
+
+
+def _content(graph: fx.GraphModule) -> list[Sequence[Any]]:
+    """Every operator of the graph with its arguments, and every constant with its bytes."""
+    content: list[Sequence[Any]] = []
+    for node in graph.graph.nodes:
+        content.append((node.name, str(node.target), repr(node.args), repr(node.kwargs)))
+        constant = getattr(graph, str(node.target)) if node.op == "get_attr" else None
+        if isinstance(constant, Tensor):
+            flat = constant.detach().cpu().resolve_conj().resolve_neg().reshape(-1)
+            content.append((constant.shape, flat.view(torch.uint8).numpy().tobytes()))
+    return content
 
 
 def lift_noise(graph: fx.GraphModule) -> list[Noise]:

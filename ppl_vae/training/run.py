@@ -4,6 +4,7 @@ Knows data, schedules, rows, validation and where a run is saved; knows nothing 
 inside or of the order in which a loop calls it.
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from ppl_vae.training.history import History
 from ppl_vae.training.objective import Objective
 from ppl_vae.training.optimizers import Update
 from ppl_vae.training.ranks import Ranks
+from ppl_vae.training.recorded import changed_attributes, plain_attributes
 from ppl_vae.training.schedules import Constrained
 from ppl_vae.training.settings import Settings
 from ppl_vae.training.state import RunState, restore_run, save_run
@@ -30,6 +32,7 @@ from ppl_vae.vae import VAE, evaluating, pixels
 
 __all__ = ["Run"]
 
+log = logging.getLogger(__name__)
 VALIDATION_ROWS = 1000
 # No optimiser moves a coordinate by more than a few learning rates at once, so that up to here one
 # step takes no parameter of single precision beyond the largest number.
@@ -74,6 +77,7 @@ class Run:
         self.ranks, self.state = Ranks.current(), RunState()
         self.ranks.check(len(data), settings.batch_size)
         self._scheduled: tuple[list[Any], Tensor] = [], torch.empty(0)
+        self._told = False
         self._unseen: list[Tensor] = []  # reports nobody has looked at yet, one a call of the step
 
     def start(self, resume: bool) -> None:
@@ -118,6 +122,7 @@ class Run:
             self.step: Step = make_step(
                 module, self.update, tier, first, self.scheduled([0.0])[0], self.ranks
             )
+        self._recorded_with = plain_attributes(self.vae)
 
     def plain_settings(self) -> dict[str, Any]:
         """What a checkpoint stores of the settings."""
@@ -255,6 +260,7 @@ class Run:
         """Write the epoch's row, validate, and see whether to stop."""
         state = self.state
         self._check_reports()
+        self._tell_of_changes()
         self.ranks.mean_buffers(self.vae)
         position = float(state.epoch + 1)
         row: dict[str, Any] = {
@@ -276,6 +282,19 @@ class Run:
         )
         if self.settings.early_stopping is not None:
             self._consider_stopping(row["validation_lower_bound"])
+
+    def _tell_of_changes(self) -> None:
+        """Say once what a recorded program does not see: attributes somebody changed since then."""
+        now = plain_attributes(self.vae)
+        changed = changed_attributes(self._recorded_with, now)
+        self._recorded_with = now
+        if changed and self.step.tier != "off" and not self._told:
+            self._told = True
+            log.warning(
+                "%s changed after the programs were recorded, which has no effect on them; "
+                "compile='off' runs them anew at each step",
+                ", ".join(changed),
+            )
 
     @torch.no_grad()
     def _validate(self, x: Tensor) -> dict[str, float]:

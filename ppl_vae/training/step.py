@@ -19,7 +19,7 @@ from ppl_vae.handlers.reduced_precision import BFloat16Products
 from ppl_vae.training.objective import Objective
 from ppl_vae.training.optimizers import Update, laid_out
 from ppl_vae.training.ranks import Ranks
-from ppl_vae.training.recorded import compiled, lift_noise, record
+from ppl_vae.training.recorded import compiled, lift_noise, record, record_twice
 from ppl_vae.vae import VAE
 
 __all__ = [
@@ -178,20 +178,34 @@ class RecordedStep(EagerStep):
         super().__init__(module, update, ranks)
         self.tier = tier
         self._programs: dict[Any, Gradients] = {}
+        self._checked: dict[Any, Any] = {}
+
+    def check(self, batch: Tensor, scheduled: Tensor) -> None:
+        """Record for batches like this one; raises `NotRecordable` where two recordings differ,
+        too.
+        """
+        recorded = record_gradients(
+            self.module, self.update.parameters, batch, scheduled, twice=True
+        )
+        self._checked = {self._key(batch): recorded}
+
+    def _key(self, batch: Tensor) -> Any:
+        return batch.shape, batch.dtype, batch.device, self.module.modes()
 
     def gradients(self, batch: Tensor, scheduled: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
         """The same numbers as `EagerStep.gradients`; records first where batch shape, dtype or a
         mode is new.
         """
-        key = (batch.shape, batch.dtype, batch.device, self.module.modes())
+        key = self._key(batch)
         if key not in self._programs:
             self._programs[key] = self._program(batch, scheduled)
         return self._programs[key](batch, scheduled)
 
     def _program(self, batch: Tensor, scheduled: Tensor) -> Gradients:
-        graph, self.names, state = record_gradients(
-            self.module, self.update.parameters, batch, scheduled
-        )
+        recorded = self._checked.pop(self._key(batch), None)
+        if recorded is None:
+            recorded = record_gradients(self.module, self.update.parameters, batch, scheduled)
+        graph, self.names, state = recorded
         noise = lift_noise(graph)
         program: Callable[..., Any] | None = graph
         if self.tier == "inductor":
@@ -209,14 +223,18 @@ class RecordedStep(EagerStep):
 
 
 def record_gradients(
-    module: ObjectiveModule, parameters: Sequence[Tensor], batch: Tensor, scheduled: Tensor
+    module: ObjectiveModule,
+    parameters: Sequence[Tensor],
+    batch: Tensor,
+    scheduled: Tensor,
+    twice: bool = False,
 ) -> Any:
     """(graph, names of the report, state): (*state, batch, scheduled) -> (report, *gradients) as
     one graph.
 
     `state` holds the parameters, then all buffers, by reference: the graph reads and writes the
-    model's own. Raises `NotRecordable`, and `RuntimeError` where a KL weight was baked in as a
-    number.
+    model's own. Raises `NotRecordable`, with `twice` also where two recordings differ, and
+    `RuntimeError` where a KL weight was baked in as a number.
     """
     named = {id(p): name for name, p in module.named_parameters()}
     names, buffers = [named[id(p)] for p in parameters], dict(module.named_buffers())
@@ -234,8 +252,9 @@ def record_gradients(
         return (torch.stack([loss.detach(), *report.values()]), *gradients)
 
     state = [*(p.detach() for p in parameters), *buffers.values()]
-    graph = record(program, [*state, batch, scheduled])
-    _check_inputs(graph, report_names, [*state, batch, scheduled])
+    arguments = [*state, batch, scheduled]
+    graph = record_twice(program, arguments, module) if twice else record(program, arguments)
+    _check_inputs(graph, report_names, arguments)
     return graph, report_names, state
 
 

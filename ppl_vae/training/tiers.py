@@ -14,7 +14,7 @@ from ppl_vae.training.flat import SMALL, FlatStep
 from ppl_vae.training.optimizers import Update
 from ppl_vae.training.ranks import Ranks
 from ppl_vae.training.recorded import NotRecordable
-from ppl_vae.training.step import EagerStep, ObjectiveModule, RecordedStep, Step, record_gradients
+from ppl_vae.training.step import EagerStep, ObjectiveModule, RecordedStep, Step
 
 __all__ = ["TIERS", "choose_tier", "make_step"]
 
@@ -51,12 +51,12 @@ def make_step(
     """The step of a tier; eager, with one logged line, where the programs cannot be recorded."""
     if tier == "off":
         return EagerStep(module, update, ranks)
+    recorded = RecordedStep(module, update, tier, ranks)
     try:
-        record_gradients(module, update.parameters, batch, scheduled)
+        recorded.check(batch, scheduled)
     except NotRecordable as error:
         log.warning("the programs cannot be recorded (%s); running them eagerly", error)
         return EagerStep(module, update, ranks)
-    recorded = RecordedStep(module, update, tier, ranks)
     if batch.is_cuda:
         return CapturedStep(recorded)
     small = sum(p.numel() for p in update.parameters) <= SMALL
