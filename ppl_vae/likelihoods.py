@@ -136,25 +136,26 @@ class NormalOptimal(NormalUnit):
         return batch_variance.sqrt()
 
 
-class VarianceNormal(dist.Normal):
-    """N(m, v) with its density computed from the variance v itself, in fewer passes over the
-    pixels.
+class LogVarianceNormal(dist.Normal):
+    """N(m, e^l) with its density computed from the log-variance l itself, which never overflows.
 
-    log p(x) = -1/2 [(x - m)^2 / v + log v + log 2 pi]; m, v (*, *event_shape).
+    log p(x) = -1/2 [(x - m)^2 e^-l + l + log 2 pi]; m, l (*, *event_shape).
     """
 
-    def __init__(self, location: Tensor, variance: Tensor) -> None:
-        self.squared_scale = variance
-        super().__init__(location, variance.sqrt(), validate_args=False)
+    def __init__(self, location: Tensor, log_variance: Tensor) -> None:
+        self.log_variance = log_variance
+        super().__init__(location, (0.5 * log_variance).exp(), validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: None = None) -> "VarianceNormal":
+    def expand(self, batch_shape: Any, _instance: None = None) -> "LogVarianceNormal":
         """The same distribution at a larger batch shape."""
-        return VarianceNormal(self.loc.expand(batch_shape), self.squared_scale.expand(batch_shape))
+        return LogVarianceNormal(
+            self.loc.expand(batch_shape), self.log_variance.expand(batch_shape)
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log p(value), (*, *event_shape) nats."""
-        error = (value - self.loc).square() / self.squared_scale
-        return -0.5 * (error + self.squared_scale.log() + math.log(2 * math.pi))
+        error = (value - self.loc).square() * (-self.log_variance).exp()
+        return -0.5 * (error + self.log_variance + math.log(2 * math.pi))
 
 
 class NormalPixelwise(NormalUnit):
@@ -175,8 +176,11 @@ class NormalPixelwise(NormalUnit):
 
     def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
         location, log_variance = outputs.unbind(-self.event_dim - 1)
-        variance = log_variance.exp() + self.scale_floor**2
-        return VarianceNormal(MEANS[self.mean](location), variance).to_event(self.event_dim)
+        if self.scale_floor > 0.0:  # log(e^l + f^2)
+            floor = log_variance.new_full((), 2 * math.log(self.scale_floor))
+            log_variance = torch.logaddexp(log_variance, floor)
+        mean = MEANS[self.mean](location)
+        return LogVarianceNormal(mean, log_variance).to_event(self.event_dim)
 
 
 LIKELIHOODS = {

@@ -18,8 +18,10 @@ __all__ = [
     "INITIALIZATIONS",
     "NETWORKS",
     "NETWORK_OPTIONS",
+    "TRANSPOSED",
     "decoder_network",
     "encoder_network",
+    "fan_in",
     "initialize",
     "zeroed",
 ]
@@ -31,6 +33,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "softplus": nn.Softplus,
     "silu": nn.SiLU,
 }
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 INITIALIZATIONS = ("fan_in", "normal_0.01")
 
 
@@ -302,7 +305,7 @@ def initialize(module: nn.Module, init: str, activation: str) -> nn.Module:
         scale = (
             0.01
             if init == "normal_0.01"
-            else (gain if followed else 1.0) / math.sqrt(_fan_in(layer))
+            else (gain if followed else 1.0) / math.sqrt(fan_in(layer, layer.weight))
         )
         nn.init.normal_(layer.weight, 0.0, scale)
         if layer.bias is not None:
@@ -317,10 +320,12 @@ def zeroed(module: nn.Module) -> nn.Module:
     return module
 
 
-def _fan_in(layer: nn.Module) -> int:
-    weight: Tensor = layer.weight  # type: ignore[assignment]
-    if isinstance(
-        layer, nn.ConvTranspose2d
-    ):  # stride 2: each output sees a quarter of the kernel's taps
-        return max(1, weight.shape[0] * weight[0, 0].numel() // 4)
-    return math.prod(weight.shape[1:])
+def fan_in(layer: nn.Module, kernel: Tensor) -> int:
+    """How many inputs a unit of `layer` sums over, `kernel` being its weight.
+
+    A unit of a transposed convolution meets one in prod(stride) of its kernel's taps.
+    """
+    if not isinstance(layer, TRANSPOSED):
+        return max(1, math.prod(kernel.shape[1:]))
+    inputs = kernel.shape[0] // layer.groups
+    return max(1, inputs * math.prod(kernel.shape[2:]) // math.prod(layer.stride))

@@ -280,9 +280,23 @@ def build(
         num_data = checks.integer("num_data", num_data)
     with _seeded(seed), recorded_code() as code:
         vae = _build(config, prior, posterior, num_data)
+    _check_precision(vae)
     _own_memory(vae)
     vae.built, vae.code = vae.parts(), dict(code)
     return vae
+
+
+def _check_precision(vae: VAE) -> None:
+    """`InputError` unless all parameters have the precision that the networks were built in."""
+    expected = torch.get_default_dtype()
+    for name, parameter in vae.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != expected:
+            checks.refuse(
+                f"parameter {name}",
+                str(parameter.dtype),
+                f"{expected}, as the networks have",
+                "build in that precision; vae.double() makes all of a VAE double afterwards",
+            )
 
 
 def _own_memory(vae: VAE) -> None:

@@ -4,19 +4,34 @@ Knows how errors become one line and an exit status: 0 done, 1 a run that failed
 interrupted.
 """
 
+import contextlib
+import io
+import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from ppl_vae.checks import InputError
 from ppl_vae.cli.parser import parse
+from ppl_vae.parts.user_code import fault
 
 __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the arguments say (those of the process by default); returns the exit status."""
+    with _patient_output():
+        return _status(sys.argv[1:] if argv is None else argv)
+
+
+def _status(argv: Sequence[str]) -> int:
     try:
-        given = parse(sys.argv[1:] if argv is None else argv)
+        given = parse(argv)
+    except InputError as error:
+        return _say(str(error), 2)
+    try:
         return given.command(given)
     except InputError as error:
         return _say(str(error), 2)
@@ -24,6 +39,64 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(str(interrupt) or "interrupted", 130)
     except (FloatingPointError, OSError) as error:
         return _say(f"{type(error).__name__}: {error}", 1)
+    except SystemExit as error:  # of a program of the user's: nothing of ours leaves by one
+        return _say(fault(error), 1)
+    except Exception as error:
+        return _say(f"{fault(error)}, in {_place(error)}; this was not foreseen", 1)
+
+
+def _place(error: Exception) -> str:
+    """The last line of this library on the way to an error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    package = Path(__file__).parents[1]
+    own = [frame for frame in frames if package in Path(frame.filename).parents]
+    return f"{Path(own[-1].filename).relative_to(package.parent)}, line {own[-1].lineno}"
+
+
+class _Patient(io.TextIOBase):
+    """Standard output, whose reader may go (`| head`) before the work is done."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, as long as somebody reads."""
+        try:
+            self.stream.write(text)
+        except BrokenPipeError:
+            self._nobody_reads()
+        return len(text)
+
+    def flush(self) -> None:
+        """Send what was written, as long as somebody reads."""
+        try:
+            self.stream.flush()
+        except BrokenPipeError:
+            self._nobody_reads()
+
+    def _nobody_reads(self) -> None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.stream.fileno())
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _patient_output() -> Iterator[None]:
+    """What is printed inside never fails for a letter that the output has not, nor for a reader
+    that is gone.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    if sys.stdout is None:  # as a closed one is
+        yield
+        return
+    patient = _Patient(sys.stdout)
+    with contextlib.redirect_stdout(patient):
+        try:
+            yield
+        finally:
+            patient.flush()
 
 
 def _say(message: str, status: int) -> int:

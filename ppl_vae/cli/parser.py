@@ -158,7 +158,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
     _flag(
         run,
         "--trust-code",
-        "run a prior's file that a resumed run names, even if unknown or changed",
+        "run a file of your own that a resumed run names, even if unknown or changed",
     )
     for title, options in (
         ("model (VAEConfig)", config_options()),
@@ -184,6 +184,8 @@ def _run(parser: argparse.ArgumentParser, num_data: int | None) -> argparse.Argu
     )
     _say(parser, "--seed", 0, "fixes the draws", type=int, metavar="N")
     _flag(
-        parser, "--trust-code", "run a prior's file that the run names, even if unknown or changed"
+        parser,
+        "--trust-code",
+        "run a file of your own that the run names, even if unknown or changed",
     )
     return parser

@@ -135,7 +135,8 @@ def _buffers_kept(program: Any) -> Iterator[None]:
         yield
     finally:
         for b, value in buffers:
-            b.detach().copy_(value)
+            if not torch.equal(b, value):  # an expanded one stays as it is, and takes no copy
+                b.detach().copy_(value)
 
 
 def _key(name: str) -> str:

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from ppl_vae import checks
 from ppl_vae.checkpoint import CHECKPOINT
 from ppl_vae.elbo import kl_report
-from ppl_vae.files import remove_unfinished
+from ppl_vae.files import remove_unfinished, side_matter
 from ppl_vae.training.history import History
 from ppl_vae.training.objective import Objective
 from ppl_vae.training.optimizers import Update
@@ -346,7 +346,8 @@ class Run:
         self._check_tensors()
         if self.folder and self.ranks.first:
             save_run(self.folder, self.vae, self.update, self.state, self.plain_settings())
-            self.state.history.write(self.folder / HISTORY)
+            with side_matter("the history is in the checkpoint alone"):
+                self.state.history.write(self.folder / HISTORY)
 
     def interrupt(self) -> None:
         """Save, and raise the `KeyboardInterrupt` that says how to go on."""

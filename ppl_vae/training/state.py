@@ -93,6 +93,7 @@ def restore_run(folder: Path, vae: VAE, update: Update, settings: dict[str, Any]
             f"resuming {folder}", was, "the settings the run was started with (epochs may differ)"
         )
     try:
+        _check_run(f"checkpoint in {folder}", run, settings)
         return _restored(vae, update, tensors, run, folder)
     except (KeyError, TypeError, RuntimeError) as error:
         checks.refuse(
@@ -101,6 +102,27 @@ def restore_run(folder: Path, vae: VAE, update: Update, settings: dict[str, Any]
             "a checkpoint written by fit",
             "the parameters alone may still be had with load",
         )
+
+
+def _check_run(subject: str, run: dict[str, Any], settings: dict[str, Any]) -> None:
+    """`InputError` unless a run's state, read from a file, is one that a run can be in."""
+    epoch = checks.integer(f"{subject}: epoch", run["epoch"], 0)
+    batch = checks.integer(f"{subject}: batch", run["batch"], 0)
+    seen = checks.integer(f"{subject}: seen", run["seen"], 0)
+    checks.number(f"{subject}: seconds", run["seconds"], 0.0)
+    if batch * settings["batch_size"] >= settings["num_data"] + settings["batch_size"]:
+        checks.refuse(f"{subject}: batch", batch, "one of an epoch's")
+    if seen > settings["num_data"] or (seen == 0) != (batch == 0):
+        checks.refuse(f"{subject}: seen", seen, f"the data of {batch} batches")
+    rows = run["rows"]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        checks.refuse(f"{subject}: rows", type(rows).__name__, "a list of rows of the history")
+    if len(rows) != epoch or [row.get("epoch") for row in rows] != [*range(1, epoch + 1)]:
+        checks.refuse(f"{subject}: rows", f"{len(rows)} rows", f"those of epochs 1 to {epoch}")
+    for row in rows:
+        for name, value in row.items():
+            if not isinstance(value, int | float):
+                checks.refuse(f"{subject}: {name} in rows", value, "a number")
 
 
 def _restored(
@@ -115,6 +137,9 @@ def _restored(
         )
         parts.setdefault(group, {})[rest] = tensor
     load_state(vae, parts["model"], folder / CHECKPOINT)
+    for name, tensor in update.state().items():
+        if parts["optimizer"][name].shape != tensor.shape:
+            raise KeyError(f"optimizer/{name} of another shape")
     update.restore(parts["optimizer"])
     torch.set_rng_state(tensors["training/generator"])
     if "training/generator_cuda" in tensors:

@@ -3,18 +3,17 @@
 Knows torch modules; knows nothing of distributions, of an autoencoder or of data.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from ppl_vae import checks
+from ppl_vae.networks import TRANSPOSED, fan_in
 
 __all__ = ["Weight", "is_weight", "release", "select"]
 
 Predicate = Callable[[str, Tensor], bool]
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,18 +66,10 @@ def _parameters(module: nn.Module) -> Iterator[tuple[str, Tensor, nn.Module]]:
 
 def _weight(name: str, parameter: Tensor, layer: nn.Module) -> Weight:
     kernel = getattr(layer, "weight", parameter)
-    transposed = isinstance(layer, TRANSPOSED)
-    input_dim = (0 if transposed else 1) if parameter.dim() >= 2 else None
-    return Weight(
-        name, parameter.detach().clone(), _fan_in(kernel, layer if transposed else None), input_dim
-    )
-
-
-def _fan_in(kernel: Tensor, transposed: nn.Module | None) -> int:
-    if transposed is None:
-        return max(1, math.prod(kernel.shape[1:]))
-    taps = math.prod(kernel.shape[2:]) // math.prod(transposed.stride)  # type: ignore[arg-type]
-    return max(1, kernel.shape[0] * taps)
+    input_dim = None
+    if parameter.dim() >= 2:
+        input_dim = 0 if isinstance(layer, TRANSPOSED) else 1
+    return Weight(name, parameter.detach().clone(), fan_in(layer, kernel), input_dim)
 
 
 def release(module: nn.Module, names: list[str]) -> None:
