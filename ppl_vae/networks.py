@@ -22,6 +22,7 @@ __all__ = [
     "decoder_network",
     "encoder_network",
     "fan_in",
+    "image_shape",
     "initialize",
     "zeroed",
 ]
@@ -150,15 +151,22 @@ def mlp_decoder(
     )
 
 
-def _image_shape(event_shape: tuple[int, ...]) -> tuple[int, int, int]:
+def image_shape(subject: str, event_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(channels, height, width) of an event; a `subject` that needs images refuses any other.
+
+    A last axis of 1, 3 or 4 after larger ones is that of channels, as image files have them.
+    """
+    expected = "(height, width) or (channels, height, width)"
     if len(event_shape) not in (2, 3):
-        checks.refuse(
-            "network 'conv'",
-            f"event_shape {event_shape}",
-            "(height, width) or (channels, height, width)",
-            "use network='mlp'",
-        )
+        checks.refuse(subject, f"event_shape {event_shape}", expected, "use network='mlp'")
     channels, height, width = (1, *event_shape)[-3:]
+    if len(event_shape) == 3 and width in (1, 3, 4) and width < min(channels, height):
+        checks.refuse(
+            subject,
+            f"event_shape {event_shape}, whose channels come last",
+            expected,
+            "put the channels first, x.permute(0, 3, 1, 2)",
+        )
     return channels, height, width
 
 
@@ -181,7 +189,8 @@ def conv_encoder(
     batch_norm: bool = True,
 ) -> tuple[nn.Module, int]:
     """Strided convolutions that halve the image, one for each of `channels`, then dense layers."""
-    image, widths = _image_shape(event_shape), checks.sizes("network_options.channels", channels)
+    image = image_shape("network 'conv'", event_shape)
+    widths = checks.sizes("network_options.channels", channels)
     checks.truth("network_options.batch_norm", batch_norm)
     layers: list[nn.Module] = []
     for inputs, outputs in zip((image[0], *widths), widths, strict=False):
@@ -211,10 +220,8 @@ def conv_decoder(
     """The encoder's mirror: dense layers, then transposed convolutions that double the image to its
     exact size.
     """
-    image, widths = (
-        _image_shape(event_shape),
-        checks.sizes("network_options.channels", channels)[::-1],
-    )
+    image = image_shape("network 'conv'", event_shape)
+    widths = checks.sizes("network_options.channels", channels)[::-1]
     heights, breadths = (_halvings(n, len(widths))[::-1] for n in image[1:])
     outputs = num_outputs * image[0]
     start = (widths[0] if widths else outputs, heights[0], breadths[0])

@@ -272,7 +272,8 @@ def _pixels(subject: str, x: Any) -> np.ndarray:
     """(N, H, W, C) in [0, 1]."""
     shapes = "images, (N, H, W) or (N, C, H, W) with C = 1 or 3"
     hint = (
-        "draw two-dimensional points with points_scatter, fold flat pixels with x.reshape(-1, H, W)"
+        "draw two-dimensional points with points_scatter, fold flat pixels with "
+        "x.reshape(-1, H, W), put last channels first with x.permute(0, 3, 1, 2)"
     )
     pixels = _array(
         subject, x, shapes, lambda s: len(s) == 3 or (len(s) == 4 and s[1] in (1, 3)), hint

@@ -33,6 +33,7 @@ from ppl_vae.guides.program import named
 from ppl_vae.handlers import call
 from ppl_vae.handlers.corruption import evidence
 from ppl_vae.handlers.modes import evaluating
+from ppl_vae.handlers.own_parameters import check_owned, stated
 from ppl_vae.likelihoods import LIKELIHOODS, build_likelihood
 from ppl_vae.networks import (
     ACTIVATIONS,
@@ -42,7 +43,15 @@ from ppl_vae.networks import (
     encoder_network,
 )
 from ppl_vae.parts.user_code import absolute_reference, check_attributes, fault, recorded_code
-from ppl_vae.priors import PRIORS, build_prior, find_prior, is_reference, resolve, wants
+from ppl_vae.priors import (
+    PRIORS,
+    build_prior,
+    find_prior,
+    is_reference,
+    made_of_posterior,
+    resolve,
+)
+from ppl_vae.protocols import ClosedFormPosterior, Posterior
 from ppl_vae.weights import bayesian_pair, check_options
 
 __all__ = ["VAE", "Decoder", "Guide", "Model", "VAEConfig", "build", "evaluating", "pixels"]
@@ -180,6 +189,14 @@ class VAE(nn.Module):
 
     def __init__(self, config: VAEConfig, model: Model, guide: Guide) -> None:
         super().__init__()
+        for name, program, kind in (("model", model, Model), ("guide", guide, Guide)):
+            if not isinstance(program, kind):
+                checks.refuse(
+                    f"{name} of a VAE",
+                    type(program).__name__,
+                    f"a {kind.__name__}",
+                    "use build(config, prior=..., posterior=...) for programs of your own",
+                )
         self.config, self.model, self.guide = config, model, guide
         # set by `build`: its parts as they were made, and the user's files (path -> sha256) it ran
         self.built: dict[str, Any] = {}
@@ -211,7 +228,9 @@ class VAE(nn.Module):
         x = pixels(x, next(self.parameters()))
         if num_samples is not None:
             return self._posterior_site(x, checks.integer("num_samples", num_samples))["value"]
-        num_draws = None if getattr(self.guide.posterior, "mean_field", False) else 100
+        posterior = self.guide.posterior
+        one_run = isinstance(posterior, Posterior) and posterior.mean_field
+        num_draws = None if one_run else 100
         means = [mean(self._posterior_site(rows, num_draws)["fn"]) for rows in x.split(ENCODED)]
         return torch.cat(means if num_draws is None else [each.mean(0) for each in means])
 
@@ -282,6 +301,8 @@ def build(
         vae = _build(config, prior, posterior, num_data)
     _check_precision(vae)
     _own_memory(vae)
+    if vae.config.prior not in PRIORS or vae.config.posterior not in POSTERIORS:
+        check_owned(vae, lambda: _traces(vae))
     vae.built, vae.code = vae.parts(), dict(code)
     return vae
 
@@ -316,6 +337,15 @@ def _overlaps(tensor: Tensor) -> bool:
     return any(size > 1 and step == 0 for size, step in zip(tensor.shape, tensor.stride()))
 
 
+def _traces(vae: VAE) -> dict[str, poutine.Trace]:
+    x = torch.zeros(3, *vae.config.event_shape)
+    with pyro.settings.context(module_local_params=True):
+        return {
+            name: poutine.trace(program).get_trace(x)
+            for name, program in (("posterior", vae.guide), ("model", vae.model))
+        }
+
+
 @contextlib.contextmanager
 def _seeded(seed: int | None) -> Iterator[None]:
     with contextlib.nullcontext() if seed is None else torch.random.fork_rng(devices=[]):
@@ -345,9 +375,7 @@ def _build(config: VAEConfig, prior: Any, posterior: Any, num_data: int | None) 
         _given(prior, c.prior, "prior"), _given(posterior, c.posterior, "posterior")
     )
     source, guide, borrowed = find_prior(source), None, {}
-    if wants(
-        source, "encode"
-    ):  # the prior is made of the guide, so the guide comes first and stays its own
+    if made_of_posterior(source):  # the guide comes first and stays its own
         where = None if c.weights is None else c.weights_options.get("where")
         site = encoding_site(
             POSTERIORS, "custom" if posterior else c.posterior, c.prior, c.latent_size, where
@@ -355,6 +383,7 @@ def _build(config: VAEConfig, prior: Any, posterior: Any, num_data: int | None) 
         guide = build_posterior(
             c.posterior, c.posterior_options, sites=[site], prior=None, **offers
         )
+        assert isinstance(guide, ClosedFormPosterior)
         borrowed = {"encode": guide.encode}
     program = build_prior(
         source, c.prior_options, latent_size=c.latent_size, event_shape=c.event_shape, **borrowed
@@ -370,7 +399,7 @@ def _build(config: VAEConfig, prior: Any, posterior: Any, num_data: int | None) 
         return _with_weights(VAE(c, Model(program, decoder, num_data), Guide(guide, num_data)))
     checks.options("posterior_options of your own posterior", c.posterior_options, ())
     own, opens_plate = own_posterior(own, sites, c.event_shape)
-    if shared := getattr(program, "transforms", {}).keys() & getattr(own, "transforms", {}).keys():
+    if shared := stated(program) & stated(own):
         checks.refuse(
             "posterior",
             f"pyro.param '{min(shared)}', which the prior has too",

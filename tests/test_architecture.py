@@ -16,6 +16,7 @@ PACKAGE = ROOT / "ppl_vae"
 ROOMS = (
     "checks",
     "distributions",
+    "protocols",
     "files",
     "data_files",
     "array_files",

@@ -9,7 +9,13 @@ import torch
 from torch import nn
 
 from ppl_vae.checks import InputError
-from ppl_vae.networks import ACTIVATIONS, decoder_network, encoder_network, initialize
+from ppl_vae.networks import (
+    ACTIVATIONS,
+    decoder_network,
+    encoder_network,
+    image_shape,
+    initialize,
+)
 
 
 @pytest.mark.parametrize("event_shape", [(28, 28), (28, 20), (8, 8), (3, 32, 32), (3, 7, 9)])
@@ -141,6 +147,22 @@ def test_a_minibatch_of_one_image_halved_to_one_pixel_is_normalised_by_the_runni
     assert encoder(x[:1]).isfinite().all() and torch.equal(last.running_mean, before)
     encoder(x)
     assert not torch.equal(last.running_mean, before)
+
+
+@pytest.mark.parametrize("event_shape", [(16, 16, 3), (16, 16, 1), (28, 20, 4)])
+def test_channels_that_come_last_are_refused_in_both_networks(event_shape):
+    for make in (
+        lambda: encoder_network("conv", event_shape, (7,), "relu", "fan_in", {}),
+        lambda: decoder_network("conv", 3, 1, event_shape, (7,), "relu", "fan_in", {}),
+        lambda: image_shape("prior 'nvae'", event_shape),
+    ):
+        with pytest.raises(InputError, match=r"whose channels come last.*x.permute\(0, 3, 1, 2\)"):
+            make()
+
+
+@pytest.mark.parametrize("event_shape", [(3, 16, 4), (1, 28, 1), (64, 2, 3), (8, 8), (3, 3, 3)])
+def test_channels_that_come_first_are_taken_as_they_are(event_shape):
+    assert image_shape("network 'conv'", event_shape) == (1, *event_shape)[-3:]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ the rest.
 
 import copy
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,21 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
+from pyro.nn import PyroModule, PyroParam, PyroSample
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ppl_vae import InputError, VAEConfig, build, fit, load, lower_bound, save
+from ppl_vae import (
+    InputError,
+    VAEConfig,
+    build,
+    fit,
+    load,
+    log_likelihood,
+    lower_bound,
+    save,
+)
+from ppl_vae.handlers.own_parameters import check_owned
 
 CONFIG = VAEConfig(
     (1,), 1, (), likelihood="normal_shared", likelihood_options={"initial_scale": 1.0}
@@ -33,8 +45,6 @@ class Owner(nn.Module):
     """Announces its network by `pyro.module`, as some programs do, and has a `pyro.param`
     besides.
     """
-
-    mean_field = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,11 +101,10 @@ def test_it_is_saved_and_stock_svi_trains_it_too(tmp_path: Path) -> None:
     assert torch.equal(again.state_dict()["model.prior.z/loc_unconstrained"], loc)
 
 
-def test_whatever_else_the_program_has_is_still_there() -> None:
-    vae = build(CONFIG, prior=located, posterior=Owner(), seed=0)
-    assert vae.guide.posterior.mean_field is True
-    with pytest.raises(AttributeError):
-        _ = vae.guide.posterior.nothing_of_the_kind
+def test_the_users_own_program_and_all_it_has_is_within() -> None:
+    own = Owner()
+    vae = build(CONFIG, prior=located, posterior=own, seed=0)
+    assert vae.guide.posterior.program is own
 
 
 def read_twice() -> Tensor:
@@ -222,3 +231,197 @@ def test_a_name_in_both_programs_and_a_posterior_that_cannot_be_made_are_refused
 def test_importing_leaves_torch_s_checks_on() -> None:
     with pytest.raises(ValueError, match="constraint"):
         dist.Normal(0.0, -1.0)
+
+
+class Sharp(nn.Module):
+    """A module whose method is a program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.location = nn.Parameter(torch.ones(1))
+
+    def prior(self, scale: float = 0.5) -> Tensor:
+        return pyro.sample("z", dist.Normal(self.location, scale).to_event(1))
+
+    def posterior(self, x: Tensor) -> None:
+        pyro.sample("z", dist.Normal(self.location * x, 1.0).to_event(1))
+
+
+def listed() -> nn.Module:
+    """A module that holds another in a list, where torch does not find it."""
+    own: Any = nn.Module()
+    own.parts = [Sharp()]
+    own.forward = lambda: own.parts[0].prior()
+    return own
+
+
+def closed_over() -> Any:
+    location = torch.ones(1, requires_grad=True)
+    return lambda: pyro.sample("z", dist.Normal(2 * location, 1.0).to_event(1))
+
+
+def in_training_alone() -> nn.Module:
+    strange, own = Sharp(), nn.Module()
+
+    def forward() -> Tensor:
+        location = strange.location if own.training else torch.zeros(1)
+        return pyro.sample("z", dist.Normal(location, 1.0).to_event(1))
+
+    own.forward = forward  # type: ignore[method-assign]
+    return own
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [
+        functools.partial(Sharp().prior, 0.5),
+        Sharp().prior,
+        lambda: Sharp.prior(SHARP),
+        listed(),
+        closed_over(),
+        in_training_alone(),
+    ],
+    ids=["partial", "method", "closure", "list", "tensor", "in training"],
+)
+def test_a_parameter_that_no_part_has_is_refused_however_it_is_reached(prior: Any) -> None:
+    with pytest.raises(InputError, match=r"model's site 'z': got a parameter of shape \(1,\)"):
+        build(CONFIG, prior=prior, seed=0)
+
+
+SHARP = Sharp()
+
+
+def test_a_posterior_s_too_and_that_of_a_likelihood() -> None:
+    with pytest.raises(InputError, match=r"posterior's site 'z': got a parameter of shape \(1,\)"):
+        build(CONFIG, posterior=Sharp().posterior, seed=0)
+    vae = build(CONFIG, seed=0)
+    strange, x = nn.Parameter(torch.ones(1)), torch.ones(2, 1)
+    vae.model.decoder.register_forward_hook(lambda *_: dist.Normal(strange, 1.0).to_event(1))
+    with pytest.raises(InputError, match=r"model's site 'x': got a parameter of shape \(1,\)"):
+        check_owned(vae, lambda: {"model": pyro.poutine.trace(vae.model).get_trace(x)})
+
+
+def test_what_a_part_has_and_what_a_run_makes_is_not_refused() -> None:
+    """A network that prior and posterior share, a detached constant and a gradient taken within."""
+    shared, constant = Sharp(), torch.ones(1, requires_grad=True)
+
+    def prior() -> Tensor:
+        with torch.enable_grad():
+            inner = torch.ones(1, requires_grad=True)
+            slope = torch.autograd.grad((inner**2).sum(), inner, create_graph=True)[0]
+        location = shared.location + constant.detach() + 0 * slope
+        return pyro.sample("z", dist.Normal(location, 1.0).to_event(1))
+
+    class Posterior(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared = shared
+
+        def forward(self, x: Tensor) -> None:
+            self.shared.posterior(x)
+
+    vae = build(CONFIG, prior=prior, posterior=Posterior(), seed=0)
+    fit(vae, torch.randn(20, 1), epochs=1, progress=False)
+    assert shared.location.item() != 1.0
+
+
+class Stated(PyroModule):
+    """Pyro's own idiom: a site that is an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.s = PyroSample(dist.LogNormal(0.0, 1.0).expand([1]).to_event(1))
+
+    def forward(self) -> Tensor:
+        s = self.s
+        return pyro.sample("z", dist.Normal(torch.zeros_like(s), s).to_event(1))
+
+
+class Decorated(PyroModule):
+    @PyroSample
+    def s(self) -> Any:
+        return dist.LogNormal(0.0, 1.0).expand([1]).to_event(1)
+
+    def forward(self) -> Tensor:
+        s: Any = self.s
+        return pyro.sample("z", dist.Normal(torch.zeros_like(s), s).to_event(1))
+
+
+class Nested(nn.Module):
+    """Two modules that state a site of one name, read from outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Stated(), Stated()
+
+    def forward(self) -> Tensor:
+        scale = self.first.s * self.second.s
+        return pyro.sample("z", dist.Normal(torch.zeros_like(scale), scale).to_event(1))
+
+
+def explicit(*names: str) -> Any:
+    def prior() -> Tensor:
+        lognormal = dist.LogNormal(0.0, 1.0).expand([1]).to_event(1)
+        scale = math.prod(pyro.sample(name, lognormal) for name in names)
+        return pyro.sample("z", dist.Normal(torch.zeros_like(scale), scale).to_event(1))
+
+    return prior
+
+
+@pytest.mark.parametrize(
+    ("prior", "names"),
+    [(Stated, ("s",)), (Decorated, ("s",)), (Nested, ("first.s", "second.s"))],
+)
+def test_a_site_that_is_an_attribute_is_that_of_the_written_out_program(
+    prior: Any, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Names, bound, log p(x) and training are those of the same prior in `pyro.sample`, to the
+    bit; after saving and loading, in a VAE whose programs have other names, too.
+    """
+    x = torch.randn(30, 1, generator=torch.Generator().manual_seed(0))
+    found = []
+    for program in (prior, explicit(*names)):
+        vae = build(CONFIG, prior=program, seed=0)
+        for part in (vae.model, vae.guide):
+            sites = set(pyro.poutine.trace(part).get_trace(x).stochastic_nodes)
+            assert sites - {"data"} == {*names, "z"}
+        rows = fit(vae, x, epochs=2, seed=1, progress=False).rows
+        save(vae, tmp_path / "it.safetensors")
+        again = load(tmp_path / "it.safetensors", prior=program)
+        columns = {key: value for key, value in rows[-1].items() if key != "seconds"}
+        found.append((columns, log_likelihood(again, x, num_samples=50, seed=0).values))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_stock_svi_runs_a_prior_of_pyro_s_own_parameters_and_sites() -> None:
+    class Both(Stated):
+        def __init__(self) -> None:
+            super().__init__()
+            self.location = PyroParam(torch.zeros(1))
+
+        def forward(self) -> Tensor:
+            return pyro.sample("z", dist.Normal(self.location, self.s).to_event(1))
+
+    vae, other = build(CONFIG, prior=Both, seed=0), build(CONFIG, prior=Both, seed=0)
+    for each in (vae, other):
+        SVI(each.model, each.guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()).step(
+            torch.ones(9, 1)
+        )
+    name = "model.prior.program.location_unconstrained"
+    assert vae.get_parameter(name).item() != 0
+    assert vae.get_parameter(name) is not other.get_parameter(name)
+
+
+def test_every_evaluation_looks_whether_the_sites_agree() -> None:
+    """A guide exchanged after building: it lacks a site, or has one that the model lacks."""
+    vae, x = build(CONFIG, prior=explicit("s"), seed=0), torch.randn(5, 1)
+    lacking, more = build(CONFIG, seed=0), build(CONFIG, prior=explicit("s", "t"), seed=0)
+    vae.guide = lacking.guide
+    for evaluate in (lower_bound, log_likelihood):
+        with pytest.raises(InputError, match="guide: got no site 's', which the model has"):
+            evaluate(vae, x)
+    vae.guide = more.guide
+    for evaluate in (lower_bound, log_likelihood):
+        with pytest.raises(InputError, match="guide: got a site 't' that the model lacks"):
+            evaluate(vae, x)

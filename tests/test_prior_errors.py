@@ -14,10 +14,11 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from ppl_vae import VAEConfig, build
+from ppl_vae import VAEConfig, build, to_inference_data
 from ppl_vae.checks import InputError
 from ppl_vae.priors import PRIORS
-from tests.examples import tiny
+from ppl_vae.protocols import MadeOfPosterior
+from tests.examples import pixels, tiny
 
 normal = dist.Normal(torch.zeros(2), 1.0)
 
@@ -144,6 +145,25 @@ def needs(sharpness: float) -> Tensor:
     return pyro.sample("z", dist.Normal(torch.zeros(2), sharpness).to_event(1))
 
 
+def chain() -> Tensor:
+    z_0 = pyro.sample("z_0", dist.Normal(0.0, 1.0))
+    z_1 = pyro.sample("z_1", dist.Normal(0.8 * z_0, 1.0))
+    return torch.stack([z_0, z_1], -1)
+
+
+def delta_z() -> Tensor:
+    return pyro.sample("z", dist.Delta(chain(), event_dim=1))
+
+
+def deterministic_z() -> Tensor:
+    return pyro.deterministic("z", chain(), event_dim=1)
+
+
+def delta_before_z() -> Tensor:
+    twice = pyro.sample("twice", dist.Delta(2 * pyro.sample("s", dist.LogNormal(0.0, 1.0))))
+    return pyro.sample("z", dist.Normal(torch.zeros(2), twice[..., None]).to_event(1))
+
+
 BAD: dict[Callable[..., Any], tuple[str, ...]] = {
     no_z: ("got sites code", "a latent site named 'z'", "pyro.sample('z', ...)"),
     no_site: ("got sites none", "a latent site named 'z'"),
@@ -168,6 +188,9 @@ BAD: dict[Callable[..., Any], tuple[str, ...]] = {
         "prior Unmade: got AttributeError: cannot assign parameters",
         "a class that can be made",
     ),
+    delta_z: ("site 'z': got a Delta, a function of other sites", "a density"),
+    deterministic_z: ("site 'z': got a deterministic function of others",),
+    delta_before_z: ("site 'twice': got a Delta",),
     scalar: ("site 'z': got event shape ()", ".to_event(1)"),
     not_an_event: ("plate", "site z", ".to_event(1)"),
     outside_the_batch: ("site 'scale': got batch shape (4, 3)", "one value a datum"),
@@ -265,7 +288,7 @@ def test_a_module_that_is_not_there() -> None:
     assert "use 'file.py:Name' for a file" in message("no_such_package.priors:Ring")
 
 
-class Borrower(nn.Module):
+class Borrower(nn.Module, MadeOfPosterior):
     """Takes the guide's encoder, but has a site besides z."""
 
     def __init__(self, encode: Any) -> None:
@@ -301,3 +324,60 @@ def test_a_prior_made_of_the_guide_cannot_use_a_posterior_of_the_users_own() -> 
 
     with pytest.raises(InputError, match="posterior with prior 'vamp': got custom"):
         tiny("vamp", own)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["latent", "chain", "draw", "datum", "draws", "particles", "x", "z_dim_0", "a/b"],
+)
+def test_a_name_that_plates_or_containers_have_is_refused_when_built(name: str) -> None:
+    def prior() -> Tensor:
+        scale = pyro.sample(name, dist.LogNormal(0.0, 1.0))
+        return pyro.sample("z", dist.Normal(torch.zeros(2), scale[..., None]).to_event(1))
+
+    def posterior(x: Tensor) -> None:
+        own = dist.Normal(torch.zeros(len(x)), 1.0)
+        pyro.sample(name, own, infer={"is_auxiliary": True})
+        pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+
+    assert f"a site named '{name}'" in message(prior)
+    with pytest.raises(InputError, match=f"posterior: got a site named '{name}'"):
+        tiny(None, posterior)
+
+
+def test_a_name_of_the_implicit_guide_s_own_is_refused_with_it_alone() -> None:
+    def prior() -> Tensor:
+        scale = pyro.sample("noise", dist.LogNormal(0.0, 1.0))
+        return pyro.sample("z", dist.Normal(torch.zeros(2), scale[..., None]).to_event(1))
+
+    tiny(prior)
+    with pytest.raises(InputError, match="posterior 'implicit': got a prior's site 'noise'"):
+        build(VAEConfig((6,), 2, (5,), posterior="implicit"), prior=prior)
+
+
+@pytest.mark.parametrize("name", ["s", "a.b", "z_0", "dim_0", "scale of all", "kl.z", "weights"])
+def test_any_other_name_reaches_the_containers(name: str, tmp_path: Path) -> None:
+    def prior() -> Tensor:
+        scale = pyro.sample(name, dist.LogNormal(0.0, 1.0))
+        return pyro.sample("z", dist.Normal(torch.zeros(2), scale[..., None]).to_event(1))
+
+    data = to_inference_data(tiny(prior), pixels(5), num_samples=3)
+    assert name in data.posterior.data_vars and name in data.prior.data_vars
+    data.to_netcdf(str(tmp_path / "draws.nc"))
+
+
+def test_an_observed_or_deterministic_z_of_a_posterior_is_refused() -> None:
+    def posterior(x: Tensor) -> None:
+        pyro.deterministic("z", x[:, :2], event_dim=1)
+
+    with pytest.raises(InputError, match="posterior's site 'z': got a value that is observed or"):
+        tiny(None, posterior)
+
+
+def test_a_site_that_the_prior_lacks_is_refused_when_built() -> None:
+    def posterior(x: Tensor) -> None:
+        pyro.sample("e", dist.Normal(torch.zeros(len(x)), 1.0))
+        pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+
+    with pytest.raises(InputError, match=r"guide: got a site 'e' that the model lacks.*is_auxil"):
+        tiny(None, posterior)

@@ -21,6 +21,7 @@ from torch import nn
 
 from ppl_vae.checkpoint import CHECKPOINT, read_tensors, save, write_tensors
 from ppl_vae.checks import InputError
+from ppl_vae.protocols import InitialisedFromData
 from ppl_vae.training import fit
 from ppl_vae.training.run import Run
 from tests.examples import PRIORS, pixels, tiny
@@ -193,7 +194,7 @@ def test_any_minibatch_may_be_the_interrupted_one_the_last_of_an_epoch_included(
     assert same_rows(found, expected) and same(whole, again) and found.tier == tier
 
 
-class StartsFromData(nn.Module):
+class StartsFromData(nn.Module, InitialisedFromData):
     """A prior that begins at the mean of random rows, without noting that it did."""
 
     def __init__(self):

@@ -14,6 +14,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from torch import nn
 
 from ppl_vae.checks import InputError
@@ -285,3 +286,20 @@ def _counted(
         return forward(x)
 
     return counted
+
+
+@pytest.mark.parametrize("part", ["model", "guide"])
+def test_a_plate_of_ones_own_at_the_data_s_place_is_refused_and_left_of_it_is_right(
+    part: str,
+) -> None:
+    """At dim -1 each datum would be counted once for each index; at -2 draws are a further dim."""
+    vae, x = tiny(), pixels(7)
+    program = getattr(vae, part)
+    site = "x" if part == "model" else "z"
+    for size in (7, 1, 3):
+        with pytest.raises(ValueError, match="collide at dim=-1"), pyro.plate("own", size, dim=-1):
+            program(x)
+    with pyro.plate("own", 4, dim=-2):
+        trace = poutine.trace(program).get_trace(x)
+    trace.compute_log_prob()
+    assert trace.nodes[site]["log_prob"].expand(4, 7).numel() == 28

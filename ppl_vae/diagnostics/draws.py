@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from ppl_vae.evaluation.blocks import as_float, decoder_rows
 from ppl_vae.evaluation.pareto import pareto_k
 from ppl_vae.evaluation.weights import paired_traces, sites
+from ppl_vae.protocols import is_point
 from ppl_vae.vae import VAE
 
 __all__ = ["Arrays", "posterior_draws", "prior_draws", "weight_draws"]
@@ -96,7 +97,7 @@ def _block_values(
     batch = observed.batch_shape
     joint = sum(site["log_prob"] for site in model.values())
     point = any(
-        site["infer"].get("point") for site in guide.values()
+        is_point(site) for site in guide.values()
     )  # a point mass has no density to weigh by
     weight = joint * math.nan if point else joint - sum(site["log_prob"] for site in guide.values())
     values = {

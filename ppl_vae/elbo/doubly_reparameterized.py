@@ -15,6 +15,7 @@ from ppl_vae.elbo.importance_weighted import ImportanceWeightedELBO
 from ppl_vae.elbo.terms import Terms
 from ppl_vae.elbo.termwise import Program
 from ppl_vae.handlers.scored import Scored
+from ppl_vae.protocols import is_point
 
 __all__ = ["DoublyReparameterizedELBO"]
 
@@ -72,7 +73,7 @@ class _Draws:
     ) -> poutine.Trace:
         """The guide's trace with densities of constant parameters at the same draws."""
         for site in _drawn(trace):
-            kl_weight = 0.0 if site["infer"].get("point") else site.get("kl_weight", 1.0)
+            kl_weight = 0.0 if is_point(site) else site.get("kl_weight", 1.0)
             site["value"] = _hooked(site["value"], self._weigh(kl_weight))
         scored = _constant(model, guide, trace, args, kwargs)
         factors = [

@@ -22,6 +22,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from ppl_vae import checks
 from ppl_vae.elbo.terms import KL, Terms, total
+from ppl_vae.guides import DataProgram
 from ppl_vae.handlers.corruption import SameEvidence
 from ppl_vae.handlers.enumeration import SummedOut, replayed_trace
 from ppl_vae.handlers.kl_weight import (
@@ -31,6 +32,7 @@ from ppl_vae.handlers.kl_weight import (
     unweighted_scale,
 )
 from ppl_vae.handlers.strata import Strata, stratum_weights
+from ppl_vae.protocols import is_point
 
 __all__ = ["Program", "TermwiseELBO", "TermwiseModule"]
 
@@ -177,7 +179,7 @@ class TermwiseELBO(ELBO, abc.ABC):
 
     def _kl(self, name: str, q: Site, p: Site | None) -> KL:
         weight = q.get("kl_weight", 1.0)
-        if q["infer"].get("point"):
+        if is_point(q):
             return KL(q["value"].new_zeros(q["fn"].batch_shape), 0.0, "point")
         if p is None:
             return _auxiliary(name, q, weight)
@@ -201,7 +203,7 @@ def sampled_kl(q: Site, p: Site) -> KL:
     """log q - log p at the draw of q; the prior's index sites are summed out of p exactly."""
     kind = "enumerated" if isinstance(p["fn"], SummedOut) else "sampled"
     drawn = None
-    if q["infer"].get("undrawn"):  # a noise handler left the draw to whom needs it
+    if q["infer"].get("ppl_undrawn"):  # a noise handler left the draw to whom needs it
         drawn = q["fn"].rsample()
     value = unweighted_log_prob(q, drawn) - unweighted_log_prob(p, drawn)
     return KL(value, q.get("kl_weight", 1.0), kind)
@@ -209,10 +211,9 @@ def sampled_kl(q: Site, p: Site) -> KL:
 
 def weight_noise(guide: Program) -> contextlib.AbstractContextManager[Any]:
     """How the guide draws Bayesian weights: by layer, or as it stands."""
-    weights = getattr(guide, "weights", None)
-    if weights is None:
-        return contextlib.ExitStack()
-    return weights.noise_handler()
+    if isinstance(guide, DataProgram) and guide.weights is not None:
+        return guide.weights.noise_handler()
+    return contextlib.nullcontext()
 
 
 def _sample_sites(trace: poutine.Trace) -> dict[str, Site]:

@@ -14,6 +14,7 @@ from ppl_vae import checks
 from ppl_vae.evaluation.blocks import as_float, decoder_rows
 from ppl_vae.evaluation.running import RunningWeights
 from ppl_vae.evaluation.weights import LogWeights, paired_traces, program, sites
+from ppl_vae.protocols import is_point
 from ppl_vae.vae import VAE
 
 __all__ = ["importance"]
@@ -65,7 +66,7 @@ def importance(
 
 def _check_density(vae: VAE, x: Tensor) -> None:
     guide, _ = paired_traces(vae, as_float(vae, x[:1]), 1)
-    if any(site["infer"].get("point") for site in sites(guide).values()):
+    if any(is_point(site) for site in sites(guide).values()):
         checks.refuse(
             "method",
             "'importance' with a point posterior, which has no density",

@@ -9,8 +9,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from ppl_vae import checks
 from ppl_vae.guides.diagonal import DiagonalGuide
 from ppl_vae.guides.full_normal import FullNormalGuide
@@ -23,6 +21,7 @@ from ppl_vae.guides.point import PointGuide
 from ppl_vae.guides.program import DataProgram
 from ppl_vae.guides.residual import ResidualGuide
 from ppl_vae.guides.sites import LatentSite, latent_sites, owner
+from ppl_vae.protocols import Posterior
 
 __all__ = [
     "POSTERIORS",
@@ -34,7 +33,7 @@ __all__ = [
     "owner",
 ]
 
-POSTERIORS: dict[str, type[nn.Module]] = {
+POSTERIORS: dict[str, type[Posterior]] = {
     "diagonal_normal": DiagonalGuide,
     "full_normal": FullNormalGuide,
     "iaf": IAFGuide,
@@ -46,7 +45,7 @@ POSTERIORS: dict[str, type[nn.Module]] = {
 }
 
 
-def build_posterior(name: str, options: Mapping[str, Any], **offers: Any) -> nn.Module:
+def build_posterior(name: str, options: Mapping[str, Any], **offers: Any) -> Posterior:
     """The named guide, given `options` and those of `offers` (encoder, sites, prior, ...) that its
     signature names.
 

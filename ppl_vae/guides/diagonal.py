@@ -18,6 +18,7 @@ from ppl_vae.guides.divergences import POSITIVE_FAMILIES
 from ppl_vae.guides.sites import LatentSite
 from ppl_vae.guides.vectors import is_real
 from ppl_vae.networks import initialize
+from ppl_vae.protocols import ClosedFormPosterior
 
 __all__ = ["DiagonalGuide", "split_heads"]
 
@@ -100,15 +101,13 @@ def split_heads(
     ]
 
 
-class DiagonalGuide(nn.Module):
+class DiagonalGuide(ClosedFormPosterior):
     """q(z|x) = prod over sites s and coordinates j of q_sj(z_sj; parameters from the encoder's
     features of x).
 
     For a Normal site: N(m_j(x), exp(l_j(x))), m and l from one linear head of the features h(x),
     shape (M, H).
     """
-
-    mean_field = True
 
     def __init__(
         self,
@@ -121,6 +120,11 @@ class DiagonalGuide(nn.Module):
         self.encoder, self.sites = encoder, tuple(sites)
         size = sum(2 * math.prod(site.unconstrained_shape) for site in sites)
         self.heads = initialize(nn.Linear(feature_size, size), init, "tanh")
+
+    @property
+    def mean_field(self) -> bool:
+        """True: every site's q is made of x alone."""
+        return True
 
     def encode(self, x: Tensor) -> dist.TorchDistribution:
         """q(z|x), x (M, *event_shape), batch shape (M,), event shape (latent_size,): what a prior

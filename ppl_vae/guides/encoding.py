@@ -6,17 +6,16 @@ Knows the registry of guides and plain real sites; knows nothing of what the pri
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from ppl_vae import checks
 from ppl_vae.guides.sites import LatentSite, real_site
 from ppl_vae.guides.vectors import is_real
+from ppl_vae.protocols import ClosedFormPosterior, Posterior
 
 __all__ = ["check_encoded", "encoding_site"]
 
 
 def encoding_site(
-    posteriors: Mapping[str, type[nn.Module]],
+    posteriors: Mapping[str, type[Posterior]],
     posterior: Any,
     prior: str,
     size: int,
@@ -24,11 +23,11 @@ def encoding_site(
 ) -> LatentSite:
     """The site such a guide is built over, a real z of R^size.
 
-    `InputError` unless the guide has a method `encode`, or where the encoder's weights are random:
-    the prior would be made of weights drawn after it.
+    `InputError` unless the guide is a `ClosedFormPosterior`, or where the encoder's weights are
+    random: the prior would be made of weights drawn after it.
     """
-    if not hasattr(posteriors.get(posterior), "encode"):
-        able = [name for name, family in posteriors.items() if hasattr(family, "encode")]
+    able = [name for name, kind in posteriors.items() if issubclass(kind, ClosedFormPosterior)]
+    if posterior not in able:
         expected = f"one with q(z|x) in closed form: {', '.join(able)}"
         checks.refuse(f"posterior with prior '{prior}'", posterior, expected)
     if where == "all":
@@ -39,11 +38,9 @@ def encoding_site(
 
 
 def check_encoded(prior: str, sites: Sequence[LatentSite]) -> None:
-    """`InputError` unless the prior that took `encode` has the one site that its guide was built
-    over.
-    """
+    """`InputError` unless the prior has the one site that its guide was built over."""
     if [(site.name, is_real(site)) for site in sites] != [("z", True)]:
         names = ", ".join(site.name for site in sites)
         checks.refuse(
-            f"prior '{prior}', which takes encode", f"sites {names}", "one site, a real 'z'"
+            f"prior '{prior}', which is made of the guide", f"sites {names}", "one site, a real 'z'"
         )

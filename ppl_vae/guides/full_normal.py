@@ -15,6 +15,7 @@ from torch.distributions import register_kl
 from ppl_vae.guides.sites import LatentSite
 from ppl_vae.guides.vectors import from_vector, to_vector, vector_size
 from ppl_vae.networks import initialize
+from ppl_vae.protocols import ClosedFormPosterior
 
 __all__ = ["FullNormal", "FullNormalGuide"]
 
@@ -39,7 +40,7 @@ def _kl_to_diagonal(q: FullNormal, p: dist.Independent) -> Tensor:
     ).sum(-1)
 
 
-class FullNormalGuide(nn.Module):
+class FullNormalGuide(ClosedFormPosterior):
     """q(u|x) = N(u; m(x), L(x) L(x)'), u (M, n) the coordinates of all sites, in their
     unconstrained space.
 
@@ -58,7 +59,7 @@ class FullNormalGuide(nn.Module):
         init: str = "fan_in",
     ) -> None:
         super().__init__()
-        self.encoder, self.sites, self.mean_field = encoder, tuple(sites), len(sites) == 1
+        self.encoder, self.sites = encoder, tuple(sites)
         self.size = sum(vector_size(site) for site in sites)
         self.heads = initialize(nn.Linear(feature_size, 2 * self.size), init, "tanh")
         self.couplings = nn.Parameter(

@@ -19,11 +19,12 @@ from ppl_vae import checks
 from ppl_vae.guides.sites import LatentSite
 from ppl_vae.guides.vectors import from_vector, to_vector, vector_size
 from ppl_vae.networks import initialize
+from ppl_vae.protocols import Posterior
 
 __all__ = ["IAFGuide"]
 
 
-class IAFGuide(nn.Module):
+class IAFGuide(Posterior):
     """q(u|x): u_0 = m(h) + exp(l(h)/2) e, then u_t = s_t u_(t-1) + (1 - s_t) m_t, t = 1..num_flows.
 
     s_t = sigmoid(2 + a_t), and m_t and a_t at coordinate j see only the coordinates before j and
@@ -45,7 +46,7 @@ class IAFGuide(nn.Module):
         flow_hidden_size: int = 100,
     ) -> None:
         super().__init__()
-        self.encoder, self.sites, self.mean_field = encoder, tuple(sites), len(sites) == 1
+        self.encoder, self.sites = encoder, tuple(sites)
         checks.integer("posterior_options.num_flows", num_flows)
         checks.integer(
             "posterior_options.flow_hidden_size", flow_hidden_size, max(map(vector_size, sites))

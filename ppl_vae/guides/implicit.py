@@ -16,11 +16,12 @@ from ppl_vae.guides.diagonal import site_distribution, split_heads
 from ppl_vae.guides.sites import LatentSite
 from ppl_vae.guides.vectors import to_vector, vector_size
 from ppl_vae.networks import ACTIVATIONS, initialize, zeroed
+from ppl_vae.protocols import Posterior
 
 __all__ = ["ImplicitGuide"]
 
 
-class ImplicitGuide(nn.Module):
+class ImplicitGuide(Posterior):
     """q(z|x) = integral of N(e; 0, I) prod_s q_s(z_s; g_s(h(x), e)) de, e (M, E) the noise, which
     has no closed form.
 
@@ -36,8 +37,6 @@ class ImplicitGuide(nn.Module):
     (2018), section 2.
     """
 
-    mean_field = False
-
     def __init__(
         self,
         encoder: nn.Module,
@@ -50,6 +49,14 @@ class ImplicitGuide(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder, self.sites = encoder, tuple(sites)
+        taken = [site.name for site in sites if site.name in ("noise", "reverse")]
+        if taken:
+            checks.refuse(
+                "posterior 'implicit'",
+                f"a prior's site '{taken[0]}', the name of a site of the guide's own",
+                "a prior without such a site",
+                "rename the site",
+            )
         size = sum(vector_size(site) for site in sites)
         noise = checks.integer(
             "posterior_options.noise_size", size if noise_size is None else noise_size
@@ -60,6 +67,11 @@ class ImplicitGuide(nn.Module):
         self.heads = initialize(nn.Linear(feature_size, 2 * size), init, "tanh")
         self.generator = _network(feature_size + noise, hidden, 2 * size, init, activation)
         self.reverse = _network(feature_size + size, hidden, 2 * noise, init, activation)
+
+    @property
+    def mean_field(self) -> bool:
+        """False: q of every site depends on the noise drawn."""
+        return False
 
     def forward(self, x: Tensor) -> None:
         """Sample the noise and every latent site, and put in the reverse model's log density."""

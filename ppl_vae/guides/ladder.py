@@ -16,11 +16,12 @@ from ppl_vae.guides.diagonal import site_distribution
 from ppl_vae.guides.levels import bottom_up
 from ppl_vae.guides.sites import LatentSite, base_distribution
 from ppl_vae.handlers.top_down import TopDown
+from ppl_vae.protocols import Posterior
 
 __all__ = ["LadderGuide"]
 
 
-class LadderGuide(nn.Module):
+class LadderGuide(Posterior):
     """q(z_s | z_<s, x) = N(m, v): 1/v = 1/v^ + 1/v_p, m = v (m^/v^ + m_p/v_p), site after site in
     the prior's order.
 
@@ -44,7 +45,7 @@ class LadderGuide(nn.Module):
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
-        self.sites, self.mean_field = tuple(sites), len(sites) == 1
+        self.sites = tuple(sites)
         self.prior = (prior,)  # in a tuple: its parameters are the model's, not this module's
         self.levels, self.heads = bottom_up(
             encoder, feature_size, sites, prior, init, activation, level_sizes, batch_norm

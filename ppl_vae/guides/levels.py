@@ -1,7 +1,7 @@
 """The deterministic way up: features of x for each layer of a hierarchy, and heads that read them.
 
 Knows latent sites and networks; knows nothing of distributions. Layers are vectors, or images where
-the prior's `map_shapes` says so.
+the prior says so (`ImageLayers`).
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from ppl_vae import checks
 from ppl_vae.guides.sites import LatentSite
 from ppl_vae.guides.vectors import vector_size
+from ppl_vae.handlers.own_parameters import users_program
 from ppl_vae.networks import ACTIVATIONS, Images, RowNorm, initialize
 from ppl_vae.priors.nvae import ResidualCell
+from ppl_vae.protocols import ImageLayers
 
 __all__ = ["bottom_up"]
 
@@ -88,8 +90,8 @@ def bottom_up(
     """The way up, and one head for each site, which takes `num_vectors` further vectors of the
     site's size.
     """
-    maps = getattr(prior, "map_shapes", None)
-    if maps is not None:
+    program = users_program(prior)
+    if isinstance(program, ImageLayers):
         if level_sizes is not None:
             checks.refuse(
                 "posterior_options.level_sizes",
@@ -97,7 +99,7 @@ def bottom_up(
                 "none with image-shaped layers, whose features have the encoder's channels",
             )
         return _image_levels(
-            encoder, feature_size, [maps[site.name] for site in sites], num_vectors
+            encoder, feature_size, [program.map_shapes[site.name] for site in sites], num_vectors
         )
     sizes = _level_sizes(feature_size, level_sizes, len(sites))
     steps = [_dense(a, b, init, activation, batch_norm) for a, b in pairwise(sizes)]

@@ -15,11 +15,12 @@ from ppl_vae import checks
 from ppl_vae.guides.sites import LatentSite
 from ppl_vae.guides.vectors import from_vector, to_vector, vector_size
 from ppl_vae.networks import initialize, zeroed
+from ppl_vae.protocols import ClosedFormPosterior, StratifiedDraws
 
 __all__ = ["MixtureGuide", "NormalMixture"]
 
 
-class NormalMixture(dist.TorchDistribution):
+class NormalMixture(dist.TorchDistribution, StratifiedDraws):
     """q(z) = sum_k w_k N(z; m_k, diag(s_k^2)): log w (*, K), m and s (*, K, n), batch shape (*,),
     event shape (n,).
 
@@ -144,7 +145,7 @@ def _zero(t: Tensor) -> Tensor:
     return t - t.detach()
 
 
-class MixtureGuide(nn.Module):
+class MixtureGuide(ClosedFormPosterior):
     """q(u|x) = sum_k w_k(x) prod_sites N(u_s; m_ks(x), diag(s_ks(x)^2)), k = 1..num_components, all
     from features of x.
 
@@ -161,7 +162,7 @@ class MixtureGuide(nn.Module):
         num_components: int = 4,
     ) -> None:
         super().__init__()
-        self.encoder, self.sites, self.mean_field = encoder, tuple(sites), len(sites) == 1
+        self.encoder, self.sites = encoder, tuple(sites)
         self.num_components = checks.integer("posterior_options.num_components", num_components)
         self.sizes = [vector_size(site) for site in sites]
         self.heads = initialize(

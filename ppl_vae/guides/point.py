@@ -14,19 +14,18 @@ from torch.distributions import biject_to
 from ppl_vae.guides.diagonal import split_heads
 from ppl_vae.guides.sites import LatentSite
 from ppl_vae.networks import initialize
+from ppl_vae.protocols import Posterior, SiteInfo
 
 __all__ = ["PointGuide"]
 
 
-class PointGuide(nn.Module):
+class PointGuide(Posterior):
     """q(z|x) = delta(z - T(m(x))), m (M, *unconstrained_shape) the encoder's code, T the map onto
     the site's support.
 
-    The sites carry `infer={"point": True}`: estimators give them no KL term, which for a Delta is
-    not one.
+    The sites carry `infer={"ppl_point": True}`: estimators give them no KL term, which for a
+    Delta is not one.
     """
-
-    mean_field = True
 
     def __init__(
         self,
@@ -40,6 +39,11 @@ class PointGuide(nn.Module):
         size = sum(math.prod(site.unconstrained_shape) for site in sites)
         self.heads = initialize(nn.Linear(feature_size, size), init, "tanh")
 
+    @property
+    def mean_field(self) -> bool:
+        """True: every site's code is made of x alone."""
+        return True
+
     def forward(self, x: Tensor) -> None:
         """Sample every latent site, in the prior's order."""
         for site, (code,) in zip(
@@ -47,4 +51,4 @@ class PointGuide(nn.Module):
         ):
             value = biject_to(site.support)(code)
             delta = dist.Delta(value, event_dim=len(site.event_shape), validate_args=False)
-            pyro.sample(site.name, delta, infer={"point": True})  # type: ignore[arg-type]
+            pyro.sample(site.name, delta, infer=SiteInfo(ppl_point=True))

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyro
-from pyro.nn.module import PyroModule, _Context
 from torch import Tensor, nn
 
 from ppl_vae.handlers.kl_weight import DATA_PLATE
+from ppl_vae.handlers.pyro_modules import name_pyro_modules
 
 __all__ = ["DataProgram", "named"]
 
@@ -47,30 +47,20 @@ class DataProgram(nn.Module):
         """A copy (`copy.deepcopy`) has parameters of its own, so it needs a name of its own."""
         super().__setstate__(state)
         self._store_name = self._new_name()
-        self._adopt(self)
+        name_pyro_modules(self, self._store_name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
         if isinstance(value, nn.Module):
-            self._adopt(value)
-
-    def _adopt(self, part: nn.Module) -> None:
-        """Put the `PyroModule`s of a part under this program's name, whether or not parameters are
-        local to modules.
-
-        Left as they are, two of them called `linear` in two programs would be one to Pyro's
-        parameter store.
-        """
-        with pyro.settings.context(module_local_params=True):
-            context = _Context()
-        for path, module in part.named_modules():
-            if isinstance(module, PyroModule):
-                module._pyro_context, module._pyro_name = context, f"{self._store_name}.{path}"
+            name_pyro_modules(value, f"{self._store_name}.{name}")
 
     def data_plate(self, x: Tensor) -> pyro.plate:
-        """The plate "data" over the rows of x."""
+        """The plate "data" over the rows of x, at dim -1: another plate there is refused by Pyro.
+
+        Moved left of it, every datum would be counted once for each index of the other plate.
+        """
         size = self.num_data if self.training and self.num_data is not None else len(x)
-        return pyro.plate(DATA_PLATE, size, subsample=x)
+        return pyro.plate(DATA_PLATE, size, subsample=x, dim=-1)
 
     def draw_weights(self, prefix: str) -> dict[str, Tensor]:
         """Sample all of theta, if there is any, and return the weights under `prefix`: to be called

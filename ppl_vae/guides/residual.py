@@ -17,11 +17,12 @@ from ppl_vae.guides.levels import bottom_up
 from ppl_vae.guides.sites import LatentSite, base_distribution
 from ppl_vae.handlers.top_down import TopDown
 from ppl_vae.networks import zeroed
+from ppl_vae.protocols import Posterior
 
 __all__ = ["ResidualGuide"]
 
 
-class ResidualGuide(nn.Module):
+class ResidualGuide(Posterior):
     """q(z_s | z_<s, x) = N(m_p + a, (s_p exp(b))^2), (a, b) = head_s([d_s(x), m_p, log s_p]), in
     the prior's order.
 
@@ -44,7 +45,7 @@ class ResidualGuide(nn.Module):
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
-        self.sites, self.mean_field = tuple(sites), len(sites) == 1
+        self.sites = tuple(sites)
         for site in sites:
             if site.family is not dist.Normal or len(site.event_shape) != 1:
                 checks.refuse(

@@ -5,7 +5,8 @@ Knows Pyro traces; knows nothing of networks or of how a guide will use a site.
 """
 
 import copy
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +24,19 @@ from ppl_vae.handlers.modes import evaluating
 from ppl_vae.handlers.own_parameters import with_own_parameters
 from ppl_vae.parts.user_code import fault
 
-__all__ = ["LatentSite", "base_distribution", "latent_sites", "owner", "real_site"]
+__all__ = ["LatentSite", "base_distribution", "check_names", "latent_sites", "owner", "real_site"]
 
+# names of the site of data, of the plates that the library opens, of the dimensions of stored draws
+RESERVED = (
+    "x",
+    "data",
+    "draws",
+    "particles",
+    "chain",
+    "draw",
+    "datum",
+    "latent",
+)
 SHAPE_WORDS = ("shape", "size", "dim", "broadcast", "expand")
 
 
@@ -115,9 +127,30 @@ def latent_sites(prior: Callable[[], Any], latent_size: int) -> list[LatentSite]
     ]
 
 
+def check_names(subject: str, names: Iterable[str]) -> None:
+    """`InputError` for a site whose name the model, a plate or a container of draws has already."""
+    for name in names:
+        if name in RESERVED or re.search(r"_dim_\d+$", name):
+            checks.refuse(
+                subject,
+                f"a site named '{name}'",
+                f"any name but {', '.join(RESERVED)} and SITE_dim_0, which data, plates and the "
+                "dimensions of stored draws have",
+                "rename the site",
+            )
+        if not name or not name.isprintable() or "/" in name:
+            checks.refuse(
+                subject,
+                f"a site named {name!r}",
+                "a name that files can store: printable, without '/'",
+                "rename the site",
+            )
+
+
 def _check_program(trace: poutine.Trace, sites: dict[str, Any]) -> None:
-    if "x" in sites:
-        checks.refuse("prior", "a site named 'x'", "any name but the data's own", "rename the site")
+    check_names("prior", sites)
+    for name, site in sites.items():
+        _check_random(name, site)
     seen = [
         n
         for n, site in sites.items()
@@ -142,6 +175,20 @@ def _check_program(trace: poutine.Trace, sites: dict[str, Any]) -> None:
         )
         hint = "end it with 'return z'; a transformed value is a site of a TransformedDistribution"
         checks.refuse("prior", got, "a program that returns the value of 'z'", hint)
+
+
+def _check_random(name: str, site: Any) -> None:
+    """A latent that is a function of other sites has no density: no guide can have its KL."""
+    deterministic = site["is_observed"] and site["infer"].get("_deterministic")
+    delta = isinstance(base_distribution(site["fn"]), dist.Delta) and not site["is_observed"]
+    if delta or (deterministic and name == "z"):
+        checks.refuse(
+            f"site '{name}'",
+            "a Delta, a function of other sites" if delta else "a deterministic function of others",
+            "a distribution with a density given the sites before it",
+            "sample z itself, as one site or the last of a chain; a function of one variable is a "
+            "TransformedDistribution",
+        )
 
 
 def _of_one_datum(name: str, support: Any, event_dim: int) -> Any:
@@ -189,7 +236,7 @@ def _trace(
     hint: str = "",
 ) -> poutine.Trace:
     def program() -> Any:
-        with pyro.plate(DATA_PLATE, size):
+        with pyro.plate(DATA_PLATE, size, dim=-1):
             return prior()
 
     try:

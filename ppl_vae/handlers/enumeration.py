@@ -5,15 +5,16 @@ once, along a dimension left of every plate; what is left afterwards is a trace 
 whose densities hold the index no more.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 
+from ppl_vae import checks
 from ppl_vae.handlers.scored import Scored
 
-__all__ = ["INDEX_DIM", "SummedOut", "replayed_trace"]
+__all__ = ["INDEX_DIM", "SummedOut", "check_agreement", "replayed_trace"]
 
 INDEX_DIM = -3  # left of the plates of draws (-2) and of data (-1)
 
@@ -36,7 +37,38 @@ def replayed_trace(
     enumerating = poutine.enum(model, first_available_dim=INDEX_DIM)
     trace = poutine.trace(poutine.replay(enumerating, trace=guide_trace)).get_trace(*args, **kwargs)
     _sum_out(trace)
+    latents = {
+        name
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site) and not site["is_observed"]
+    }
+    missing = latents - set(guide_trace.nodes)
+    if missing:
+        checks.refuse(
+            "guide",
+            f"no site '{min(missing)}', which the model has",
+            "the model's latent sites",
+            "sample it given x",
+        )
+    check_agreement(guide_trace, latents)
     return trace
+
+
+def check_agreement(guide_trace: poutine.Trace, latents: Iterable[str]) -> None:
+    """`InputError` for a latent site of a guide that is none of the model's, unless marked as the
+    guide's own.
+    """
+    known = set(latents)
+    for name, site in guide_trace.nodes.items():
+        if site["type"] != "sample" or site_is_subsample(site) or site["is_observed"]:
+            continue
+        if name not in known and not (site["infer"] or {}).get("is_auxiliary"):
+            checks.refuse(
+                "guide",
+                f"a site '{name}' that the model lacks",
+                "the model's latent sites",
+                "remove it, or mark it with infer={'is_auxiliary': True}",
+            )
 
 
 def _sum_out(trace: poutine.Trace) -> None:

@@ -1,43 +1,55 @@
-"""A user's program whose `pyro.param` statements are parameters of a module: they train, are saved
-and move as all do.
+"""A user's program as owner of all that it trains: its `pyro.param` statements become parameters of
+a module, and a parameter that no part has is refused.
 
-Knows Pyro's messages; knows nothing of priors or guides.
+Knows Pyro's messages and autograd's graph; knows nothing of priors or guides.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import transform_to
 
 from ppl_vae import checks
 from ppl_vae.handlers.modes import in_mode
+from ppl_vae.handlers.pyro_modules import (
+    SiteNames,
+    has_pyro_samples,
+    in_context,
+    name_pyro_modules,
+)
 
-__all__ = ["OwnParameters", "with_own_parameters"]
+__all__ = ["OwnParameters", "check_owned", "stated", "users_program", "with_own_parameters"]
 
 
 def with_own_parameters(
     program: Callable[..., Any], run: Callable[[], Any], subject: str
 ) -> Callable[..., Any]:
-    """The program, with what its `pyro.param` statements name made its own; `run` runs it once and
-    leaves no trace.
+    """The program, with what its `pyro.param` statements name made its own, and its `PyroSample`s
+    named by their place in it.
 
-    It is run in training and in evaluation mode. `InputError` for parameters of a module that is no
-    part of the
-    program: nothing would train them.
+    `run` runs it once and leaves no trace; it is run in training and in evaluation mode.
+    `InputError` for parameters of a module that is no part of the program: nothing would train
+    them.
     """
-    with _Statements() as found, _buffers_kept(program):
+    name_pyro_modules(program)
+    with _Statements() as found, buffers_kept(program), in_context(program):
         for training in (True, False):
             with in_mode(program, training):
                 run()
     parts = list(program.modules()) if isinstance(program, nn.Module) else []
     own = {id(p) for m in parts for p in m._parameters.values()}
     attributes = {
-        m._pyro_get_fullname(n) for m in parts if isinstance(m, PyroModule) for n in m._pyro_params
+        f"{m._pyro_name}.{n}".removeprefix(".")
+        for m in parts
+        if isinstance(m, PyroModule)
+        for n in m._pyro_params
     }
     statements = {}
     for name, (value, constraint, start) in found.first.items():
@@ -52,11 +64,12 @@ def with_own_parameters(
             )
             checks.refuse(subject, got, "a program that owns its networks", hint)
         statements[name] = value, constraint
-    if not statements:
+    if not statements and not has_pyro_samples(program):
         return program
-    # initial values were drawn from a fork of the generator: nothing is to draw the same numbers
-    # again
-    torch.manual_seed(int(torch.randint(2**62, ())))
+    if statements:
+        # initial values were drawn from a fork of the generator: nothing is to draw the same
+        # numbers again
+        torch.manual_seed(int(torch.randint(2**62, ())))
     return OwnParameters(program, statements, subject)
 
 
@@ -64,7 +77,8 @@ class OwnParameters(nn.Module):
     """A program and its parameters theta = t(u), u unconstrained, one for each `pyro.param`
     statement.
 
-    That of `pyro.param("a.b", ...)` is called "a/b_unconstrained".
+    That of `pyro.param("a.b", ...)` is called "a/b_unconstrained". The user's own program, with all
+    its attributes, is `program`.
     """
 
     def __init__(
@@ -88,19 +102,80 @@ class OwnParameters(nn.Module):
                 )
             self.register_parameter(_key(name), nn.Parameter(u))
 
-    def __getattr__(self, name: str) -> Any:
-        """Whatever else the program has is its face, as `start_from` of a prior."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "program":
-                raise
-            return getattr(self.program, name)
-
     def forward(self, *args: Any) -> Any:
         """Run the program."""
-        with _Values({name: t(getattr(self, _key(name))) for name, t in self.transforms.items()}):
+        values = {name: t(getattr(self, _key(name))) for name, t in self.transforms.items()}
+        with _Values(values), contextlib.ExitStack() as stack:
+            if isinstance(self.program, nn.Module):
+                stack.enter_context(SiteNames(self.program))
+                stack.enter_context(in_context(self.program))
             return self.program(*args)
+
+
+def users_program(program: Any) -> Any:
+    """The program as the user wrote it."""
+    return program.program if isinstance(program, OwnParameters) else program
+
+
+def stated(program: Any) -> set[str]:
+    """The names of the `pyro.param` statements that became parameters of the program."""
+    return set(program.transforms) if isinstance(program, OwnParameters) else set()
+
+
+def check_owned(owner: nn.Module, run: Callable[[], Mapping[str, poutine.Trace]]) -> None:
+    """`InputError` if the density or the value of a site depends on a parameter that `owner` lacks.
+
+    `run` runs the owner's programs once, with gradients, and returns their traces by the name of
+    the program. A tensor that requires a gradient, is found at two runs and is no parameter of the
+    owner would neither be trained nor saved, however the program reaches it. One that is made
+    within a run is none.
+    """
+    own = {id(parameter) for parameter in owner.parameters()}
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), buffers_kept(owner):
+        for training in (True, False):
+            with in_mode(owner, training):
+                first, second = _leaves_by_site(run()), _leaves_by_site(run())
+            again = {id(leaf) for leaves in second.values() for leaf in leaves}
+            for (program, site), leaves in first.items():
+                strange = [leaf for leaf in leaves if id(leaf) in again and id(leaf) not in own]
+                if strange:
+                    shape = tuple(strange[0].shape)
+                    checks.refuse(
+                        f"{program}'s site '{site}'",
+                        f"a parameter of shape {shape} that is no part of the program: it would "
+                        "neither be trained nor saved",
+                        "programs that own their parameters",
+                        "make it an attribute of the nn.Module that is given, a pyro.param, or a "
+                        "constant with .detach()",
+                    )
+
+
+def _leaves_by_site(
+    traces: Mapping[str, poutine.Trace],
+) -> dict[tuple[str, str], list[Tensor]]:
+    found = {}
+    for program, trace in traces.items():
+        for name, site in trace.nodes.items():
+            if site["type"] == "sample" and not site_is_subsample(site):
+                fn: Any = site["fn"]
+                found[program, str(name)] = _leaves([site["value"], fn.log_prob(site["value"])])
+    return found
+
+
+def _leaves(tensors: Sequence[Any]) -> list[Tensor]:
+    """The tensors that autograd's graph of these ends in."""
+    leaves = [t for t in tensors if torch.is_tensor(t) and t.requires_grad and t.grad_fn is None]
+    ahead: list[Any] = [t.grad_fn for t in tensors if torch.is_tensor(t)]
+    seen: set[Any] = set()
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.name() == "torch::autograd::AccumulateGrad":
+            leaves.append(node.variable)
+        ahead += [following for following, _ in node.next_functions]
+    return leaves
 
 
 class _Statements(Messenger):
@@ -128,7 +203,7 @@ class _Values(Messenger):
 
 
 @contextlib.contextmanager
-def _buffers_kept(program: Any) -> Iterator[None]:
+def buffers_kept(program: Any) -> Iterator[None]:
     """Buffers, such as a batch norm's means, are after the block what they were before it."""
     buffers = [(b, b.clone()) for b in program.buffers()] if isinstance(program, nn.Module) else []
     try:

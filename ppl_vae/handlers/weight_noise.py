@@ -26,8 +26,8 @@ class WeightNoise(Messenger):
     """Abstract: give each weight site of a guide a `Noise` of class `noise`.
 
     With `keep_draw=False` no weight is drawn that nobody uses: the site's value is NaN, which only
-    a marked layer may take, and the site's `infer["undrawn"]` says so to an estimator that needs a
-    draw for a sampled KL term.
+    a marked layer may take, and the site's `infer["ppl_undrawn"]` says so to an estimator that
+    needs a draw for a sampled KL term.
     """
 
     noise: "type[Noise]"
@@ -65,7 +65,7 @@ class WeightNoise(Messenger):
             value = q.rsample()
         else:
             value = q.mean.new_full((), float("nan")).expand(q.shape())
-            msg["infer"] = {**msg["infer"], "undrawn": True}
+            msg["infer"] = {**msg["infer"], "ppl_undrawn": True}
         value.noise = self.noise(q, self)
         msg["value"], msg["done"] = value, True
 

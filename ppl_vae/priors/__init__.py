@@ -2,9 +2,11 @@
 
 A prior is any callable that runs inside the ambient data plate, samples the site "z" with event
 shape `(latent_size,)` and returns it. It may sample further latent sites before it and own
-parameters; an index before "z" marked `infer={"enumerate": "parallel"}` is summed out. If it has a
-method `start_from(data)`, training calls that before the first step. It knows nothing of
-likelihoods or guides, and needs no registration: "my_prior.py:Ring" names one in a user's file.
+parameters; an index before "z" marked `infer={"enumerate": "parallel"}` is summed out. Every site
+is inside the plate, so it is one value a datum: what all data share, a global scale say, is a
+parameter. A class that inherits `protocols.InitialisedFromData` is shown the training data before
+the first step. It knows nothing of likelihoods or guides, and needs no registration:
+"my_prior.py:Ring" names one in a user's file.
 """
 
 import functools
@@ -29,8 +31,9 @@ from ppl_vae.priors.standard_normal import StandardNormal
 from ppl_vae.priors.student_t import StudentT
 from ppl_vae.priors.two_level import TwoLevel
 from ppl_vae.priors.vamp import Vamp
+from ppl_vae.protocols import MadeOfPosterior
 
-__all__ = ["PRIORS", "build_prior", "find_prior", "is_reference", "resolve", "wants"]
+__all__ = ["PRIORS", "build_prior", "find_prior", "is_reference", "made_of_posterior", "resolve"]
 
 PRIORS: dict[str, type[nn.Module]] = {
     "standard_normal": StandardNormal,
@@ -56,8 +59,9 @@ def build_prior(
     module.
 
     Classes, and functions that take arguments, are given `options` and those of `offers` that their
-    signature names: `latent_size`, `event_shape` (of x) and `encode` (the guide's own q(z|x), as a
-    function of x). Raises `InputError` for an unknown name, option or reference.
+    signature names: `latent_size` and `event_shape` (of x); a class that inherits `MadeOfPosterior`
+    is given `encode` too, the guide's own q(z|x) as a function of x. Raises `InputError` for an
+    unknown name, option or reference.
     """
     prior = find_prior(prior)
     if isinstance(prior, nn.Module):
@@ -83,13 +87,9 @@ def find_prior(prior: str | Callable[..., Any]) -> Any:
     )
 
 
-def wants(prior: Any, offer: str) -> bool:
-    """Whether a class or function names `offer` among its arguments."""
-    return (
-        callable(prior)
-        and not isinstance(prior, nn.Module)
-        and offer in inspect.signature(prior).parameters
-    )
+def made_of_posterior(prior: Any) -> bool:
+    """Whether a prior is a class that the guide's own q(z|x) is handed to."""
+    return inspect.isclass(prior) and issubclass(prior, MadeOfPosterior)
 
 
 def _without_options(prior: nn.Module, options: Mapping[str, Any]) -> nn.Module:
@@ -113,12 +113,17 @@ def _given(
         if p.default is p.empty and p.kind in (0, 1, 3) and k not in arguments
     ]
     if required:
+        hint = (
+            f"a prior is given no data; a constant is --prior.{required[0]} or an entry of "
+            "prior_options"
+        )
+        if "encode" in required:
+            hint = "a class that inherits ppl_vae.protocols.MadeOfPosterior is given encode"
         checks.refuse(
             f"prior {name}",
             f"no value for {', '.join(required)}",
-            f"no argument without a default but {', '.join(offers)}",
-            f"a number or name is an option: prior_options={{'{required[0]}': ...}}, "
-            f"--prior.{required[0]}; data are given to no prior",
+            "every argument without a default",
+            hint,
         )
     if inspect.isclass(prior):
         return made("prior", prior, **arguments)

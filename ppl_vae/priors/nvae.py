@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae import checks
-from ppl_vae.networks import Images, zeroed
+from ppl_vae.networks import Images, image_shape, zeroed
+from ppl_vae.protocols import ImageLayers
 
 __all__ = ["NVAE", "ResidualCell"]
 
@@ -46,7 +47,7 @@ class ResidualCell(nn.Module):
         return h + self.body(h)
 
 
-class NVAE(nn.Module):
+class NVAE(nn.Module, ImageLayers):
     """p(z_S) = N(0, I), p(z_i | z_>i) = N(m_i(h_i), diag(s_i(h_i)^2)), h_i = cells(h_(i+1) + W_i
     z_(i+1)).
 
@@ -117,7 +118,8 @@ def _image_size(event_shape: Sequence[int], halvings: int) -> tuple[int, int]:
         checks.refuse(
             "prior 'nvae'", f"event_shape {tuple(event_shape)}", "an image", "use prior='ladder'"
         )
-    height, width = (-(-n // 2**halvings) for n in event_shape[-2:])
+    _, *size = image_shape("prior 'nvae'", tuple(event_shape))
+    height, width = (-(-n // 2**halvings) for n in size)
     return height, width
 
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae import checks
+from ppl_vae.protocols import InitialisedFromData, MadeOfPosterior
 
 __all__ = ["Vamp"]
 
 
-class Vamp(nn.Module):
+class Vamp(nn.Module, MadeOfPosterior, InitialisedFromData):
     """p(z) = (1/K) sum_k q(z|u_k), u_k (K, *event_shape) learned pseudo-inputs, q the guide's own
     encoder.
 

@@ -18,6 +18,8 @@ from ppl_vae import checks
 from ppl_vae.checkpoint import CHECKPOINT
 from ppl_vae.elbo import kl_report
 from ppl_vae.files import remove_unfinished, side_matter
+from ppl_vae.handlers.own_parameters import users_program
+from ppl_vae.protocols import InitialisedFromData
 from ppl_vae.training.history import History
 from ppl_vae.training.objective import Objective
 from ppl_vae.training.optimizers import Update
@@ -104,8 +106,9 @@ class Run:
         history = self.state.history
         history.kl_kinds = kinds
         started = bool(history.rows or self.state.batch)
-        if hasattr(self.vae.model.prior, "start_from") and not started:
-            self.vae.model.prior.start_from(self.data)
+        prior = users_program(self.vae.model.prior)
+        if isinstance(prior, InitialisedFromData) and not started:
+            prior.start_from(self.data)
         self._finite_names = set(self._finite_tensors())
         self.ranks.copy_first([*self.vae.parameters(), *self.vae.buffers()])
         if isinstance(self.schedules["kl_weight"], Constrained):
