@@ -1,13 +1,17 @@
 """What does a KL weight of 1, 5, 10 or 40 do at two latents, and where does the model collapse?
 
 Report 001 sees disentangling and poorer reconstructions above 1, entangling when too high.
-Prediction: near collapse the decoder is log-linear in z, a Normal model with noise beta p(1 - p), p
-the mean image; so a latent can grow out of the prior only while the weight is below the largest
+
+Prediction: near collapse the decoder is log-linear in z, a Normal model with noise beta p(1 - p),
+p the mean image; so a latent can grow out of the prior only while the weight is below the largest
 eigenvalue of D^-1/2 Cov(x) D^-1/2, D = diag p(1 - p). Weights above it collapse, and what is called
-disentangling at 40 is the loss of latents. How to read the figure: left, KL of each latent against
-the weight, one mark a run and latent, the predicted collapse a line; right, traversals from -3 to
-3, two rows a weight (first seed). The report's network is unknown: ours is one hidden layer of 200
-units. `laptop`: 5 epochs.
+disentangling at 40 is the loss of latents. A latent counts as collapsed below 0.05 nats of KL.
+
+How to read the figure: left, KL of each latent against the weight, one mark a run and latent, the
+predicted collapse a line; right, traversals from -3 to 3, two rows a weight (first seed).
+
+The report's network is unknown: ours is one hidden layer of 200 units. Disentangling itself is not
+measured. `laptop`: 5 epochs.
 """
 
 import torch
@@ -20,10 +24,11 @@ from ppl_vae.evaluation import reconstruction_error
 REPORT = [1.0, 5.0, 10.0, 40.0]
 GRID = {
     "smoke": {"kl_weight": REPORT, "epochs": [1]},
-    "laptop": {"kl_weight": [*REPORT, 20.0], "epochs": [5]},
+    "laptop": {"kl_weight": [*REPORT, 15.0, 20.0, 25.0, 30.0, 35.0], "epochs": [5]},
     "paper": {"kl_weight": [*REPORT, 15.0, 20.0, 25.0, 30.0, 35.0], "epochs": [100]},
 }
-SEEDS = {"laptop": 2}
+SEEDS = {"laptop": 5}
+COLLAPSED = 0.05
 TABLE = {
     "by": ["kl_weight"],
     "value": ["kl_1", "kl_2", "squared_error", "bound", "predicted_collapse"],
@@ -96,21 +101,33 @@ def draw(rows):
 
 
 def answer(rows):
-    right = [(row["kl_1"] < 0.05) == (row["kl_weight"] > row["predicted_collapse"]) for row in rows]
-    predicted, verdict = rows[0]["predicted_collapse"], "confirmed" if all(right) else "refined"
-    lines = [
-        f"Predicted collapse: {predicted:.1f}; {sum(right)} of {len(rows)} runs as predicted: "
-        f"**{verdict}**.",
-        "",
-    ]
-    for weight in REPORT:
-        kls = [study.plus_minus(*study.mean_at(rows, f"kl_{j}", kl_weight=weight)) for j in (1, 2)]
-        error = study.plus_minus(*study.mean_at(rows, "squared_error", kl_weight=weight))
+    predicted = rows[0]["predicted_collapse"]
+    weights = sorted({row["kl_weight"] for row in rows})
+    lines = []
+    for weight in weights:
+        here = [row for row in rows if row["kl_weight"] == weight]
+        gone = sum(row["kl_1"] < COLLAPSED for row in here)
+        kls = " and ".join(str(study.mean_at(here, name)) for name in ("kl_1", "kl_2"))
+        error = study.mean_at(here, "squared_error")
         lines.append(
-            f"- weight {weight:g}: KL of the two latents {kls[0]} and {kls[1]} nats, squared "
-            f"error {error}"
+            f"- weight {weight:g}: KL of the two latents {kls} nats, squared error {error}; both "
+            f"latents lost in {gone} of {len(here)} runs"
         )
-    return "\n".join(lines)
+    right = [(row["kl_1"] < COLLAPSED) == (row["kl_weight"] > predicted) for row in rows]
+    alive = max(row["kl_weight"] for row in rows if row["kl_1"] >= COLLAPSED)
+    collapsed = min(row["kl_weight"] for row in rows if row["kl_1"] < COLLAPSED)
+    verdict = "confirmed" if all(right) else "refuted"
+    return "\n".join(
+        [
+            f"Predicted collapse: at weights above {predicted:.1f}. As predicted in {sum(right)} of "
+            f"{len(rows)} runs: **{verdict}** as a sharp threshold for runs of "
+            f"{rows[0]['epochs']} epochs. The largest weight that keeps a latent is {alive:g}, the "
+            f"smallest that loses both {collapsed:g}. Whether longer training would move them is "
+            "not known.",
+            "",
+            *lines,
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,11 @@ ENOUGH_SEEDS_OF_LONG_CELLS = 3
 
 @dataclass(frozen=True)
 class Provenance:
-    """How a study's numbers came about."""
+    """How a study's numbers came about.
+
+    `notes` are written by hand into provenance.json, where something has come to light since that
+    these rows suffer from; they go when the study is run again.
+    """
 
     command: str
     axes: Sequence[str]
@@ -44,6 +48,7 @@ class Provenance:
     cpu_seconds: float
     version: str = __version__
     selection: Sequence[str] = ()
+    notes: Sequence[str] = ()
 
     @property
     def missing(self) -> int:
@@ -199,6 +204,8 @@ def answer_md(script: Script, results: Results) -> str:
 
 def _cautions(provenance: Provenance) -> Iterator[str]:
     """What a reader has to know before believing a verdict."""
+    for note in provenance.notes:
+        yield f"**{note}**"
     if provenance.missing:
         yield f"**{provenance.missing} of {provenance.cells} cells are missing.**"
     long = provenance.cpu_seconds > LONG_CELL * provenance.finished

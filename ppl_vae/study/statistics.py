@@ -209,9 +209,10 @@ def _one_each(rows: Iterable[Row], value: str, columns: Sequence[str]) -> dict[t
 
 def plus_minus(mean: float, error: float) -> str:
     """The text "mean ± error", the error to two significant digits; the mean alone when the error
-    is unknown or 0.
+    is unknown or no more than rounding.
     """
-    if not math.isfinite(error) or error <= 0 or not math.isfinite(mean):
+    rounding = 1e-12 * abs(mean)
+    if not math.isfinite(error) or error <= rounding or not math.isfinite(mean):
         return f"{mean:.5g}"
     decimals = max(0, 1 - math.floor(math.log10(error)))
     if decimals > 6:
