@@ -119,8 +119,8 @@ def answer(rows):
     verdict = "confirmed" if all(right) else "refuted"
     return "\n".join(
         [
-            f"Predicted collapse: at weights above {predicted:.1f}. As predicted in {sum(right)} of "
-            f"{len(rows)} runs: **{verdict}** as a sharp threshold for runs of "
+            f"Predicted collapse: at weights above {predicted:.1f}. As predicted in "
+            f"{sum(right)} of {len(rows)} runs: **{verdict}** as a sharp threshold for runs of "
             f"{rows[0]['epochs']} epochs. The largest weight that keeps a latent is {alive:g}, the "
             f"smallest that loses both {collapsed:g}. Whether longer training would move them is "
             "not known.",
