@@ -75,10 +75,11 @@ def epochs_saved(folder: Path) -> int:
         return 0
     assert torch.isfinite(load(folder).sample(3)).all()
     run = read_tensors(folder / CHECKPOINT)[1]["run"]
-    assert [row["epoch"] for row in run["rows"]] == [*range(1, run["epoch"] + 1)]
+    rows = [dict(zip(run["rows"]["columns"], values)) for values in run["rows"]["values"]]
+    assert [row["epoch"] for row in rows] == [*range(1, run["epoch"] + 1)]
     history = folder / "history.csv"
     for row, kept in zip(
-        csv.DictReader(history.read_text().splitlines()) if history.is_file() else [], run["rows"]
+        csv.DictReader(history.read_text().splitlines()) if history.is_file() else [], rows
     ):
         assert {name: float(value) for name, value in row.items()} == kept
     return run["epoch"]

@@ -22,7 +22,8 @@ from torch import nn
 from ppl_vae.checkpoint import CHECKPOINT, read_tensors, save, write_tensors
 from ppl_vae.checks import InputError
 from ppl_vae.protocols import InitialisedFromData
-from ppl_vae.training import fit
+from ppl_vae.training import fit, history
+from ppl_vae.training.history import HistoryFile
 from ppl_vae.training.run import Run
 from tests.examples import PRIORS, pixels, tiny
 
@@ -334,6 +335,80 @@ def test_a_header_with_a_part_missing_is_refused(tmp_path, part, message):
     write_tensors(tmp_path / CHECKPOINT, tensors, header)
     with pytest.raises(InputError, match=message):
         fit(tiny(), pixels(40), epochs=2, checkpoint=tmp_path, resume=True, **QUIET)
+
+
+class TestLongHistory:
+    """A checkpoint holds three rows here, the others stand in history.csv alone."""
+
+    @pytest.fixture(autouse=True)
+    def few_rows(self, monkeypatch):
+        monkeypatch.setattr("ppl_vae.training.state.OWN_ROWS", 3)
+        monkeypatch.setattr("ppl_vae.training.run.OWN_ROWS", 3)
+
+    @pytest.mark.parametrize("every", [1, 2, 100])
+    def test_it_resumes_with_all_its_rows(self, tmp_path, every):
+        x, options = pixels(40), {**QUIET, "checkpoint": tmp_path, "checkpoint_every": every}
+        expected = fit(tiny(), x, epochs=9, validation=x, **QUIET)
+        fit(tiny(), x, epochs=7, validation=x, **options)
+        assert len(read_tensors(tmp_path / CHECKPOINT)[1]["run"]["rows"]["values"]) == 3
+        found = fit(tiny(), x, epochs=9, validation=x, resume=True, **options)
+        assert same_rows(found, expected)
+        kinds = [[type(value) for value in row.values()] for row in found.rows]
+        assert kinds == [[type(value) for value in row.values()] for row in expected.rows]
+        assert len((tmp_path / "history.csv").read_text().splitlines()) == 10
+
+    @pytest.mark.parametrize("ending", ["", "8,40,", "8,320\n9,360\n"])
+    def test_rows_that_are_ahead_of_the_checkpoint_or_torn_are_written_anew(self, tmp_path, ending):
+        x, options = pixels(40), {**QUIET, "checkpoint": tmp_path}
+        expected = fit(tiny(), x, epochs=9, **QUIET)
+        fit(tiny(), x, epochs=7, **options)
+        file = tmp_path / "history.csv"
+        file.write_text(file.read_text() + ending)
+        assert same_rows(fit(tiny(), x, epochs=9, resume=True, **options), expected)
+        assert [line.split(",")[0] for line in file.read_text().splitlines()[1:]] == [
+            str(epoch) for epoch in range(1, 10)
+        ]
+
+    def test_without_its_file_it_goes_on_and_says_what_is_missing(self, tmp_path, caplog):
+        x, options = pixels(40), {**QUIET, "checkpoint": tmp_path}
+        whole, again = tiny(), tiny()
+        expected = fit(whole, x, epochs=9, **QUIET)
+        fit(tiny(), x, epochs=7, **options)
+        (tmp_path / "history.csv").unlink()
+        found = fit(again, x, epochs=9, resume=True, **options)
+        assert "rows before epoch 5 are missing" in caplog.text
+        assert [row["epoch"] for row in found.rows] == [5, 6, 7, 8, 9] and same(whole, again)
+        assert expected.rows[-1]["lower_bound"] == found.rows[-1]["lower_bound"]
+
+    def test_a_save_writes_what_is_new(self, tmp_path, monkeypatch):
+        """The checkpoint stays as large as it is; of the file, the new rows are written."""
+        rows = [{"epoch": epoch, "kl.z": epoch / 3} for epoch in range(1, 2001)]
+        file, written = HistoryFile(tmp_path / "history.csv"), []
+        lines = history._lines
+        monkeypatch.setattr(
+            history,
+            "_lines",
+            lambda columns, new, header: (
+                written.append(len(new)) or lines(columns, new, header=header)
+            ),
+        )
+        for count in range(100, 2001, 100):
+            file.write(rows[:count])
+        assert written == [100] * 20
+        whole = HistoryFile(tmp_path / "whole.csv")
+        whole.write(rows)
+        assert (tmp_path / "history.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+    def test_a_new_column_and_a_lost_file_are_written_whole(self, tmp_path):
+        file = HistoryFile(tmp_path / "history.csv")
+        rows = [{"epoch": 1, "a": 0.5}, {"epoch": 2, "a": 0.25}, {"epoch": 3, "b": 1.0}]
+        for count in (1, 2, 3):
+            file.write(rows[:count])
+        assert file.path.read_text().split() == ["epoch,a,b", "1,0.5,", "2,0.25,", "3,,1.0"]
+        file.path.unlink()
+        file.write([*rows, {"epoch": 4, "b": 2.0}])
+        file.write([*rows, {"epoch": 4, "b": 2.0}, {"epoch": 5, "b": 3.0}])
+        assert file.path.read_text().split()[-3:] == ["3,,1.0", "4,,2.0", "5,,3.0"]
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path):

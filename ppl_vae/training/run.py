@@ -20,14 +20,14 @@ from ppl_vae.elbo import kl_report
 from ppl_vae.files import remove_unfinished, side_matter
 from ppl_vae.handlers.own_parameters import users_program
 from ppl_vae.protocols import InitialisedFromData
-from ppl_vae.training.history import History
+from ppl_vae.training.history import History, HistoryFile
 from ppl_vae.training.objective import Objective
 from ppl_vae.training.optimizers import Update
 from ppl_vae.training.ranks import Ranks
 from ppl_vae.training.recorded import changed_attributes, plain_attributes
 from ppl_vae.training.schedules import Constrained
 from ppl_vae.training.settings import Settings
-from ppl_vae.training.state import RunState, restore_run, save_run
+from ppl_vae.training.state import OWN_ROWS, RunState, restore_run, save_run
 from ppl_vae.training.step import SCHEDULED, ObjectiveModule, Step, local_parameters
 from ppl_vae.training.tiers import choose_tier, make_step
 from ppl_vae.vae import VAE, evaluating, pixels
@@ -70,6 +70,7 @@ class Run:
         self.update = Update(
             settings.optimizer, [p for p in vae.parameters() if p.requires_grad], decay
         )
+        self._history_file = HistoryFile((folder or Path()) / HISTORY)
         self.device = self.update.parameters[0].device
         if (
             self.device.type != "cpu"
@@ -102,7 +103,9 @@ class Run:
             )
         torch.manual_seed(settings.seed)
         if resume and file and file.exists():
-            self.state = restore_run(self.folder, self.vae, self.update, self.plain_settings())  # type: ignore[arg-type]
+            self.state = restore_run(
+                file.parent, self.vae, self.update, self.plain_settings(), file.parent / HISTORY
+            )
         history = self.state.history
         history.kl_kinds = kinds
         started = bool(history.rows or self.state.batch)
@@ -348,9 +351,12 @@ class Run:
         self._check_reports()
         self._check_tensors()
         if self.folder and self.ranks.first:
+            rows, file = self.state.history.rows, self._history_file
+            if len(rows) - file.num_rows > OWN_ROWS:  # more than the checkpoint itself will hold
+                file.write(rows)
             save_run(self.folder, self.vae, self.update, self.state, self.plain_settings())
             with side_matter("the history is in the checkpoint alone"):
-                self.state.history.write(self.folder / HISTORY)
+                file.write(rows)
 
     def interrupt(self) -> None:
         """Save, and raise the `KeyboardInterrupt` that says how to go on."""

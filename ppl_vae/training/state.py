@@ -24,7 +24,11 @@ from ppl_vae.training.history import History
 from ppl_vae.training.optimizers import Update
 from ppl_vae.vae import VAE
 
-__all__ = ["RunState", "restore_run", "save_run"]
+__all__ = ["OWN_ROWS", "RunState", "restore_run", "save_run"]
+
+# Rows of the history that a checkpoint holds itself, the last ones: until a run is longer, it is
+# whole without its history.csv, too, and no save writes all rows.
+OWN_ROWS = 300
 
 
 @dataclass
@@ -43,9 +47,15 @@ class RunState:
 
 
 def save_run(
-    folder: Path, vae: VAE, update: Update, state: RunState, settings: dict[str, Any]
+    folder: Path,
+    vae: VAE,
+    update: Update,
+    state: RunState,
+    settings: dict[str, Any],
 ) -> None:
-    """Write the run's one checkpoint file, atomically."""
+    """Write the run's one checkpoint file, atomically, with the last `OWN_ROWS` rows of the
+    history.
+    """
     tensors = dict(vae.state_dict())
     tensors |= {f"training/optimizer/{name}": t for name, t in update.state().items()}
     tensors |= {f"training/best/{name}": t for name, t in state.best.items()}
@@ -67,16 +77,19 @@ def save_run(
         "constraint": state.constraint,
     }
     run |= {"stopped": history.stopped}
-    run |= {"rows": history.rows, "tier": history.tier}
+    first = max(0, len(history.rows) - OWN_ROWS)
+    run |= {"rows": history.tail(first), "tier": history.tier}
     write_tensors(
         folder / CHECKPOINT, tensors, {**model_header(vae), "settings": settings, "run": run}
     )
     remember_code(vae)
 
 
-def restore_run(folder: Path, vae: VAE, update: Update, settings: dict[str, Any]) -> RunState:
-    """Put a run back to where `save_run` left it. `InputError` if it was run with other
-    settings.
+def restore_run(
+    folder: Path, vae: VAE, update: Update, settings: dict[str, Any], history: Path
+) -> RunState:
+    """Put a run back to where `save_run` left it, with the rows in the file `history`.
+    `InputError` if it was run with other settings.
     """
     tensors, header = read_tensors(folder / CHECKPOINT)
     run, before = header.get("run"), header.get("settings")
@@ -94,8 +107,10 @@ def restore_run(folder: Path, vae: VAE, update: Update, settings: dict[str, Any]
         )
     try:
         _check_run(f"checkpoint in {folder}", run, settings)
-        return _restored(vae, update, tensors, run, folder)
-    except (KeyError, TypeError, RuntimeError) as error:
+        state = _restored(vae, update, tensors, run, folder)
+        state.history.restore_rows(run["rows"], history)
+        return state
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         checks.refuse(
             f"checkpoint in {folder}",
             f"an incomplete run's state ({error})",
@@ -114,15 +129,27 @@ def _check_run(subject: str, run: dict[str, Any], settings: dict[str, Any]) -> N
         checks.refuse(f"{subject}: batch", batch, "one of an epoch's")
     if seen > settings["num_data"] or (seen == 0) != (batch == 0):
         checks.refuse(f"{subject}: seen", seen, f"the data of {batch} batches")
-    rows = run["rows"]
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        checks.refuse(f"{subject}: rows", type(rows).__name__, "a list of rows of the history")
-    if len(rows) != epoch or [row.get("epoch") for row in rows] != [*range(1, epoch + 1)]:
-        checks.refuse(f"{subject}: rows", f"{len(rows)} rows", f"those of epochs 1 to {epoch}")
-    for row in rows:
-        for name, value in row.items():
-            if not isinstance(value, int | float):
-                checks.refuse(f"{subject}: {name} in rows", value, "a number")
+    _check_rows(f"{subject}: rows", run["rows"], epoch)
+
+
+def _check_rows(subject: str, tail: Any, epoch: int) -> None:
+    """`InputError` unless a tail of the history ends with the row of epoch `epoch`."""
+    names = ("first", "columns", "values")
+    if not isinstance(tail, dict) or any(name not in tail for name in names):
+        checks.refuse(subject, type(tail).__name__, "rows of the history with their columns")
+    first, columns, values = (tail[name] for name in names)
+    checks.integer(f"{subject}: first", first, 0)
+    lists = isinstance(columns, list) and isinstance(values, list)
+    if not lists or first + len(values) != epoch or (values and "epoch" not in columns):
+        checks.refuse(subject, "other rows", f"those up to epoch {epoch}")
+    for offset, row in enumerate(values, start=first + 1):
+        if not isinstance(row, list) or len(row) != len(columns):
+            checks.refuse(subject, row, f"{len(columns)} values, one a column")
+        if row[columns.index("epoch")] != offset:
+            checks.refuse(subject, f"epoch {row[columns.index('epoch')]}", f"epoch {offset}")
+        for name, value in zip(columns, row):
+            if not isinstance(value, int | float | None):
+                checks.refuse(f"{subject}: {name}", value, "a number")
 
 
 def _restored(
@@ -144,12 +171,13 @@ def _restored(
     torch.set_rng_state(tensors["training/generator"])
     if "training/generator_cuda" in tensors:
         torch.cuda.set_rng_state(tensors["training/generator_cuda"])
-    return _run_state(run, parts["best"], tensors.get("training/sums"))
+    sums = tensors.get("training/sums")
+    if sums is not None:  # they are added up where the steps are made
+        sums = sums.to(update.parameters[0].device)
+    return _run_state(run, parts["best"], sums)
 
 
 def _run_state(run: dict[str, Any], best: dict[str, Tensor], sums: Tensor | None) -> RunState:
-    history = History(
-        rows=run["rows"], tier=run["tier"], best_epoch=run["best_epoch"], stopped=run["stopped"]
-    )
+    history = History(tier=run["tier"], best_epoch=run["best_epoch"], stopped=run["stopped"])
     place = run["epoch"], run["batch"], run["seen"], sums, run["seconds"]
     return RunState(*place, best, run["best_value"], run["constraint"], history)
