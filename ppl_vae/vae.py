@@ -51,6 +51,7 @@ from ppl_vae.priors import (
     made_of_posterior,
     resolve,
 )
+from ppl_vae.priors.user_code import absolute_reference, fault
 from ppl_vae.protocols import ClosedFormPosterior, Posterior
 from ppl_vae.weights import bayesian_pair, check_options
 
@@ -163,6 +164,8 @@ class Guide(DataProgram):
         """Run the program on data x."""
         self.announce_parameters()
         theta = self.draw_weights("posterior.")
+        if self.opens_plate:
+            self.check_place()
         with contextlib.nullcontext() if self.opens_plate else self.data_plate(x):
             seen = evidence(x) if self.training else x
             call(
@@ -302,7 +305,7 @@ def build(
     _check_precision(vae)
     _own_memory(vae)
     if vae.config.prior not in PRIORS or vae.config.posterior not in POSTERIORS:
-        check_owned(vae, lambda: _traces(vae))
+        _check_own_programs(vae)
     vae.built, vae.code = vae.parts(), dict(code)
     return vae
 
@@ -335,6 +338,16 @@ def _own_memory(vae: VAE) -> None:
 
 def _overlaps(tensor: Tensor) -> bool:
     return any(size > 1 and step == 0 for size, step in zip(tensor.shape, tensor.stride()))
+
+
+def _check_own_programs(vae: VAE) -> None:
+    """`InputError` where programs of the user's own reach parameters that no part has."""
+    try:
+        check_owned(vae, lambda: _traces(vae))
+    except checks.InputError:
+        raise
+    except Exception as error:
+        checks.refuse("prior and posterior", fault(error), "programs that run with gradients")
 
 
 def _traces(vae: VAE) -> dict[str, poutine.Trace]:

@@ -301,6 +301,16 @@ def test_a_posterior_s_too_and_that_of_a_likelihood() -> None:
         check_owned(vae, lambda: {"model": pyro.poutine.trace(vae.model).get_trace(x)})
 
 
+def test_a_program_that_fails_with_gradients_is_one_line() -> None:
+    class InPlace(Sharp):
+        def forward(self) -> Tensor:
+            self.location.mul_(2)
+            return self.prior()
+
+    with pytest.raises(InputError, match=r"programs that run with gradients|prior: got Runtime"):
+        build(CONFIG, prior=InPlace(), seed=0)
+
+
 def test_what_a_part_has_and_what_a_run_makes_is_not_refused() -> None:
     """A network that prior and posterior share, a detached constant and a gradient taken within."""
     shared, constant = Sharp(), torch.ones(1, requires_grad=True)

@@ -288,12 +288,18 @@ def _counted(
     return counted
 
 
+def opens_its_plate(x: torch.Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+
+
+@pytest.mark.parametrize("posterior", [None, opens_its_plate])
 @pytest.mark.parametrize("part", ["model", "guide"])
 def test_a_plate_of_ones_own_at_the_data_s_place_is_refused_and_left_of_it_is_right(
-    part: str,
+    part: str, posterior: Any
 ) -> None:
     """At dim -1 each datum would be counted once for each index; at -2 draws are a further dim."""
-    vae, x = tiny(), pixels(7)
+    vae, x = tiny(None, posterior), pixels(7)
     program = getattr(vae, part)
     site = "x" if part == "model" else "z"
     for size in (7, 1, 3):

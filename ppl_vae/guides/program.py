@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyro
+from pyro import poutine
 from torch import Tensor, nn
 
 from ppl_vae.handlers.kl_weight import DATA_PLATE
@@ -61,6 +62,11 @@ class DataProgram(nn.Module):
         """
         size = self.num_data if self.training and self.num_data is not None else len(x)
         return pyro.plate(DATA_PLATE, size, subsample=x, dim=-1)
+
+    def check_place(self) -> None:
+        """Refuse, as Pyro does, another plate at dim -1, where a program opens its plate itself."""
+        with poutine.block(), pyro.plate("place of the data", 1, dim=-1):
+            pass
 
     def draw_weights(self, prefix: str) -> dict[str, Tensor]:
         """Sample all of theta, if there is any, and return the weights under `prefix`: to be called
