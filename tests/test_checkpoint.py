@@ -4,15 +4,23 @@ only where trusted.
 Knows `checkpoint.py` and the safetensors format; must not know how a run goes on.
 """
 
+import copy
+import dataclasses
 import errno
 import hashlib
+import importlib.util
 import json
 import os
 import pickle
+import py_compile
+import resource
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from safetensors import safe_open
@@ -29,6 +37,7 @@ from ppl_vae.checkpoint import (
 )
 from ppl_vae.checks import InputError
 from ppl_vae.files import atomic_write
+from ppl_vae.parts import trust
 from ppl_vae.training import fit
 from ppl_vae.vae import VAEConfig, build
 from tests.examples import PRIORS, pixels, tiny
@@ -173,6 +182,61 @@ class TestDamage:
         tensors["guide.posterior.heads.bias"] += 1
         save_file(tensors, path, metadata={"ppl_vae": json.dumps(header)})
         assert "do not match their checksum" in refused(path)
+
+    def test_numbers_that_are_none_are_neither_saved_nor_loaded(self, path):
+        vae = tiny()
+        with torch.no_grad():
+            next(vae.parameters())[0] = torch.nan
+        with pytest.raises(InputError, match=r"NaN in model\.decoder"):
+            save(vae, path)
+        _, header = read_tensors(path)
+        write_tensors(path, vae.state_dict(), header)
+        assert "NaN in model.decoder" in refused(path)
+
+    @pytest.mark.parametrize(
+        "dtype", [torch.int8, torch.complex64, torch.float8_e4m3fn, torch.float64]
+    )
+    @pytest.mark.parametrize("every", [True, False])
+    def test_tensors_of_another_kind_are_not_cast_without_a_word(self, path, dtype, every):
+        tensors, header = read_tensors(path)
+        for name in list(tensors)[: None if every else 1]:
+            tensors[name] = tensors[name].to(dtype)
+        write_tensors(path, tensors, header)
+        if every and dtype == torch.float64:
+            assert {p.dtype for p in load(path).parameters()} == {dtype}
+        else:
+            assert str(dtype) in refused(path)
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"latent_size": 10**9},
+            {"hidden_sizes": [10**9]},
+            {"hidden_sizes": [10**5] * 9},
+            {"event_shape": [10**9]},
+            {"prior": "gaussian_mixture", "prior_options": {"components": 10**9}},
+            {"posterior": "full_normal", "latent_size": 10**6},
+        ],
+    )
+    def test_sizes_are_not_believed_before_the_tensors(self, path, fields):
+        """Nothing of that size is made: the process's memory grows by less than 200 MB."""
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert "larger than its tensors" in refused(rewritten(path, config=fields))
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+    @pytest.mark.parametrize("depth", [100, 5000, 200_000])
+    def test_a_header_nested_deep(self, path, depth):
+        tensors, header = read_tensors(path)
+        header["config"]["prior_options"] = "HERE"
+        text = json.dumps(header).replace('"HERE"', '{"a":' * depth + "1" + "}" * depth)
+        save_file(tensors, path, metadata={"ppl_vae": text})
+        assert "nested too deep" in refused(path)
+
+    def test_a_path_with_nul(self):
+        for name in ("a\0b", Path("a\0b")):
+            assert "NUL" in refused(name)
+            with pytest.raises(InputError, match="NUL"):
+                save(tiny(), name)
 
     def test_a_missing_file_a_folder_without_one_and_other_formats(self, path, tmp_path):
         assert "no file" in refused(tmp_path / "nothing")
@@ -328,6 +392,259 @@ class TestTrust:
             trust.write_text(text)
             assert "not trained with here" in refused(checkpoint)
 
+    def test_the_checkpoints_own_text_decides_and_not_that_of_another_run_here(
+        self, ring, tmp_path
+    ):
+        """Both texts were trained with; each checkpoint runs with its own alone."""
+        first, path, marker = ring
+        old = path.read_text()
+        path.write_text(old.replace("width=0.3", "width=7.0"))
+        config = VAEConfig((6,), 2, (5,), prior=f"{path}:Ring")
+        save(build(config, seed=0), tmp_path / "second")
+        marker.unlink()
+        assert "not trained with here" in refused(first) and not marker.exists()
+        assert load(tmp_path / "second").sample(2).shape == (2, 6)
+        path.write_text(old)
+        assert load(first).sample(2).shape == (2, 6)
+        assert "not trained with here" in refused(tmp_path / "second")
+
+    def test_a_header_that_claims_another_text_makes_it_no_more_trusted(self, ring):
+        checkpoint, path, marker = ring
+        path.write_text(path.read_text() + "# edited")
+        now = hashlib.sha256(path.read_bytes()).hexdigest()
+        for code in ({str(path): now}, {}, "code", [], {str(path): None}):
+            header = header_of(checkpoint) | {"code": code}
+            save_file(read_tensors(checkpoint)[0], checkpoint, {"ppl_vae": json.dumps(header)})
+            assert "not trained with here" in refused(checkpoint) and not marker.exists()
+
+    def test_what_ran_is_trusted_and_not_what_the_file_says_at_the_end(self, tmp_path):
+        path, marker = tmp_path / "ring.py", tmp_path / "code-was-run"
+        path.write_text(RING.format(marker=str(marker)))
+        ran = hashlib.sha256(path.read_bytes()).hexdigest()
+        vae = build(VAEConfig((6,), 2, (5,), prior=f"{path}:Ring"), seed=0)
+        marker.unlink()
+        path.write_text(path.read_text() + "# edited while it trained")
+        save(vae, tmp_path / "vae")
+        trust = json.loads(Path(os.environ["PPL_VAE_TRUST"]).read_text())
+        assert trust == header_of(tmp_path / "vae")["code"] | {str(path): [ran]}
+        assert "not trained with here" in refused(tmp_path / "vae") and not marker.exists()
+
+    @pytest.mark.parametrize("where", ["top", "function"])
+    def test_a_neighbour_that_the_file_imports_is_part_of_it(self, tmp_path, where):
+        """A neighbour edited since, or one of another folder's, does not run; the file's own
+        does."""
+        scale = "from measures_of_mine import SCALE"
+        values = {"top": "SCALE = 1.0", "function": "pass"} | {where: scale}
+        text = (
+            "import pyro, pyro.distributions as dist\n{top}\ndef P(latent_size):\n    {function}\n"
+            "    size = [latent_size]\n"
+            "    return pyro.sample('z', dist.Normal(0., SCALE).expand(size).to_event(1))\n"
+        ).format(**values)
+        for folder, value in (("one", 2.0), ("two", 50.0)):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / "p.py").write_text(f"# {folder}\n{text}")
+            (tmp_path / folder / "measures_of_mine.py").write_text(f"SCALE = {value}")
+            config = VAEConfig((6,), 2, (5,), prior=f"{tmp_path / folder / 'p.py'}:P")
+            save(build(config, seed=0), tmp_path / f"{folder}.safetensors")
+        for _ in range(2):
+            for folder, value in (("one", 2.0), ("two", 50.0)):
+                vae = load(tmp_path / f"{folder}.safetensors")
+                if where == "top":
+                    with pyro.plate("draws", 4000):
+                        assert vae.model.prior().std().item() == pytest.approx(value, rel=0.1)
+                assert len(vae.code) == 2
+        (tmp_path / "one" / "measures_of_mine.py").write_text("SCALE = 9.0")
+        assert "measures_of_mine.py" in refused(tmp_path / "one.safetensors")
+        assert load(tmp_path / "two.safetensors")
+
+    def test_a_cache_beside_a_neighbour_is_not_run(self, tmp_path):
+        marker = tmp_path / "other-code-ran"
+        (tmp_path / "p.py").write_text(
+            "import pyro, pyro.distributions as dist, neighbour_with_a_cache as near\n"
+            "def P(): return pyro.sample('z', dist.Normal(near.zeros, 1.0).to_event(1))\n"
+        )
+        text = "import torch\nzeros = torch.zeros(2)\n"
+        near, other = tmp_path / "neighbour_with_a_cache.py", tmp_path / "other.py"
+        near.write_text(text)
+        other.write_text(f"{text}open({str(marker)!r}, 'w').close()\n")
+        py_compile.compile(
+            str(other),
+            cfile=importlib.util.cache_from_source(str(near)),
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        )
+        save(
+            build(VAEConfig((6,), 2, (5,), prior=f"{tmp_path / 'p.py'}:P"), seed=0), tmp_path / "a"
+        )
+        assert load(tmp_path / "a").code.keys() == {str(near), str(tmp_path / "p.py")}
+        assert not marker.exists()
+
+    def test_a_posteriors_file_is_asked_about_as_a_priors_is(self, tmp_path):
+        path = tmp_path / "q.py"
+        text = (
+            "import pyro, pyro.distributions as dist\n"
+            "def Q(x): pyro.sample('z', dist.Normal(x[:, :2], 1.0).to_event(1))\n"
+        )
+        path.write_text(text)
+        save(build(VAEConfig((6,), 2, (5,), posterior=f"{path}:Q"), seed=0), tmp_path / "vae")
+        assert load(tmp_path / "vae").code.keys() == {str(path)}
+        path.write_text(text + "# edited")
+        assert "not trained with here" in refused(tmp_path / "vae")
+        path.unlink()
+        with pytest.raises(InputError, match="posterior's file"):
+            build(VAEConfig((6,), 2, (5,), posterior=f"{path}:Q"))
+
+    def test_a_folder_of_ones_own_that_cannot_be_written_ends_no_save(
+        self, tmp_path, monkeypatch, caplog
+    ):
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("PPL_VAE_TRUST", str(tmp_path / "file" / "trust.json"))
+        path, marker = tmp_path / "ring.py", tmp_path / "code-was-run"
+        path.write_text(RING.format(marker=str(marker)))
+        vae = build(VAEConfig((6,), 2, (5,), prior=f"{path}:Ring"), seed=0)
+        for _ in range(3):
+            save(vae, tmp_path / "vae")
+        assert len(caplog.records) == 1 and "trust_code" in caplog.text
+        assert "not trained with here" in refused(tmp_path / "vae")
+        assert load(tmp_path / "vae", trust_code=True).sample(2).shape == (2, 6)
+
+    @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+    def test_processes_that_save_at_once_are_all_remembered(self, tmp_path):
+        """Without a lock some of 6 x 30 entries are lost nearly always."""
+        children = []
+        for child in range(6):
+            process = os.fork()
+            if process == 0:
+                for i in range(30):
+                    trust.remember({f"/{child}/{i}.py": "0"})
+                os._exit(0)
+            children.append(process)
+        for process in children:
+            os.waitpid(process, 0)
+        assert len(trust.trusted()) == 180
+
+    @pytest.mark.parametrize(
+        ("end", "words"),
+        [
+            ("import sys; sys.exit(0)", "SystemExit: 0"),
+            ("raise SystemExit", "SystemExit"),
+            ("1 / 0", "ZeroDivisionError"),
+            ("def __getattr__(name): raise KeyError(name)", "KeyError"),
+            ("P = type('Odd', (), {'__getattr__': lambda self, name: {}[name]})()", "KeyError"),
+            ("def P():\n    raise SystemExit(0)", "SystemExit: 0"),
+        ],
+    )
+    def test_a_file_that_leaves_or_answers_by_errors_is_refused_in_one_line(
+        self, tmp_path, end, words
+    ):
+        path = tmp_path / "leaves.py"
+        path.write_text(f"{end}\n")
+        with pytest.raises(InputError, match=words):
+            build(VAEConfig((6,), 2, (5,), prior=f"{path}:P"))
+
+    def test_an_interrupted_import_leaves_no_half_of_a_module(self, tmp_path):
+        path, again = tmp_path / "interrupted.py", tmp_path / "again"
+        path.write_text(
+            f"import pathlib, pyro, pyro.distributions as dist\n"
+            f"if not pathlib.Path({str(again)!r}).exists(): raise KeyboardInterrupt\n"
+            "def P(latent_size):\n"
+            "    return pyro.sample('z', dist.Normal(0., 1.).expand([latent_size]).to_event(1))\n"
+        )
+        config = VAEConfig((6,), 2, (5,), prior=f"{path}:P")
+        with pytest.raises(KeyboardInterrupt):
+            build(config)
+        again.touch()
+        assert build(config).sample(3).shape == (3, 6)
+
+
+class Located(torch.nn.Module):
+    """A ready-made prior with one parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.location = torch.nn.Parameter(torch.zeros(2))
+
+    def forward(self):
+        return pyro.sample("z", dist.Normal(self.location, 1.0).to_event(1))
+
+
+class TestOwnParts:
+    def test_an_object_given_to_two_is_copied_for_each_and_left_as_it_was(self, tmp_path):
+        given = Located()
+        one, two = tiny(given), tiny(given)
+        fit(one, pixels(20), epochs=2, progress=False)
+        assert torch.equal(given.location, torch.zeros(2)) and torch.equal(
+            two.model.prior.location, torch.zeros(2)
+        )
+        moved = one.model.prior.location.detach().clone()
+        assert moved.abs().min() > 0
+        save(one, tmp_path / "one")
+        save(two, tmp_path / "two")
+        first, second = (load(tmp_path / name, prior=given) for name in ("one", "two"))
+        assert torch.equal(first.model.prior.location, moved)
+        assert torch.equal(second.model.prior.location, torch.zeros(2))
+
+    def test_a_posterior_too_and_what_prior_and_posterior_share_their_copies_share(self):
+        class Posterior(torch.nn.Module):
+            def __init__(self, prior):
+                super().__init__()
+                self.prior = prior
+
+            def forward(self, x):
+                location = self.prior.location.expand(len(x), 2)
+                pyro.sample("z", dist.Normal(location, 1.0).to_event(1))
+
+        prior = Located()
+        vae = tiny(prior, Posterior(prior))
+        assert vae.guide.posterior.prior.location is vae.model.prior.location
+        assert vae.model.prior.location is not prior.location
+
+    def test_a_ready_module_of_a_file_is_nobodys_twice(self, tmp_path):
+        path = tmp_path / "ready.py"
+        text = RING.format(marker=str(tmp_path / "marker"))
+        path.write_text(f"{text}\n\nready = Ring(2)\n")
+        one, two = (build(VAEConfig((6,), 2, (5,), prior=f"{path}:ready"), seed=0) for _ in "12")
+        assert one.model.prior.scale is not two.model.prior.scale
+
+    def test_an_object_that_cannot_be_copied_is_refused(self):
+        prior = Located()
+        prior.kept = prior.location * 2
+        with pytest.raises(InputError, match="an object that can be copied"):
+            tiny(prior)
+
+    @pytest.mark.parametrize(
+        "place",
+        [
+            "model.decoder.likelihood",
+            "model.decoder.network",
+            "model.decoder.network.0",
+            "model.prior",
+            "guide.posterior",
+            "guide.posterior.encoder",
+        ],
+    )
+    @pytest.mark.parametrize("by", ["save", "fit"])
+    def test_a_part_exchanged_by_hand_is_not_saved_as_another_model(self, tmp_path, place, by):
+        vae, other = tiny(num_data=20), tiny(seed=1, num_data=20)
+        parent, _, name = place.rpartition(".")
+        setattr(vae.get_submodule(parent), name, other.get_submodule(place))
+        with pytest.raises(InputError, match=f"whose {place} is not the one that build made"):
+            if by == "save":
+                save(vae, tmp_path / "vae")
+            else:
+                fit(vae, pixels(20), epochs=1, checkpoint=tmp_path, progress=False)
+        assert not (tmp_path / "vae").exists() and not (tmp_path / CHECKPOINT).exists()
+
+    def test_another_configuration_or_function_by_hand_is_refused_and_a_copy_is_not(self, tmp_path):
+        vae = tiny(PRIORS["laplace"])
+        save(copy.deepcopy(vae), tmp_path / "copy")
+        vae.model.prior = lambda: PRIORS["beta"](2)
+        with pytest.raises(InputError, match=r"whose model\.prior"):
+            save(vae, tmp_path / "vae")
+        vae = tiny()
+        vae.config = dataclasses.replace(vae.config, likelihood="normal_unit")
+        with pytest.raises(InputError, match="whose config"):
+            save(vae, tmp_path / "vae")
+
 
 class TestWriting:
     def test_a_file_appears_whole_or_not_at_all(self, tmp_path):
@@ -362,6 +679,83 @@ class TestWriting:
         with atomic_write(tmp_path / "file") as file:
             file.write(b"new")
         assert order == ["fsync", "replace", "fsync"]
+
+    def test_a_folder_that_takes_no_sync_still_has_the_file(self, tmp_path, monkeypatch):
+        real = os.fsync
+
+        def files_alone(handle):
+            if stat.S_ISDIR(os.fstat(handle).st_mode):
+                raise OSError(errno.EINVAL, "Invalid argument")
+            real(handle)
+
+        monkeypatch.setattr(os, "fsync", files_alone)
+        save(tiny(), tmp_path / "vae")
+        assert load(tmp_path / "vae").sample(2).shape == (2, 6)
+
+    def test_a_link_stays_and_what_is_no_file_too(self, tmp_path):
+        (tmp_path / "link").symlink_to(tmp_path / "behind")
+        save(tiny(), tmp_path / "link")
+        assert (tmp_path / "link").is_symlink() and load(tmp_path / "behind")
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "circle").symlink_to(tmp_path / "circle")
+        for name in ("pipe", ".", "circle"):
+            with pytest.raises(InputError, match="saving") as error:
+                save(tiny(), tmp_path / name)
+            assert "free some space" not in str(error.value)
+        assert stat.S_ISFIFO((tmp_path / "pipe").lstat().st_mode)
+
+    @pytest.mark.parametrize(
+        ("number", "words"),
+        [
+            (errno.ENOSPC, "free some space"),
+            (errno.EDQUOT, "free some space"),
+            (errno.EROFS, "that you may write to"),
+            (errno.EIO, "a place that takes the file"),
+        ],
+    )
+    def test_what_to_try_depends_on_what_went_wrong(self, tmp_path, monkeypatch, number, words):
+        def failing(handle):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, "fsync", failing)
+        with pytest.raises(InputError, match=words) as error:
+            save(tiny(), tmp_path / "vae")
+        said = str(error.value)
+        assert ("free some space" in said) == (words == "free some space")
+        assert os.strerror(number) in said and "that was there before" not in said
+
+    def test_a_folder_without_locks_is_said_and_one_that_is_locked_refused(
+        self, tmp_path, monkeypatch, caplog
+    ):
+        def unsupported(*rest):
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        monkeypatch.setattr("fcntl.flock", unsupported)
+        with run_lock(tmp_path):
+            assert "cannot be locked" in caplog.text
+
+    def test_another_users_lock_file_can_be_locked_or_is_refused_in_words(
+        self, tmp_path, monkeypatch
+    ):
+        (tmp_path / ".lock").touch()
+        real = os.open
+
+        def not_mine(path, flags, *mode):
+            if flags & os.O_CREAT:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return real(path, flags, *mode)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "open", not_mine)
+            with (
+                run_lock(tmp_path),
+                pytest.raises(InputError, match="another process"),
+                run_lock(tmp_path),
+            ):
+                pass
+        (tmp_path / "other" / ".lock").mkdir(parents=True)
+        with pytest.raises(InputError, match="run folder"), run_lock(tmp_path / "other"):
+            pass
 
     def test_a_folder_that_cannot_be_written_is_a_worded_error(self, tmp_path):
         (tmp_path / "file").touch()

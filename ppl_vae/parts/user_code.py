@@ -232,11 +232,22 @@ def _from_file(path: Path, subject: str) -> ModuleType:
     session = _session.get()
     assert session is not None
     session.folders.append(path.parent)
+    _hide_neighbours(session)
     name = f"{USER_MODULE}{path.stem}_{hashlib.sha256(text).hexdigest()[:12]}"
     if name in sys.modules and _still_holds(_ran.get(name, {}), path):
         session.code.update(_ran[name])
         return sys.modules[name]
     return _run(name, path, text, session)
+
+
+def _hide_neighbours(session: _Session) -> None:
+    """Take what other files have imported from their folders out of the way, until the session
+    ends: this one may have another neighbour of the same name, or one that changed.
+    """
+    for known, module in list(sys.modules.items()):
+        spec = vars(module).get("__spec__") if isinstance(module, ModuleType) else None
+        if spec and isinstance(spec.loader, _Text) and not known.startswith(USER_MODULE):
+            session.hidden.setdefault(known, sys.modules.pop(known))
 
 
 def _still_holds(code: Mapping[str, str], path: Path) -> bool:
@@ -256,10 +267,6 @@ def _still_holds(code: Mapping[str, str], path: Path) -> bool:
 def _run(name: str, path: Path, text: bytes, session: _Session) -> ModuleType:
     """Run a file's text as a module, with neighbours of its own."""
     importlib.invalidate_caches()
-    for known, module in list(sys.modules.items()):
-        spec = vars(module).get("__spec__") if isinstance(module, ModuleType) else None
-        if spec and isinstance(spec.loader, _Text) and not known.startswith(USER_MODULE):
-            session.hidden.setdefault(known, sys.modules.pop(known))
     before = dict(session.code)
     session.code.clear()
     loader = _Text(name, str(path), text, session)
