@@ -51,7 +51,6 @@ from ppl_vae.priors import (
     made_of_posterior,
     resolve,
 )
-from ppl_vae.priors.user_code import absolute_reference, fault
 from ppl_vae.protocols import ClosedFormPosterior, Posterior
 from ppl_vae.weights import bayesian_pair, check_options
 

@@ -1,6 +1,8 @@
 """A user's own .npy and .npz files as data: what is read, how it is cut, what is refused."""
 
 import json
+import resource
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +155,47 @@ def test_files_of_the_wrong_kind_and_damaged_archives_are_refused(tmp_path: Path
             load_data(str(tmp_path / "x.npz"))
         except InputError as error:
             assert str(tmp_path) in str(error)
+
+
+def test_an_archive_that_expands_a_thousandfold_is_refused_before_it_does(tmp_path: Path) -> None:
+    """A gigabyte of zeros in a megabyte; in an array that nothing asks for, it is not looked at."""
+    good = {part: PIXELS for part in ("train", "validation", "test")}
+    for name, refused in (("train", True), ("train_labels", True), ("other", False)):
+        path = tmp_path / f"{name}.npz"
+        np.savez_compressed(path, **{k: v for k, v in good.items() if k != name})
+        with (
+            zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+            archive.open(f"{name}.npy", "w", force_zip64=True) as file,
+        ):
+            header = {"descr": "|u1", "fortran_order": False, "shape": (2**20, 2**10)}
+            np.lib.format.write_array_header_1_0(file, header)
+            for _ in range(2**6):
+                file.write(bytes(2**24))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if refused:
+            with pytest.raises(InputError, match="bytes that expand to"):
+                load_data(str(path))
+        else:
+            assert len(load_data(str(path)).train) == len(PIXELS)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
+
+
+def test_half_precision_has_no_value_that_is_too_large(tmp_path: Path) -> None:
+    x = np.linspace(0, 6e4, 200, dtype=np.float16).reshape(50, 4)
+    data = load_data(saved(tmp_path / "x.npy", x), split="ordered")
+    assert torch.equal(
+        torch.cat([data.train, data.validation, data.test]), torch.from_numpy(x).float()
+    )
+    x[3] = np.inf
+    with pytest.raises(InputError, match="NaN, infinite or huge"):
+        load_data(saved(tmp_path / "x.npy", x))
+
+
+@pytest.mark.parametrize("checksum", [False, None, 0, b""])
+def test_a_checksum_is_a_text(checksum: object, tmp_path: Path) -> None:
+    for name in ("digits", saved(tmp_path / "x.npy", PIXELS)):
+        with pytest.raises(InputError, match="checksum"):
+            load_data(name, checksum=checksum)  # type: ignore[arg-type]
 
 
 def test_a_named_data_set_takes_no_checksum() -> None:

@@ -68,9 +68,26 @@ def test_an_exclusive_bound():
     assert checks.number("s", 1, 0.0, True) == 1.0 and isinstance(checks.number("s", 1), float)
 
 
-@pytest.mark.parametrize("value", ["500", 3.0, [3, 0], [3, "4"], {3}, None])
+@pytest.mark.parametrize("value", ["500", 3.0, [3, 0], [3, "4"], {3}, None, b"x"])
 def test_sizes_are_positive_integers(value):
     assert "hidden_sizes" in said(checks.sizes, "hidden_sizes", value)
+
+
+def test_numbers_beyond_those_of_a_machine_are_refused_in_short_words():
+    assert checks.integer("n", 2**63 - 1) == 2**63 - 1
+    for value in (2**63, 10**40, 10**5000):
+        assert said(checks.integer, "n", value).startswith("n: got about 2^")
+    assert "a finite number" in said(checks.number, "x", 10**400)
+
+
+def test_a_path_holds_no_nul():
+    assert "NUL" in said(checks.path, "p", "a\0b")
+    assert checks.path("p", "a").name == "a"
+
+
+def test_a_tensor_without_values_is_no_data():
+    x = torch.empty(3, 2, device="meta")
+    assert "x's device: got meta" in said(checks.data, "x", x, (2,))
 
 
 def test_a_single_size_is_a_tuple_of_one():

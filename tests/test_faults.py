@@ -8,19 +8,24 @@ a checkpoint holds.
 
 import contextlib
 import csv
+import io
+import json
 import os
 import random
 import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
-from ppl_vae import InputError, fit, load
+from ppl_vae import InputError, fit, load, save
 from ppl_vae.checkpoint import CHECKPOINT, read_tensors
 from ppl_vae.cli import main
 from ppl_vae.training.run import Run
@@ -322,3 +327,150 @@ def test_the_command_line_says_it_in_one_line_and_status_2(
     said = capfd.readouterr().err.splitlines()
     assert len(said) == 1 and said[0].startswith("ppl-vae: saving") and "File too large" in said[0]
     assert epochs_saved(run) == 1
+
+
+SMALL = ["--data", "digits", "--latent-size", "2", "--hidden-sizes", "4", "--no-progress"]
+LOOK = ["--num-samples", "10", "--num-data", "20"]
+
+
+@pytest.fixture
+def small_run(tmp_path: Path) -> Path:
+    run = tmp_path / "run"
+    assert main(["train", *SMALL, "--epochs", "1", "--out", str(run)]) == 0
+    return run
+
+
+class TestOutput:
+    """What becomes of what a command prints decides nothing about its work."""
+
+    @pytest.mark.parametrize("buffered", [True, False])
+    def test_a_reader_that_goes_before_the_work_is_done(
+        self, small_run: Path, buffered: bool
+    ) -> None:
+        command = [sys.executable, "-m", "ppl_vae", "evaluate", str(small_run), *LOOK]
+        environment = os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen([*command, "--no-progress"], env=environment, **pipes) as process:  # type: ignore[call-overload]
+            process.stdout.close()
+            said = process.stderr.read()
+            assert process.wait(timeout=100) == 0 and said == b""
+        assert (small_run / "evaluation.json").is_file()
+
+    def test_letters_that_the_output_has_not(
+        self, small_run: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        raw = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
+        assert main(["evaluate", str(small_run), *LOOK, "--no-progress"]) == 0
+        sys.stdout.flush()
+        assert b" ? " in raw.getvalue() and b"log p(x)" in raw.getvalue()
+
+    def test_no_output_at_all(self, small_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sys.stdout", None)
+        assert main(["evaluate", str(small_run), *LOOK, "--no-progress"]) == 0
+
+
+class TestOneLine:
+    """Whatever goes wrong in a command, it ends by one line and a status that is not 0."""
+
+    @staticmethod
+    def said(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str]:
+        capsys.readouterr()
+        status = main(argv)
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 1
+        return status, error
+
+    def test_a_prior_that_leaves_in_the_middle(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "leaves.py"
+        path.write_text(
+            "import pyro, sys, torch, pyro.distributions as dist\n"
+            "class P(torch.nn.Module):\n"
+            "    def forward(self):\n"
+            "        if torch.is_grad_enabled(): sys.exit(0)\n"
+            "        return pyro.sample('z', dist.Normal(torch.zeros(2), 1.0).to_event(1))\n"
+        )
+        out = ["--epochs", "1", "--out", str(tmp_path / "run")]
+        status, error = self.said(capsys, "train", *SMALL, *out, "--prior", f"{path}:P")
+        assert status == 1 and "SystemExit: 0 (leaves.py, line 4)" in error
+
+    def test_more_than_the_memory_holds(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        huge = ["--latent-size", str(10**15), "--out", str(tmp_path / "run")]
+        status, error = self.said(capsys, "train", "--data", "digits", *huge)
+        assert status == 1 and "allocate" in error and "ppl_vae/networks.py, line" in error
+
+    def test_a_truth_value_in_quotes(
+        self, small_run: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        file = small_run / "config.json"
+        whole = json.loads(file.read_text())
+        for name in ("validation", "kl_balance"):
+            changed = {**whole, "fit": whole["fit"] | {name: "no"}}
+            file.write_text(json.dumps(changed))
+            status, error = self.said(capsys, "train", "--resume", str(small_run))
+            assert status == 2 and f"{name} in" in error and "True or False" in error
+
+    @pytest.mark.parametrize("depth", [100, 200_000])
+    def test_a_config_nested_deep(
+        self, small_run: Path, capsys: pytest.CaptureFixture[str], depth: int
+    ) -> None:
+        text = '{"fit": {}, "data": {}, "config": ' + '{"a":' * depth + "1" + "}" * depth + "}"
+        (small_run / "config.json").write_text(text)
+        status, error = self.said(capsys, "evaluate", str(small_run))
+        assert status == 2 and "not what this library writes" in error
+
+    def test_a_disk_that_fills_up_in_diagnose(
+        self, small_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(self: object, path: str) -> None:
+            raise RuntimeError("NetCDF: HDF error")
+
+        monkeypatch.setattr("arviz.InferenceData.to_netcdf", full)
+        status, error = self.said(capsys, "diagnose", str(small_run), *LOOK)
+        assert status == 2 and "posterior.nc" in error and "NetCDF: HDF error" in error
+        assert not list(small_run.glob(".posterior*"))
+
+
+class Held(torch.nn.Module):
+    """A prior at a tensor of its own, a parameter or a buffer."""
+
+    def __init__(self, location: torch.Tensor, trained: bool) -> None:
+        super().__init__()
+        if trained:
+            self.location = torch.nn.Parameter(location)
+        else:
+            self.register_buffer("location", location)
+
+    def forward(self) -> torch.Tensor:
+        return pyro.sample("z", dist.Normal(self.location, 1.0).to_event(1))
+
+
+class TestTensorsOfAPrior:
+    """Tensors as users make them train, save and load, or are refused when built."""
+
+    @pytest.mark.parametrize("trained", [True, False])
+    def test_an_expanded_one_gets_room_of_its_own(self, tmp_path: Path, trained: bool) -> None:
+        prior = Held(torch.zeros(1).expand(2), trained)
+        vae = tiny(prior)
+        fit(vae, pixels(20), epochs=2, progress=False)
+        save(vae, tmp_path / "vae")
+        assert same(load(tmp_path / "vae", prior=prior), vae)
+        if trained:
+            first, second = vae.model.prior.location.tolist()
+            assert first != second
+
+    def test_a_parameter_of_another_precision_is_refused_and_a_buffer_is_not(
+        self, tmp_path: Path
+    ) -> None:
+        with pytest.raises(InputError, match=r"model\.prior\.location: got torch.float64"):
+            tiny(Held(torch.zeros(2).double(), True))
+        prior = Held(torch.zeros(2).double(), False)
+        vae = tiny(prior)
+        fit(vae, pixels(20), epochs=1, progress=False)
+        save(vae, tmp_path / "vae")
+        again = load(tmp_path / "vae", prior=prior)
+        assert same(again, vae) and again.model.prior.location.dtype == torch.float64

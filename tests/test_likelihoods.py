@@ -112,6 +112,23 @@ class TestPixelwise:
             got = density("normal_pixelwise", [0.5, log_variance], x, scale_floor=0.05)
             np.testing.assert_allclose(got.numpy(), expected, rtol=1e-4)
 
+    @pytest.mark.parametrize("floor", [0.0, 1 / 256])
+    @pytest.mark.parametrize("log_variance", [-10.0, 0.0, 88.0, 89.0, 150.0])
+    def test_a_large_log_variance_overflows_nowhere(self, log_variance, floor):
+        """log p(x) = -(x^2 e^-l + l + log 2 pi) / 2, and its derivative in l, wherever f^2 is small
+        beside e^l."""
+        outputs = torch.tensor([[[0.0], [log_variance]]], requires_grad=True)
+        head = build_likelihood("normal_pixelwise", (1,), {"scale_floor": floor})
+        got = head(outputs).log_prob(torch.full((1, 1), 0.01))
+        variance = math.exp(log_variance) + floor**2
+        expected = -0.5 * (1e-4 / variance + math.log(variance) + math.log(2 * math.pi))
+        assert got.item() == pytest.approx(expected, rel=1e-5)
+        (gradient,) = torch.autograd.grad(got.sum(), outputs)
+        share = math.exp(log_variance) / variance
+        assert gradient[0, 1, 0].item() == pytest.approx(
+            0.5 * share * (1e-4 / variance - 1), rel=1e-4
+        )
+
     def test_the_floor_bounds_the_density_on_repeated_pixels(self):
         """A pixel that is always 0 cannot be given more than the floor's log density, whatever the
         head says.

@@ -4,6 +4,8 @@ layers.
 Knows `networks.py`; must not know Pyro.
 """
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -11,8 +13,10 @@ from torch import nn
 from ppl_vae.checks import InputError
 from ppl_vae.networks import (
     ACTIVATIONS,
+    TRANSPOSED,
     decoder_network,
     encoder_network,
+    fan_in,
     image_shape,
     initialize,
 )
@@ -184,3 +188,30 @@ def test_a_bad_choice_is_refused_in_one_line(arguments, message):
     with pytest.raises(InputError) as error:
         encoder_network(*arguments)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Linear(7, 3),
+        nn.Conv2d(6, 4, 3, stride=2),
+        nn.Conv2d(6, 4, 3, groups=2),
+        nn.ConvTranspose1d(64, 5, 4, stride=2),
+        nn.ConvTranspose2d(64, 5, 3, stride=2),
+        nn.ConvTranspose2d(8, 4, 5, stride=3, groups=2),
+        nn.ConvTranspose3d(4, 2, 3, stride=2),
+    ],
+)
+def test_fan_in_is_the_mean_number_of_inputs_that_a_unit_sums(layer):
+    """With weights and inputs of one, a unit's value counts its inputs; far from the edges, a
+    transposed convolution's units differ by their place, and the mean over a period is meant."""
+    nn.init.ones_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    if isinstance(layer, nn.Linear):
+        y = layer(torch.ones(1, 7))
+    else:
+        dims = layer.weight.dim() - 2
+        y = layer(torch.ones(1, layer.in_channels, *[12] * dims))
+        inner = slice(6, 12) if isinstance(layer, TRANSPOSED) else slice(1, -1)
+        y = y[(slice(None), slice(None), *[inner] * dims)]
+    assert fan_in(layer, layer.weight) == math.floor(y.mean().item())

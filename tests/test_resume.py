@@ -411,6 +411,46 @@ class TestLongHistory:
         assert file.path.read_text().split()[-3:] == ["3,,1.0", "4,,2.0", "5,,3.0"]
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("epoch", value) for value in ("2", 1.5, None, -5, True, 3, 2**62, 10**40)],
+        *[("batch", value) for value in ("1", -1, 5, 10**9)],
+        *[("seen", value) for value in (-1, 41, None)],
+        *[("rows", value) for value in ("abc", [1], None, {}, {"first": 0, "columns": []})],
+        *[
+            ("rows", {"first": first, "columns": ["epoch", "a"], "values": values})
+            for first, values in (
+                (0, [[2, 0.5]]),
+                (0, [[1, "b"]]),
+                (0, [[1]]),
+                (0, []),
+                (1, [[1, 0.5]]),
+                (-1, [[1, 0.5], [2, 0.5]]),
+            )
+        ],
+        *[("seconds", value) for value in ("x", -1, None)],
+    ],
+)
+def test_a_runs_state_that_no_run_can_be_in_is_refused(tmp_path, key, value):
+    fit(tiny(), pixels(40), epochs=1, checkpoint=tmp_path, **QUIET)
+    tensors, header = read_tensors(tmp_path / CHECKPOINT)
+    header["run"][key] = value
+    write_tensors(tmp_path / CHECKPOINT, tensors, header)
+    with pytest.raises(InputError, match=key):
+        fit(tiny(), pixels(40), epochs=4, checkpoint=tmp_path, resume=True, **QUIET)
+
+
+def test_an_optimisers_tensor_of_another_shape_is_refused(tmp_path):
+    fit(tiny(), pixels(40), epochs=1, checkpoint=tmp_path, **QUIET)
+    tensors, header = read_tensors(tmp_path / CHECKPOINT)
+    name = next(n for n in tensors if n.startswith("training/optimizer/exp_avg"))
+    tensors[name] = tensors[name].flatten()[:1].reshape(())  # which could be broadcast
+    write_tensors(tmp_path / CHECKPOINT, tensors, header)
+    with pytest.raises(InputError, match="of another shape"):
+        fit(tiny(), pixels(40), epochs=2, checkpoint=tmp_path, resume=True, **QUIET)
+
+
 def test_numbers_of_numpy_are_numbers(tmp_path):
     """They are stored as Python's, so that a checkpoint can hold them and a resumed run finds them
     equal.

@@ -502,7 +502,20 @@ class TestCache:
         assert list(kept.times("laptop")) == [({"a": 1}, 2.5)] and not list(kept.times("paper"))
 
     @pytest.mark.parametrize(
-        "content", [b"", b"{", b"[]", b"{}", b'{"rows": 3, "cpu_seconds": 1}', b"\x80\x04."]
+        "content",
+        [
+            b"",
+            b"{",
+            b"[]",
+            b"{}",
+            b'{"rows": 3, "cpu_seconds": 1}',
+            b'{"rows": "ab", "cpu_seconds": 1}',
+            b'{"rows": [1, 2], "cpu_seconds": 1}',
+            b'{"rows": [{"a": 1, "seed": 0}], "cpu_seconds": true}',
+            b'{"rows": [{"a": 2, "seed": 0}], "cpu_seconds": 1}',
+            b"[" * 200_000,
+            b"\x80\x04.",
+        ],
     )
     def test_what_cannot_be_read_is_not_there(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / f"{self.CELL.key}.json").write_bytes(content)
