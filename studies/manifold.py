@@ -12,6 +12,7 @@ the share of variance of left-right asymmetry (left half minus right half) that 
 
 import torch
 from matplotlib.figure import Figure
+from measures.wording import told
 from models import FREY, REPLICATION, load, trained
 
 from ppl_vae import plots, study
@@ -29,7 +30,7 @@ GRID = {
 SIDE = 10
 TABLE = {
     "by": ["data"],
-    "value": ["centre_class", "classes_shown", "asymmetry_explained", "validation_bound"],
+    "value": ["classes_shown", "asymmetry_explained", "validation_bound"],
 }
 
 

@@ -13,6 +13,7 @@ from math import degrees
 
 import torch
 from matplotlib.figure import Figure
+from measures.wording import told
 from models import load, trained
 from scipy.linalg import subspace_angles
 from sklearn.linear_model import LogisticRegression

@@ -4,15 +4,26 @@ binarised MNIST?
 Two hidden layers of 200 tanh units and 50 latents (Importance weighted autoencoders, 2015), Adam, M
 = 50, dynamic binarisation. Published after full training, nats: VAE -86.76, IWAE-50 -84.78, two
 layers with IWAE-50 -82.90, ladder of five -81.74, convolutional with IAF -79.1, NVAE -78.0.
+
 Prediction: diagonal < full covariance < flow < mixture or implicit, one layer < ladder, IWAE above
-the bound at equal draws; by less after few epochs. How to read the figure: left, log p(x) of
-held-out images by importance sampling (filled) and by annealing, which judges a decoder without its
-guide, on a twelfth of them (open); right, KL of each layer, near 0 if collapsed. `laptop`: 10
-epochs, half of them KL warm-up, 240 images, 1000 draws, 150 temperatures.
+the bound at equal draws; by less after few epochs.
+
+Importance sampling proposes from the guide, the very thing that is varied, and Pareto k above 0.7
+says that its value is a bound only; annealing judges a decoder without its guide. So verdicts rest
+on annealing.
+
+How to read the figure: left, log p(x) of held-out images by importance sampling; middle, by
+annealing, on a twelfth of these images, so the two panels are not to be compared; right, layers
+with more than 0.1 nats of KL. A small mark a seed, a bar their mean.
+
+`laptop`: 10 epochs, half of them KL warm-up, 240 images, 1000 draws, 150 temperatures; no NVAE, no
+bounds of 50 draws, no ladder with a diagonal guide.
 """
 
 import torch
 from matplotlib.figure import Figure
+from measures.panels import seed_marks
+from measures.wording import told
 from models import load, trained
 
 from ppl_vae import log_likelihood, lower_bound, study
@@ -100,49 +111,50 @@ def run(seed, system, scale):
     }
 
 
+PANELS = {
+    "log_p": "log p(x), importance sampling (nats)",
+    "annealed": "log p(x), annealing, fewer images (nats)",
+    "layers_in_use": "layers in use",
+}
+
+
 def draw(rows):
-    left, right = Figure(figsize=(11, 4.6), layout="constrained").subplots(1, 2)
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
     systems = list(dict.fromkeys(row["system"] for row in rows))
-    for name, fill in (("log_p", "#332288"), ("annealed", "none")):
-        means, errors = zip(*(study.mean_at(rows, name, system=system) for system in systems))
-        left.errorbar(
-            means,
-            range(len(systems)),
-            xerr=errors,
-            fmt="o",
-            c="#332288",
-            markerfacecolor=fill,
-            label=name,
+    by_system = [[row for row in rows if row["system"] == system] for system in systems]
+    panels = figure.subplots(1, 3, sharey=True, width_ratios=(2, 2, 1))
+    for axes, (value, label) in zip(panels, PANELS.items()):
+        seed_marks(
+            axes, range(len(systems)), by_system, value, line="", across=True, color="#332288"
         )
-    left.set(
-        xlabel="log p(x) (nats an image)",
-        ylim=(len(systems), -1),
-        xlim=min(r["log_p"] for r in rows) - 10,
-        yticks=range(len(systems)),
-        yticklabels=systems,
-    )
-    for row in rows:
-        right.plot(
-            row["layers"],
-            [systems.index(row["system"])] * len(row["layers"]),
-            "|",
-            ms=12,
-            c="#cc6677",
-        )
-    right.set(xlabel="KL of a layer (nats)", xscale="symlog", yticks=[], ylim=left.get_ylim())
-    return left.legend(frameon=False).figure
+        axes.set(xlabel=label, ylim=(len(systems), -1))
+        axes.set_yticks(range(len(systems)), systems)
+        axes.locator_params(axis="x", nbins=5)
+    return figure
 
 
 def answer(rows):
     pairs = [(a, "diagonal") for a in ("full_normal", "iaf", "implicit", "two layers")]
     pairs += [(f"{a}, 5 draws", "diagonal, 5 draws") for a in ("mixture", "iwae", "implicit, iwae")]
-    gains = {
-        p: study.paired_difference(rows, "system", *p, "log_p")
-        for p in [*pairs, ("ladder", "one layer, wide")]
-    }
-    return "\n".join(
-        f"- {a} over {b}: {study.plus_minus(*gain)} nats" for (a, b), gain in gains.items()
-    )
+    lines = []
+    for better, base in [*pairs, ("ladder", "one layer, wide")]:
+        annealed, sampled = (
+            study.paired_difference(rows, "system", better, base, value)
+            for value in ("annealed", "log_p")
+        )
+        lines.append(
+            f"- {better} over {base}: {told(annealed, 'nats', 'above')} by annealing, "
+            f"{told(sampled)} by importance sampling"
+        )
+    k = [row["k_above_0.7"] for row in rows]
+    lines += [
+        "",
+        f"Pareto k is above 0.7 on {min(k):.0%} to {max(k):.1%} of the images, by run, so the "
+        "numbers by importance sampling are bounds that depend on the guide. Two layers stay below "
+        "one although an upper layer that is switched off leaves one layer of the same latents; "
+        "why is not known. NVAE and the bounds of 50 draws were not run.",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,23 @@ decode?
 Report 004: the VAE wins at every size on MNIST, its mean beats averaged draws by "about 0.2 %",
 Frey is left out. Its penalty counts the weight prior on every minibatch, against a data term 5 to 7
 times smaller for the autoencoder.
+
 Prediction: without a penalty the autoencoder, which optimises this very error, is at least level on
 MNIST; averaged draws cost 0.2 % only at size 2 and more with size; on Frey PCA beats the reports'
-autoencoders. How to read the figure: squared error an image (sum over pixels, held-out) against
-code size, a line a method and penalty; crosses are the report's VAE and AE.
+autoencoders.
+
+How to read the figure: squared error an image (sum over pixels, held-out) against code size, a line
+a method and penalty through the means, a small mark a seed; crosses are the report's VAE and AE.
+
 `laptop`: 3 epochs on MNIST and 100 on Frey's last 465 frames (the report: 1000 and more), Adam in
-place of AdaGrad.
+place of AdaGrad, no tanh layer for the codes: so the report's numbers are not repeated here, and
+what holds after 3 epochs need not hold after 1000.
 """
 
 import torch
 from matplotlib.figure import Figure
+from measures.panels import seed_marks
+from measures.wording import told
 from models import FREY, REPLICATION, load, trained
 
 from ppl_vae import study
@@ -72,56 +79,76 @@ def run(seed, data, latent_size, epochs, method, penalty, scale):
     }
 
 
+STYLES = {"none": "-", "once": ":", "each minibatch": "--"}
+NAMES = {"mnist": "MNIST", "frey_faces": "Frey faces"}
+
+
 def draw(rows):
     figure = Figure(figsize=(10, 4.2), layout="constrained")
+    sizes = AXES["latent_size"]
     for axes, data in zip(figure.subplots(1, 2), SETTINGS):
+        here = [row for row in rows if row["data"] == data]
         for method, colour in (("PCA", "0.5"), ("AE", "#cc6677"), ("VAE", "#332288")):
-            for penalty in sorted(
-                {row["penalty"] for row in rows} if method != "PCA" else {"none"}, reverse=True
-            ):
-                own = [
-                    row
-                    for row in rows
-                    if (row["data"], row["method"], row["penalty"]) == (data, method, penalty)
-                ]
-                means = [
-                    study.mean_at(own, "squared_error", latent_size=size) for size in (2, 10, 20)
-                ]
-                style = {"none": "-", "once": ":"}.get(penalty, "--")
-                axes.errorbar(
-                    (2, 10, 20),
-                    *zip(*means),
-                    fmt=style,
-                    color=colour,
-                    label=f"{method}, penalty {penalty}",
-                )
-            axes.plot(*zip(*REPORT[data].get(method, {2: float("nan")}).items()), "x", color=colour)
+            penalties = dict.fromkeys(row["penalty"] for row in here)
+            for penalty in ["none"] if method == "PCA" else penalties:
+                own = [r for r in here if (r["method"], r["penalty"]) == (method, penalty)]
+                by_size = [[row for row in own if row["latent_size"] == size] for size in sizes]
+                label = method if method == "PCA" else f"{method}, penalty {penalty}"
+                looks = {"line": STYLES[penalty], "color": colour, "label": label}
+                seed_marks(axes, sizes, by_size, "squared_error", **looks)
+            reported = REPORT[data].get(method, {})
+            axes.plot(list(reported), list(reported.values()), "x", color=colour)
         axes.set(
-            title=data, xlabel="code size", ylabel="squared error an image", xticks=(2, 10, 20)
+            title=f"{NAMES[data]}; crosses: the report",
+            xlabel="code size",
+            ylabel="squared error an image",
+            xticks=sizes,
         )
-    axes.legend()
+    axes.legend(frameon=False, fontsize=8)
     return figure
 
 
+def lead(rows, data, size, penalty):
+    """Squared error of the autoencoder minus that of the VAE."""
+    place = (data, size, penalty)
+    own = [row for row in rows if (row["data"], row["latent_size"], row["penalty"]) == place]
+    return study.paired_difference(own, "method", "AE", "VAE", "squared_error")
+
+
 def answer(rows):
-    plain, lines = [row for row in rows if row["penalty"] == "none"], []
-    for data, size in [(data, size) for data in SETTINGS for size in (2, 10, 20)]:
-        own = [row for row in plain if (row["data"], row["latent_size"]) == (data, size)]
-        lead = study.paired_difference(own, "method", "AE", "VAE", "squared_error")
-        mean, draws = (
-            study.mean_at(own, v, method="VAE")[0] for v in ("squared_error", "of_averaged_draws")
-        )
-        pca = study.mean_at(own, "squared_error", method="PCA")[0]
+    lines = []
+    for data, size in [(data, size) for data in SETTINGS for size in AXES["latent_size"]]:
+        plain, penalised = (lead(rows, data, size, name) for name in ("none", "each minibatch"))
         gap = REPORT[data]["AE"][size] - REPORT[data]["VAE"][size]
-        verdict = "**confirmed**" if lead[0] * gap > 0 else "**refuted**"
-        listed = (
-            f"{study.plus_minus(*lead)}, report {gap:+.2f}: {verdict} in sign; PCA "
-            f"{pca:.2f}, VAE {mean:.2f}"
-        )
+        own = [row for row in rows if (row["data"], row["latent_size"]) == (data, size)]
+        found = {
+            (method, value): study.mean_at(own, value, method=method, penalty="none").mean
+            for method, value in (
+                ("PCA", "squared_error"),
+                ("VAE", "squared_error"),
+                ("VAE", "of_averaged_draws"),
+            )
+        }
+        vae = found["VAE", "squared_error"]
         lines.append(
-            f"- {data}, size {size}: AE minus VAE {listed}; averaged draws {draws / mean - 1:+.1%}."
+            f"- {NAMES[data]}, size {size}: AE minus VAE {told(plain, '', 'above')} without a "
+            f"penalty, {told(penalised, '', 'above')} with the report's, report {gap:+.2f}; PCA "
+            f"{found['PCA', 'squared_error']:.2f}, VAE {vae:.2f}; averaged draws "
+            f"{found['VAE', 'of_averaged_draws'] / vae - 1:+.1%}."
         )
-    return "\n".join(lines)
+    epochs = {row["data"]: row["epochs"] for row in rows}
+    return "\n".join(
+        [
+            f'The verdicts are on "the VAE reconstructs better", after {epochs["mnist"]} epochs of '
+            f"MNIST and {epochs['frey_faces']} of Frey, at which the report's 1000 cannot be "
+            "judged.",
+            "",
+            *lines,
+            "",
+            "The report's penalty turns the sign on MNIST at 10 and 20, but by a small part of the "
+            "report's lead, and not at 2: it is one cause, not shown to be the cause.",
+        ]
+    )
 
 
 if __name__ == "__main__":

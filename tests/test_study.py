@@ -746,6 +746,7 @@ class TestAnswer:
         status, _, error = study("--answer")
         assert status == 0 and "the figure is left as it was (KeyError: 'curve')" in error
         assert (study.results / "figure.png").read_bytes() == b"old"
+        assert "The figure is the one drawn when" in (study.results / "answer.md").read_text()
 
     def test_without_results_it_is_refused(self, study: Study) -> None:
         status, _, error = study("--answer")

@@ -28,6 +28,10 @@ FIGURE = "figure.png"
 ANSWER = "answer.md"
 # A cell of more than an hour of one core may have fewer seeds.
 LONG_CELL = 3600.0
+EARLIER = (
+    "The figure is the one drawn when the study was run and may differ from its description above: "
+    "the arrays that it is drawn from were not kept with the rows."
+)
 ENOUGH_SEEDS_OF_LONG_CELLS = 3
 
 
@@ -94,16 +98,16 @@ def answer_again(script: Script, folder: Path) -> str:
     as it was, if it was.
     """
     results = read_results(script, folder)
-    write(folder / ANSWER, answer_md(script, results).encode())
     try:
-        content = figure_png(script.draw(results.rows))
+        write(folder / FIGURE, figure_png(script.draw(results.rows)))
+        left_out = ""
     except Exception as error:
         whole = not (results.provenance.selection or results.provenance.missing)
         if whole and (folder / ARRAYS).exists():
             raise
-        return f"{type(error).__name__}: {error}"
-    write(folder / FIGURE, content)
-    return ""
+        left_out = f"{type(error).__name__}: {error}"
+    write(folder / ANSWER, answer_md(script, results, EARLIER if left_out else "").encode())
+    return left_out
 
 
 def read_results(script: Script, folder: Path) -> Results:
@@ -185,8 +189,8 @@ def figure_png(figure: Any) -> bytes:
     return content.getvalue()
 
 
-def answer_md(script: Script, results: Results) -> str:
-    """Question, answer, table, figure and provenance, in markdown."""
+def answer_md(script: Script, results: Results, about_figure: str = "") -> str:
+    """Question, answer, table, figure with a remark about it, and provenance, in markdown."""
     rows, provenance = results.rows, results.provenance
     question, _, rest = script.question.partition("\n\n")
     parts = [
@@ -196,6 +200,7 @@ def answer_md(script: Script, results: Results) -> str:
         *_cautions(provenance),
         _table(script, rows, provenance.axes),
         f"![figure]({FIGURE})",
+        about_figure,
         _errors(script, provenance),
         _made(results),
     ]
