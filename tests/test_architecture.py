@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "ppl_vae"
 # A room (a file, or a folder with all its files) imports only from the rooms before it.
 ROOMS = (
+    "terminal",
     "checks",
     "distributions",
     "protocols",

@@ -17,6 +17,7 @@ from truths import Q_SCALES, LinearGaussian, linear_gaussian
 
 from ppl_vae import InputError, VAEConfig, build, log_likelihood, lower_bound
 from ppl_vae.evaluation import active_units, reconstruction_error
+from ppl_vae.evaluation.blocks import decoder_rows
 from ppl_vae.evaluation.pareto import pareto_k, tail_size
 from ppl_vae.evaluation.running import RunningWeights
 from ppl_vae.evaluation.weights import LogWeights
@@ -298,6 +299,14 @@ class TestParetoK:
     def test_is_zero_for_equal_weights_and_unknown_for_too_few(self) -> None:
         assert pareto_k(torch.full((100, 2), -3.0)).tolist() == [0.0, 0.0]
         assert pareto_k(torch.arange(10.0)[:, None]).tolist() == [math.inf]
+
+
+def test_a_block_on_a_gpu_is_as_small_as_images_are_large() -> None:
+    """Never more than 2^26 numbers in the widest activation; a device without memory stands in."""
+    for shape, rows in (((784,), 50_000), ((3, 512, 512), 85), ((2**14, 2**13), 1)):
+        vae = torch.nn.Linear(1, 1, device="meta")
+        vae.config = VAEConfig(shape, 2, (5,))  # type: ignore[assignment]
+        assert decoder_rows(vae) == rows  # type: ignore[arg-type]
 
 
 class TestRewrites:

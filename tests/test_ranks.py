@@ -15,7 +15,7 @@ import torch
 
 from ppl_vae import InputError, fit, load
 from ppl_vae.checkpoint import CHECKPOINT, read_tensors, write_tensors
-from ppl_vae.training.ranks import Ranks
+from ppl_vae.training.ranks import Ranks, joined_ranks
 from tests.examples import pixels, tiny
 
 TRAIN = (
@@ -79,6 +79,37 @@ def test_a_minibatch_too_short_for_every_rank_is_refused():
     Ranks(0, 2).check(num_data=100, batch_size=7)  # the last one has two rows
     with pytest.raises(InputError, match="a minibatch of 1, expected one row a rank at least"):
         Ranks(0, 2).check(num_data=101, batch_size=10)
+
+
+@pytest.mark.parametrize("device", [None, "cpu", "cuda", "cuda:0"])
+def test_the_device_of_training_decides_how_ranks_meet_and_which_gpu_is_whose(device, monkeypatch):
+    """Not what the machine has besides: a GPU each, and as long a wait as is said."""
+    called = []
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.set_device", called.append)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    monkeypatch.setattr(
+        "torch.distributed.init_process_group",
+        lambda backend, timeout: called.append((backend, timeout.total_seconds())),
+    )
+    with joined_ranks(device):
+        pass
+    on_gpu = [1, ("nccl", 600.0)]
+    assert called == (on_gpu if (device or "").startswith("cuda") else [("gloo", 600.0)])
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with (
+        pytest.raises(InputError, match="1 GPUs, expected one for each"),
+        joined_ranks("cuda"),
+    ):
+        pass
 
 
 def test_two_ranks_equal_one_process_where_no_noise_is_drawn(tmp_path):
@@ -208,6 +239,7 @@ def test_a_rank_that_dies_ends_the_run_with_one_line_and_leaves_a_checkpoint(tmp
     assert process.returncode != 0
     said = [line for line in err.splitlines() if line.startswith("ppl-vae:")]
     assert len(said) <= 1 and all(
-        "lost another rank" in line or "interrupted" in line for line in said
+        any(words in line for words in ("lost another rank", "interrupted", "stopped in epoch"))
+        for line in said
     )
     load("run")

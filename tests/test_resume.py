@@ -136,7 +136,8 @@ def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_as_if_it_never_was(name,
     )
 
 
-def test_control_c_in_another_process_saves_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_in_another_process_saves_and_says_how_to_go_on(tmp_path, name):
     """A whole process, its signal handler and its last words; the first step of the second epoch is
     in hand.
     """
@@ -152,7 +153,7 @@ add = Run.add
 def press(self, reports, sizes):
     add(self, reports, sizes)
     if (self.state.epoch, self.state.batch) == (1, 1):
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.{name})
 Run.add = press
 train("adam and batch norm", checkpoint={str(tmp_path)!r})
 """

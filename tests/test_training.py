@@ -464,6 +464,10 @@ class TestHowItIsCalled:
             assert not torch.is_grad_enabled()
         assert same(inside, outside)
 
+    def test_without_a_standard_error_it_trains(self, monkeypatch):
+        monkeypatch.setattr("sys.stderr", None)
+        assert len(quietly(tiny(), pixels(10), epochs=1, progress=True).rows) == 1
+
     @pytest.mark.parametrize("binarization", ["none", "dynamic"])
     def test_a_data_set_brings_its_parts_and_its_binarization(self, binarization):
         data = load_data("digits", binarization=binarization)

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ppl_vae.checks import InputError
 from ppl_vae.cli.parser import parse
 from ppl_vae.parts.user_code import fault
@@ -37,6 +39,9 @@ def _status(argv: Sequence[str]) -> int:
         return _say(str(error), 2)
     except KeyboardInterrupt as interrupt:
         return _say(str(interrupt) or "interrupted", 130)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        what = str(error).partition("\n")[0].partition(". ")[0]
+        return _say(f"{what or 'out of memory'}; try a smaller --batch-size or --num-data", 1)
     except (FloatingPointError, OSError) as error:
         return _say(f"{type(error).__name__}: {error}", 1)
     except SystemExit as error:  # of a program of the user's: nothing of ours leaves by one

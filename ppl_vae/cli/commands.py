@@ -41,7 +41,8 @@ RESUME_OPTIONS = ("resume", "epochs", "progress", "trust_code")
 def train(given: Namespace) -> int:
     """Train a VAE into a new folder, or go on with the run in an old one."""
     values = {name: value for name, value in vars(given).items() if name != "command"}
-    with joined_ranks() as ranks:
+    resumed = RunFolder(values["resume"]).record().fit if "resume" in values else values
+    with joined_ranks(resumed.get("device")) as ranks:
         run, history = _resume(values, ranks) if "resume" in values else _start(values, ranks)
     if ranks.first:
         print(f"{run.path}: {_summary(history)}")

@@ -24,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
             0
         ]
         known = [text for action in self._actions for text in action.option_strings]
-        near = checks.nearest(flag, known) if "unrecognized" in message else ""
+        near = _nearest(flag, known) if "unrecognized" in message else ""
         raise checks.InputError(f"{message}; {near or f'see {self.prog} --help'}")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -35,6 +35,17 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return given, unknown
+
+
+def _nearest(flag: str, known: Sequence[str]) -> str:
+    """A suggestion for an unknown flag: the initials of a known one, as --lr, or one spelled
+    alike.
+    """
+    for name in known:
+        initials = "".join(word[:1] for word in name.removeprefix("--").split("-"))
+        if flag == f"--{initials}":
+            return f"did you mean '{name}'?"
+    return checks.nearest(flag, known)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -36,14 +36,14 @@ def as_float(vae: VAE, x: Tensor) -> Tensor:
 
 def decoder_rows(vae: VAE) -> int:
     """Decoder rows (data times draws) a block: few enough on a processor that the widest activation
-    stays in cache.
+    stays in cache, on a GPU few enough that it fits.
 
     500 to 1000 rows of MNIST size are fastest among 50 to 50000; a small decoder takes more, so
     that a block is worth a call.
     """
-    if next(vae.parameters()).device.type != "cpu":
-        return 50_000
     widest = max(math.prod(vae.config.event_shape), *vae.config.hidden_sizes, 1)
+    if next(vae.parameters()).device.type != "cpu":
+        return min(50_000, max(1, 2**26 // widest))  # a quarter of a GiB the widest activation
     rows = min(20_000, max(1000, 800_000 // widest))
     weights = vae.guide.weights
     if weights is None or weights.estimator == "local":

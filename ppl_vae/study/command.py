@@ -6,7 +6,6 @@ Knows the other files of this room and puts them in order; must not know what a 
 import argparse
 import math
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -24,27 +23,24 @@ from ppl_vae.study.origin import commit_of
 from ppl_vae.study.plan import expected_seconds, that_fit
 from ppl_vae.study.results import Provenance, Results, answer_again, write_results
 from ppl_vae.study.workers import outcomes
+from ppl_vae.terminal import interrupts
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the study in the program's main script, then exit: 0, or 1 after failed cells, or 2 for a
     bad value.
     """
-    # A batch system's SIGTERM is an interruption like the keyboard's, so that it stops the workers
-    # too.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        status = _command(
-            read_script(sys.modules["__main__"]), sys.argv[1:] if argv is None else list(argv)
-        )
+        with interrupts():  # a batch system's SIGTERM, too, so that it stops the workers
+            status = _command(
+                read_script(sys.modules["__main__"]), sys.argv[1:] if argv is None else list(argv)
+            )
     except InputError as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("interrupted; finished cells are kept and the same command goes on", file=sys.stderr)
         status = 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
     sys.exit(status)
 
 

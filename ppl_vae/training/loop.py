@@ -8,11 +8,8 @@ left as it was.
 import contextlib
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +18,7 @@ from tqdm.auto import tqdm
 from ppl_vae import checks
 from ppl_vae.checkpoint import run_lock
 from ppl_vae.datasets import Dataset
+from ppl_vae.terminal import deferred_interrupts
 from ppl_vae.training.history import History
 from ppl_vae.training.run import Run
 from ppl_vae.training.schedules import Schedule
@@ -99,8 +97,8 @@ def fit(
             has them.
         device: "cuda", say: data and VAE are there while training, and the VAE is back where it was
             afterwards.
-        checkpoint: the run's folder; every `checkpoint_every` epochs, and on Ctrl-C, the run's
-            state is saved there.
+        checkpoint: the run's folder; every `checkpoint_every` epochs, and on Ctrl-C, SIGTERM or
+            SIGHUP, the run's state is saved there.
         resume: go on from the folder's checkpoint; the result equals, bit for bit, that of a run
             never stopped.
         progress: show a progress bar.
@@ -149,7 +147,7 @@ def fit(
             held.enter_context(run_lock(folder))
         run.start(resume)
         held.callback(run.step.release)
-        with _deferred_interrupt() as interrupted, local_parameters(), run.bar(progress) as bar:
+        with deferred_interrupts() as interrupted, local_parameters(), run.bar(progress) as bar:
             while run.state.epoch < epochs and not run.state.history.stopped:
                 train_epoch(run, bar, interrupted)
                 if (
@@ -239,25 +237,3 @@ def _checked(
             "early_stopping", early_stopping, "validation data to stop by", "pass validation=..."
         )
     return data, validation
-
-
-@contextlib.contextmanager
-def _deferred_interrupt() -> Iterator[list[bool]]:
-    """Ctrl-C waits for the step in hand: the list is no longer empty once it was pressed. A second
-    one is immediate.
-    """
-    pressed: list[bool] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed
-        return
-
-    def note(number: int, frame: Any) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(True)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)

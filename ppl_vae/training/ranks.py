@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,8 @@ from ppl_vae import checks
 __all__ = ["Ranks", "joined_ranks"]
 
 T = TypeVar("T")
+# How long a rank waits for another before it takes it for lost.
+PATIENCE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -114,16 +117,33 @@ class Ranks:
 
 
 @contextlib.contextmanager
-def joined_ranks() -> Iterator[Ranks]:
+def joined_ranks(device: str | None) -> Iterator[Ranks]:
     """Join the process group that `torchrun` describes in the environment, for the block; by itself
     without one.
+
+    Where training is on "cuda", each rank of a machine takes a GPU of its own.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks.current()
         return
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    torch_distributed.init_process_group(backend)
+    on_gpu = device is not None and device.startswith("cuda")
+    if on_gpu:
+        _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
+    torch_distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=PATIENCE)
     try:
         yield Ranks.current()
     finally:
         torch_distributed.destroy_process_group()
+
+
+def _take_gpu(local_rank: int) -> None:
+    """Make "cuda" mean the GPU of this rank, not the first one for all."""
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        checks.refuse(
+            f"training on rank {local_rank} of this machine",
+            f"{count} GPUs",
+            "one for each rank",
+            "start fewer ranks with --nproc-per-node, or train with --device cpu",
+        )
+    torch.cuda.set_device(local_rank)

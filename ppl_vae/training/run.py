@@ -6,6 +6,7 @@ inside or of the order in which a loop calls it.
 
 import logging
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,6 +21,8 @@ from ppl_vae.elbo import kl_report
 from ppl_vae.files import remove_unfinished, side_matter
 from ppl_vae.handlers.own_parameters import users_program
 from ppl_vae.protocols import InitialisedFromData
+from ppl_vae.files import remove_unfinished
+from ppl_vae.terminal import Stream
 from ppl_vae.training.history import History, HistoryFile
 from ppl_vae.training.objective import Objective
 from ppl_vae.training.optimizers import Update
@@ -386,6 +389,7 @@ class Run:
         total = self.settings.epochs * self.num_batches
         compiles = self.step.tier == "inductor"
         return tqdm(
+            file=Stream(sys.stderr),
             desc="compiling the step, up to a minute" if compiles else None,
             total=total,
             initial=done,
