@@ -83,6 +83,26 @@ class LogDensity(nn.Module):
         )
         return {site.name: nodes[site.name]["value"] for site in self.latents}
 
+    def log_tails(self, u: Tensor) -> Tensor:
+        """log P(beyond u_j) / p(u_j) below and above, (C, M, U, 2), for |u_j| large: how much mass
+        a density that is cut there leaves out.
+
+        Of a Beta site, P(z < t) = t f(t) / a and u = logit z: -log a below and -log b above. Of
+        other families nothing is left out, -inf.
+        """
+        nodes = self._prior_nodes(
+            _At(self.latents, u.split(self.sizes, -1))(self.model.prior), *u.shape[:2]
+        )
+        parts = []
+        for site, size in zip(self.latents, self.sizes):
+            base = base_distribution(nodes[site.name]["fn"])
+            tails = u.new_full((*u.shape[:2], size, 2), -math.inf)
+            if isinstance(base, dist.Beta) and not any(map(_is_index, nodes.values())):
+                shapes = torch.stack([base.concentration1, base.concentration0], -1)
+                tails = -shapes.log().reshape(tails.shape)
+            parts.append(tails)
+        return torch.cat(parts, 2)
+
     def _prior_nodes(self, prior: Any, num_draws: int, num_data: int) -> Any:
         with pyro.plate("draws", num_draws, dim=-2), pyro.plate("data", num_data, dim=-1):
             return poutine.trace(prior).get_trace().nodes

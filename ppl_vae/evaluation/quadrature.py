@@ -4,6 +4,7 @@ Knows the joint density; knows nothing of the guide.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ __all__ = ["quadrature"]
 
 NEGLIGIBLE = 25.0  # nats below the highest point of the joint: 1e-11 of it
 REFINEMENTS = 6
+LAST_LOGIT = math.log(1e5)  # where z is 1e-5 from 0 or 1: nearer, single precision rounds 1 - z
 
 
 def quadrature(
@@ -28,7 +30,9 @@ def quadrature(
 
     The rule's error falls off like exp(-2 (pi s / h)^2) for a posterior of standard deviation s on
     a grid of spacing h, so a box of a hundred points a side is exact in single precision. Each
-    datum's box starts as all of the prior's and shrinks to where the joint is not negligible.
+    datum's box starts as all of the prior's and shrinks to where the joint is not negligible. The
+    box of a Beta site ends where z is 1e-5 from 0 or 1; the last point then stands for the tail
+    beyond it as well, whose mass sparse codes have most of.
     Returns (3, N): value, NaN, and the difference to the value on every second point. `num_samples`
     and `tier` have no meaning here. Raises `InputError` for more than two latents.
     """
@@ -44,32 +48,59 @@ def quadrature(
     draws = density.prior_draws(10_000, 1)[:, 0]
     margin = (draws.amax(0) - draws.amin(0)) / 2
     box = torch.stack([draws.amin(0) - margin, draws.amax(0) + margin])
+    has_tails = density.log_tails(draws[:1, None])[0, 0].isfinite()
+    widest = torch.where(has_tails, LAST_LOGIT, math.inf).T * torch.tensor([[-1.0], [1.0]]).to(box)
+    grid = _Grid(density, side, decoder_rows(vae), widest)
     found = [
-        _datum(density, as_float(vae, row), box, side, decoder_rows(vae))
+        grid.integral(as_float(vae, row), box)
         for row in tqdm(x.split(1), disable=not progress, unit="datum", desc="quadrature")
     ]
     return torch.stack(found, 1).cpu()
 
 
-def _datum(density: LogDensity, x: Tensor, box: Tensor, side: int, rows: int) -> Tensor:
-    """(value, NaN, error) of one datum, the box refined until it stops shrinking."""
-    for _ in range(REFINEMENTS):
-        axes = [torch.linspace(low, high, side).to(box) for low, high in box.T.tolist()]
-        grid = torch.cartesian_prod(*axes).reshape(-1, len(axes))
-        joint = torch.cat(
-            [torch.add(*density(u[:, None], x)).double()[:, 0] for u in grid.split(rows)]
-        )
-        inside = grid[joint > joint.max() - NEGLIGIBLE]
-        spacing = (box[1] - box[0]) / (side - 1)
-        smaller = torch.stack([inside.amin(0) - spacing, inside.amax(0) + spacing])
-        if (smaller[1] - smaller[0] > 0.7 * (box[1] - box[0])).all():
-            break
-        box = smaller
-    fine, coarse = _integral(joint, spacing, side, 1), _integral(joint, spacing, side, 2)
-    return torch.stack([fine, fine.new_tensor(math.nan), (fine - coarse).abs()])
+@dataclass(frozen=True)
+class _Grid:
+    """A grid of `side` points along each of U coordinates, evaluated `rows` points at a time.
 
+    widest: (2, U), where densities with tails are cut; infinite for those without.
+    """
 
-def _integral(joint: Tensor, spacing: Tensor, side: int, step: int) -> Tensor:
-    """The logarithm of the sum over every `step`-th point of each axis, times the cell's volume."""
-    points = joint.reshape((side,) * len(spacing))[tuple(slice(None, None, step) for _ in spacing)]
-    return points.flatten().logsumexp(0) + (spacing.double() * step).log().sum()
+    density: LogDensity
+    side: int
+    rows: int
+    widest: Tensor
+
+    def integral(self, x: Tensor, box: Tensor) -> Tensor:
+        """(value, NaN, error) of one datum, the box (2, U) refined until it stops shrinking."""
+        for _ in range(REFINEMENTS):
+            box = box.maximum(self.widest[0]).minimum(self.widest[1])
+            axes = [torch.linspace(*ends, self.side, dtype=box.dtype) for ends in box.T.tolist()]
+            points = torch.cartesian_prod(*axes).reshape(-1, len(axes)).to(box)
+            parts = [torch.add(*self.density(u[:, None], x)) for u in points.split(self.rows)]
+            joint = torch.cat(parts).double()[:, 0]
+            spacing = (box[1] - box[0]) / (self.side - 1)
+            masses = joint + self._log_cells(points, box, spacing, 1)
+            inside = points[masses > masses.max() - NEGLIGIBLE]
+            smaller = torch.stack([inside.amin(0) - spacing, inside.amax(0) + spacing])
+            if (smaller[1] - smaller[0] > 0.7 * (box[1] - box[0])).all():
+                break
+            box = smaller
+        fine = masses.logsumexp(0)
+        every_second = joint + self._log_cells(points, box, spacing, 2)
+        shape = (self.side,) * len(spacing)
+        coarse = every_second.reshape(shape)[(slice(None, None, 2),) * len(spacing)].flatten()
+        return torch.stack([fine, fine.new_tensor(math.nan), (fine - coarse.logsumexp(0)).abs()])
+
+    def _log_cells(self, points: Tensor, box: Tensor, spacing: Tensor, step: int) -> Tensor:
+        """Log weight of each point (P, U) when every `step`-th of an axis counts, (P,).
+
+        A cell's volume; half of it at an end of the box, and there the tail beyond it, if any.
+        """
+        ends = points[..., None] == box.T  # (P, U, 2): which points are the first or last
+        cells = (step * spacing).log() - math.log(2) * ends.any(-1)
+        cut = ends & (box == self.widest).T
+        if cut.any():
+            parts = [self.density.log_tails(u[:, None])[:, 0] for u in points.split(self.rows)]
+            beyond = torch.where(cut, torch.cat(parts), -math.inf).logsumexp(-1)
+            cells = torch.logaddexp(cells, beyond)
+        return cells.double().sum(-1)

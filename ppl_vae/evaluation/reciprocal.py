@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 from tqdm.auto import tqdm
 
+from ppl_vae import checks
 from ppl_vae.evaluation.annealed import AnnealedPath
 from ppl_vae.evaluation.blocks import as_float, decoder_rows
 from ppl_vae.evaluation.density import LogDensity
@@ -20,6 +21,7 @@ __all__ = ["reciprocal"]
 
 CHAINS = 20
 THINNING = 5
+MOST_REPEATED = 0.05
 
 
 def reciprocal(
@@ -35,10 +37,12 @@ def reciprocal(
     for few latents.
 
     An upper bound in expectation; chains are annealed to the posterior, then thinned. Returns (3,
-    N): value, Pareto k of the ratios, Monte Carlo error (of independent draws). Source:
+    N): value, Pareto k of the ratios, Monte Carlo error (of independent draws). Raises `InputError`
+    where the prior's draws pile up, as sparse codes do: a Gaussian is no fit to spikes. Source:
     Auto-Encoding Variational Bayes (2013), appendix D.
     """
     density = LogDensity(vae, "reciprocal")
+    _check_spread(density)
     results, groups = [], x.split(max(1, decoder_rows(vae) // CHAINS))
     transitions = 2 * num_temperatures + 2 * THINNING * num_samples // CHAINS
     tier = chain_tier(tier, len(groups) * num_leapfrog * transitions)
@@ -51,6 +55,23 @@ def reciprocal(
             _summary(path, _posterior_draws(path, num_samples), _posterior_draws(path, num_samples))
         )
     return torch.cat(results, 1)
+
+
+def _check_spread(density: LogDensity) -> None:
+    """Refuse a prior of which more than a twentieth of 2000 draws of a coordinate are one number,
+    or a few: at the ends of (0, 1) their density in the chains' coordinates is a spike.
+    """
+    with torch.random.fork_rng():
+        draws = density.prior_draws(2000, 1)[:, 0]
+    for column in draws.unbind(-1):
+        repeated = 1 - len(column.unique()) / len(column)
+        if repeated > MOST_REPEATED:
+            checks.refuse(
+                "method",
+                f"'reciprocal' with a sparse prior ({repeated:.0%} of its draws repeat a number)",
+                "a prior whose draws are apart",
+                "use 'annealed' or 'importance', or 'quadrature' for one or two latents",
+            )
 
 
 def _posterior_draws(path: AnnealedPath, num_samples: int) -> Tensor:
