@@ -12,10 +12,11 @@ seed; right, an image of each kind. `laptop`: 10 epochs, 1000 images, 200 draws.
 
 import torch
 from matplotlib.figure import Figure
+from measures.wording import told
 from models import load, trained
 from sklearn.metrics import roc_auc_score
 
-from ppl_vae import log_likelihood, lower_bound, plots, study
+from ppl_vae import log_likelihood, lower_bound, study
 from ppl_vae.handlers.corruption import Corruption, evidence
 
 SIZES = {"smoke": (2, 40, 20), "laptop": (10, 1000, 200), "paper": (200, 10_000, 1000)}
@@ -83,38 +84,40 @@ def run(seed, latent_size, scale):
 
 
 def draw(rows):
-    left, right = (figure := Figure(figsize=(11, 4), layout="constrained")).subplots(
-        1, 2, width_ratios=(3, 2)
-    )
-    for i, (name, colour) in enumerate(SCORES.items()):
-        left.plot(
-            [r[name] for r in rows],
-            [KINDS.index(r["kind"]) + 0.15 * i for r in rows],
-            "o",
-            c=colour,
-            label=name,
-        )
-    left.axvline(0.5, color="0.8", zorder=0)
-    left.set(
-        yticks=range(len(KINDS)),
-        yticklabels=KINDS,
-        xlabel="area under the curve, digits against each kind",
-    )
-    left.legend()
-    examples = torch.tensor([row["example"] for row in rows if row["seed"] == 0]).float()
-    plots.image_grid(examples, columns=4, title="The kinds, from below", axes=right)
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(3, 2))
+    axes = left.subplots()
+    for number, (name, colour) in enumerate(SCORES.items()):
+        places = [KINDS.index(row["kind"]) + 0.15 * number for row in rows]
+        axes.plot([row[name] for row in rows], places, "o", c=colour, label=name)
+    axes.axvline(0.5, color="0.8", zorder=0)
+    axes.set_yticks(range(len(KINDS)), KINDS)
+    axes.set_xlabel("area under the curve, digits against each kind")
+    axes.legend()
+    examples = {row["kind"]: row["example"] for row in rows if row["seed"] == 0}
+    for panel, kind in zip(right.subplots(2, 4).flat, [*KINDS, None]):
+        panel.set_axis_off()
+        if kind is not None:
+            image = torch.tensor(examples[kind]).squeeze()
+            panel.imshow(image, cmap="gray_r", vmin=0, vmax=1)
+            panel.set_title(kind, fontsize=8)
     return figure
 
 
 def answer(rows):
-    areas = {
-        name: {kind: study.mean_at(rows, name, kind=kind) for kind in KINDS} for name in SCORES
-    }
-    worst = {name: min(kinds, key=kinds.get) for name, kinds in areas.items()}
-    return "\n".join(
-        f"- {name} is worst at {k}: {study.plus_minus(*areas[name][k])}"
-        for name, k in worst.items()
-    )
+    lines = []
+    for name in SCORES:
+        areas = {kind: study.mean_at(rows, name, kind=kind) for kind in KINDS}
+        missed = {kind: area for kind, area in areas.items() if not area.above(0.5)}
+        listed = ", ".join(f"{kind} {area}" for kind, area in missed.items())
+        found = [kind for kind in KINDS if kind not in missed]
+        lines.append(
+            f"- {name}: better than chance at {', '.join(found)}; not shown to be at "
+            f"{listed or 'none'}"
+        )
+    ratio = study.interval([row["ratio"] - row["log_p"] for row in rows if row["kind"] == "blank"])
+    lines.append(f"- the ratio over log_p at blank images: area {told(ratio, '', 'above')}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What does the exact posterior over all weights predict, and how far from it is every approximation?
+"""What does the exact posterior over all weights predict, and how far from it is every
+approximation?
 
 A decoder of one latent, three tanh units and four normal pixels of known scale, all weights N(0,
 1): small enough that the No-U-Turn sampler covers (theta, z) and that log p(x|theta) is an integral
@@ -9,8 +10,8 @@ Prediction: it beats every point, most where data are few; chains come nearest; 
 mode and too narrow across directions that the data leave open, loses most.
 
 How to read the figure: left, held-out predictive log p less the exact one, a small mark a seed and
-a bar their mean; right, the mean distance |log p - exact log p| an image, beside which "one chain of
-two" shows how well the exact one is known.
+a bar their mean; right, the mean distance |log p - exact log p| an image, beside which "one chain
+of two" shows how well the exact one is known.
 
 `laptop`: 20 and 80 data, two chains of 100 draws after 100, 2000 updates. So few draws are no exact
 posterior: a method is not told from it below the distance of one chain.
@@ -32,8 +33,8 @@ GRID = {
 }
 SIZES = {"smoke": (2, 4, "off"), "laptop": (100, 2000, "record"), "paper": (2000, 20_000, "record")}
 ERRORS = (
-    "It covers other weights and data drawn from the model, initialisations and chains: every seed has "
-    "its own."
+    "It covers other weights and data drawn from the model, initialisations and chains: every seed "
+    "has its own."
 )
 TABLE = {"by": ["num_train", "method"], "value": ["log_p", "less_than_exact", "distance"]}
 

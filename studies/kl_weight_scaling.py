@@ -111,19 +111,17 @@ def draw(rows):
 
 
 def answer(rows):
-    right, lines = [row["active"] == row["predicted"] for row in rows], []
+    right = sum(row["active"] == row["predicted"] for row in rows)
+    lines = []
     for weight, reported in REPORT.items():
-        loss = study.plus_minus(
-            *study.mean_at(rows, "loss_as_reported", report_weight=weight, encoder="64 units")
-        )
+        loss = study.mean_at(rows, "loss_as_reported", report_weight=weight, encoder="64 units")
         lines.append(
             f"- {weight:g} ({weight * 25088:.3g} in unit-variance terms): test loss of the report "
             f"{reported:.4f}, ours {loss}; PCA of two components 0.0557, mean image 0.0675."
         )
-    verdict = "confirmed" if all(right) else "refined"
-    return "\n".join(
-        [*lines, f"- Latents kept as predicted in {sum(right)} of {len(right)}: **{verdict}**."]
-    )
+    verdict = "confirmed" if right == len(rows) else "refuted"
+    lines.append(f"- Latents kept as predicted in {right} of {len(rows)} runs: **{verdict}**.")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

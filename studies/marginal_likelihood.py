@@ -108,8 +108,8 @@ def answer(rows):
     places = dict.fromkeys(f"{row['method']} of N = {row['num_data']}" for row in apart)
     lines = [
         f"Reciprocal and importance estimates agree within a nat in {len(rows) - len(apart)} of "
-        f"{len(rows)} runs (apart: {', '.join(places) or 'none'}). Where they do not, Pareto k says "
-        "that importance sampling is not to be trusted.",
+        f"{len(rows)} runs (apart: {', '.join(places) or 'none'}). Where they do not, Pareto k "
+        "says that importance sampling is not to be trusted.",
         "",
     ]
     for num_data in (1000, 50000):

@@ -14,6 +14,8 @@ trusted. `laptop`: at most 250 epochs.
 """
 
 from matplotlib.figure import Figure
+from measures.panels import seed_marks
+from measures.wording import told
 from models import load, trained
 from sklearn.decomposition import PCA
 
@@ -72,20 +74,14 @@ def run(seed, latent_size, scale):
 
 
 def draw(rows):
-    left, right = (figure := Figure(figsize=(10, 4.2), layout="constrained")).subplots(1, 2)
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
     sizes = sorted({row["latent_size"] for row in rows})
+    groups = [[row for row in rows if row["latent_size"] == size] for size in sizes]
     for name, colour in MEASURES.items():
-        means = [study.mean_at(rows, name, latent_size=size) for size in sizes]
-        left.errorbar(sizes, *zip(*means), marker="o", capsize=3, c=colour, label=name)
+        seed_marks(left, sizes, groups, name, color=colour, label=name.replace("_", " "))
     for name, colour in (("over_pca", "#332288"), ("annealed_gain", "#cc6677")):
-        right.errorbar(
-            sizes,
-            *zip(*(study.mean_at(rows, name, latent_size=size) for size in sizes)),
-            marker="o",
-            capsize=3,
-            c=colour,
-            label=name,
-        )
+        seed_marks(right, sizes, groups, name, color=colour, label=name.replace("_", " "))
     left.set(xlabel="latents q", ylabel="log p(x) of test faces (nats a face)", xticks=sizes)
     right.set(xlabel="latents q", ylabel="nats a face", xticks=sizes)
     right.axhline(0, c="0.7", lw=1)
@@ -95,24 +91,22 @@ def draw(rows):
 
 
 def answer(rows):
+    sizes = sorted({row["latent_size"] for row in rows})
+    gains = {size: study.mean_at(rows, "over_pca", latent_size=size) for size in sizes}
     lines = []
-    for size in sorted({row["latent_size"] for row in rows}):
-        gain, error = study.mean_at(rows, "over_pca", latent_size=size)
-        pca, verdict = (
-            study.mean_at(rows, "pca", latent_size=size)[0],
-            "wins" if gain > 2 * error else "does not win",
-        )
+    for size, gain in gains.items():
+        pca = study.mean_at(rows, "pca", latent_size=size).mean
         lines.append(
             f"- q = {size}: bound over probabilistic PCA ({pca:.0f}; published {PUBLISHED[size]}) "
-            f"{study.plus_minus(gain, error)} nats: the VAE {verdict}."
+            f"{told(gain, 'nats', 'above')}"
         )
-    most = max(
-        {row["latent_size"] for row in rows},
-        key=lambda q: study.mean_at(rows, "over_pca", latent_size=q),
+    most = max(sizes, key=lambda size: gains[size].mean)
+    fewest = "confirmed" if most == sizes[0] else "refuted"
+    lines.append(
+        f"- The lead is largest at q = {most}; predicted at the fewest latents (**{fewest}** in "
+        "the order of the means)."
     )
-    return "\n".join(
-        [*lines, f"- The lead is largest at q = {most} (predicted: at the fewest latents)."]
-    )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from ppl_vae import study
-
 __all__ = ["agreement", "entropy", "nearest"]
 
 
@@ -34,8 +32,8 @@ def agreement(rows, turned=False):
     """tr(A'BP) at the best signed permutation P by tr(A'BR) at the best rotation R, A and B two
     seeds' centred codes.
 
-    1 where the seeds share their axes, whatever else they share; mean and standard error over pairs
-    of seeds. With `turned`, each code is first put in a random basis: what axes that mean nothing
+    1 where the seeds share their axes, whatever else they share; the ratios of all pairs of seeds.
+    Pairs that have a seed in common are not independent, so there is no interval over them. With `turned`, each code is first put in a random basis: what axes that mean nothing
     agree by chance.
     """
     codes = [np.array(row["code"]) - np.mean(row["code"], 0) for row in rows]
@@ -46,8 +44,7 @@ def agreement(rows, turned=False):
         ]
         codes = [code @ np.linalg.qr(normal)[0] for code, normal in zip(codes, normals)]
     products = [a.T @ b for a, b in itertools.combinations(codes, 2)]
-    ratios = [
+    return [
         np.abs(m[linear_sum_assignment(-np.abs(m))]).sum() / np.linalg.norm(m, "nuc")
         for m in products
     ]
-    return study.mean_and_standard_error(ratios or [np.nan])
