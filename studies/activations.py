@@ -9,7 +9,6 @@ crosses the report's values; right, time a step relative to tanh.
 `laptop`: N_z = 10 and 5e5 samples (the report: 5, 10, 20 and 1e8).
 """
 
-import torch
 from matplotlib.figure import Figure
 from measures.wording import told
 from models import REPLICATION, load, trained

@@ -100,8 +100,8 @@ def answer(rows):
         rows, "init", "fan_in", "normal_0.01", "validation_bound", ["depth"]
     )
     lines = [
-        f"- Depth 4 at N(0, 0.01^2) is {told(gap)} from the mean image's bound, with {units} active "
-        "units by seed: no better than the mean image "
+        f"- Depth 4 at N(0, 0.01^2) is {told(gap)} from the mean image's bound, with {units} "
+        "active units by seed: no better than the mean image "
         f"(**{'refuted' if gap.above() else 'confirmed'}**).",
         f"- Fan-in weights gain it {told(cured, 'nats', 'above')}; over all depths "
         f"{told(cure, 'nats', 'above')}.",

@@ -1,5 +1,4 @@
-"""How much of the bound's gap to log p(x) is the family of q, and how much is one encoder serving all
-data?
+"""How much of the bound's gap to log p(x) is q's family, how much one encoder for all data?
 
 log p(x) - L[q] = approximation gap (what the best q* of the family lacks) + amortisation gap (what
 the encoder's q lacks of q*), 100 held-out binarised digits, ten latents, a decoder trained together
@@ -126,8 +125,8 @@ def answer(rows):
     for name in richer:
         less = [study.paired_difference(rows, "posterior", diagonal, name, part) for part in PARTS]
         lines.append(
-            f"- {name} narrows the diagonal's approximation gap by {told(less[0], 'nats', 'above')} "
-            f"and its amortisation gap by {told(less[1], 'nats', 'above')}, over seeds"
+            f"- {name} narrows the diagonal's approximation gap by "
+            f"{told(less[0], 'nats', 'above')} and its amortisation gap by {told(less[1], 'nats', 'above')}, over seeds"
         )
     missing = [name for name in POSTERIORS if name not in (diagonal, *richer)]
     if missing:

@@ -8,9 +8,10 @@ Prediction: the gain is what N(0, I) pays for its distance to the average poster
 KL(q(z) || p(z)), a nat or two from 40 latents; less from 10, where all latents are busy coding.
 Vamp, which follows the encoder, gains most.
 
-How to read the figure: left, log p(x) of held-out images by prior and latent size, a small mark a seed; right, the gain over N(0, I), paired by seed,
-bars Student's 95 % intervals: a bar above 0 is a gain. Importance sampling is judged by the share
-of images with Pareto k > 0.7, in the table: where large, log p(x) is a lower bound and no more.
+How to read the figure: left, log p(x) of held-out images by prior and latent size, a small mark a
+seed; right, the gain over N(0, I), paired by seed, bars Student's 95 % intervals: a bar above 0 is
+a gain. Importance sampling is judged by the share of images with Pareto k > 0.7, in the table:
+where large, log p(x) is a lower bound and no more.
 
 `laptop`: 15 epochs (published: over 1000), 300 images, 1000 draws.
 """

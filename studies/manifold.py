@@ -1,4 +1,4 @@
-"""Is the centre of the MNIST manifold a 3, and does the Frey manifold run from left to right profile?
+"""Is the centre of MNIST's manifold a 3, and does Frey's run from left to right profile?
 
 Report 004 reads both off one picture each.
 
@@ -17,7 +17,6 @@ epochs the decoded centres are blurs, which a nearest neighbour calls some class
 
 import torch
 from matplotlib.figure import Figure
-from measures.wording import told
 from models import FREY, REPLICATION, load, trained
 
 from ppl_vae import plots, study

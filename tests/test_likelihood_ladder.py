@@ -263,7 +263,7 @@ class TestReciprocal:
             for parameter in vae.model.decoder.parameters():
                 parameter.zero_()
         if refused:
-            with pytest.raises(InputError, match="sparse prior.*annealed"):
+            with pytest.raises(InputError, match=r"sparse prior.*annealed"):
                 log_likelihood(vae, torch.ones(1, 4), method="reciprocal", seed=0)
         else:
             found = log_likelihood(vae, torch.ones(1, 4), method="reciprocal", seed=0)

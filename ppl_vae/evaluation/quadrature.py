@@ -74,7 +74,10 @@ class _Grid:
         """(value, NaN, error) of one datum, the box (2, U) refined until it stops shrinking."""
         for _ in range(REFINEMENTS):
             box = box.maximum(self.widest[0]).minimum(self.widest[1])
-            axes = [torch.linspace(*ends, self.side, dtype=box.dtype) for ends in box.T.tolist()]
+            axes = [
+                torch.linspace(low, high, self.side, dtype=box.dtype)
+                for low, high in box.T.tolist()
+            ]
             points = torch.cartesian_prod(*axes).reshape(-1, len(axes)).to(box)
             parts = [torch.add(*self.density(u[:, None], x)) for u in points.split(self.rows)]
             joint = torch.cat(parts).double()[:, 0]

@@ -21,7 +21,6 @@ from ppl_vae.elbo import kl_report
 from ppl_vae.files import remove_unfinished, side_matter
 from ppl_vae.handlers.own_parameters import users_program
 from ppl_vae.protocols import InitialisedFromData
-from ppl_vae.files import remove_unfinished
 from ppl_vae.terminal import Stream
 from ppl_vae.training.history import History, HistoryFile
 from ppl_vae.training.objective import Objective

@@ -33,8 +33,8 @@ def agreement(rows, turned=False):
     seeds' centred codes.
 
     1 where the seeds share their axes, whatever else they share; the ratios of all pairs of seeds.
-    Pairs that have a seed in common are not independent, so there is no interval over them. With `turned`, each code is first put in a random basis: what axes that mean nothing
-    agree by chance.
+    Pairs that have a seed in common are not independent, so there is no interval over them. With
+    `turned`, each code is first put in a random basis: what axes that mean nothing agree by chance.
     """
     codes = [np.array(row["code"]) - np.mean(row["code"], 0) for row in rows]
     if turned:
