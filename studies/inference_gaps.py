@@ -126,7 +126,8 @@ def answer(rows):
         less = [study.paired_difference(rows, "posterior", diagonal, name, part) for part in PARTS]
         lines.append(
             f"- {name} narrows the diagonal's approximation gap by "
-            f"{told(less[0], 'nats', 'above')} and its amortisation gap by {told(less[1], 'nats', 'above')}, over seeds"
+            f"{told(less[0], 'nats', 'above')} and its amortisation gap by "
+            f"{told(less[1], 'nats', 'above')}, over seeds"
         )
     missing = [name for name in POSTERIORS if name not in (diagonal, *richer)]
     if missing:
