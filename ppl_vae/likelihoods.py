@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae import checks, distributions
+from ppl_vae.protocols import CouplesData
 
 __all__ = ["LIKELIHOODS", "build_likelihood"]
 
@@ -103,7 +104,7 @@ class NormalShared(NormalUnit):
         return self.log_scale.exp()
 
 
-class NormalOptimal(NormalUnit):
+class NormalOptimal(NormalUnit, CouplesData):
     """log p(x|z) = log N(x; m, s*^2 I), s*^2 = mean of (x - m)^2 over the batch: the scale that
     maximises it.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "ClosedFormPosterior",
+    "CouplesData",
     "ImageLayers",
     "InitialisedFromData",
     "MadeOfPosterior",
@@ -33,6 +34,15 @@ class InitialisedFromData:
             data: the training data x, (N, *event_shape), uint8 where they are bytes.
         """
         raise NotImplementedError
+
+
+class CouplesData:
+    """Abstract: a module whose output for one datum depends, in training mode, on the other data
+    and draws of its batch.
+
+    No bound is then a bound datum by datum, and a gradient that is derived for data one by one is
+    wrong.
+    """
 
 
 class ImageLayers:

@@ -291,9 +291,33 @@ class TestRefusals:
     def test_batch_normalisation_in_the_model_would_couple_the_data(self) -> None:
         vae = build(VAEConfig((4,), 4, (5,), prior="ladder", posterior="ladder")).train()
         with pytest.raises(
-            InputError, match=r"estimator 'dreg'.*batch normalisation.*use estimator 'iwae'"
+            InputError, match=r"estimator 'dreg': got BatchNorm1d.*use estimator 'iwae'"
         ):
             estimator_from("dreg", 2).terms(vae.model, vae.guide, torch.zeros(3, 4))
+
+    def test_a_scale_fitted_to_the_batch_would_couple_the_data(self) -> None:
+        vae = build(VAEConfig((4,), 2, (5,), likelihood="normal_optimal")).train()
+        with pytest.raises(InputError, match=r"estimator 'dreg': got NormalOptimal.*learned"):
+            estimator_from("dreg", 2).terms(vae.model, vae.guide, torch.zeros(3, 4))
+        vae.eval()
+        assert estimator_from("dreg", 2).terms(vae.model, vae.guide, torch.zeros(3, 4))
+
+    @pytest.mark.parametrize(
+        ("estimator", "likelihood", "said"),
+        [
+            ("iwae", "normal_optimal", True),
+            ("renyi:0.5", "normal_optimal", True),
+            ("iwae", "normal_shared", False),
+            ("A", "normal_optimal", False),
+        ],
+    )
+    def test_a_fitted_scale_is_said_to_leave_no_bound_of_single_data(
+        self, estimator: str, likelihood: str, said: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        vae = build(VAEConfig((4,), 2, (5,), likelihood=likelihood))
+        options = {"epochs": 1, "compile": "off", "progress": False}
+        fit(vae, torch.rand(6, 4), estimator=estimator, num_particles=2, **options)
+        assert ("NormalOptimal couples the data of a batch" in caplog.text) == said
 
     def test_balanced_weights_leave_no_such_gradient_and_no_kl_of_an_implicit_guide(self) -> None:
         with pytest.raises(InputError, match=r"'dreg' with kl_balance.*use estimator 'iwae'"):

@@ -7,7 +7,7 @@ optimiser of torch, and in `fit(estimator=...)`.
 
 from ppl_vae.elbo.balanced import BalancedELBO
 from ppl_vae.elbo.doubly_reparameterized import DoublyReparameterizedELBO
-from ppl_vae.elbo.importance_weighted import ImportanceWeightedELBO
+from ppl_vae.elbo.importance_weighted import ImportanceWeightedELBO, coupling_modules
 from ppl_vae.elbo.mean_field import MeanFieldELBO
 from ppl_vae.elbo.report import ESTIMATORS, estimator_from, kl_report
 from ppl_vae.elbo.sampled import SampledELBO
@@ -25,6 +25,7 @@ __all__ = [
     "Terms",
     "TermwiseELBO",
     "TermwiseModule",
+    "coupling_modules",
     "estimator_from",
     "kl_report",
 ]

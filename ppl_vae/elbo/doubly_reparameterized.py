@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from ppl_vae import checks
 from ppl_vae.distributions.remembered import made_from, remember
-from ppl_vae.elbo.importance_weighted import ImportanceWeightedELBO
+from ppl_vae.elbo.importance_weighted import ImportanceWeightedELBO, coupling_modules
 from ppl_vae.elbo.terms import Terms
 from ppl_vae.elbo.termwise import Program
 from ppl_vae.handlers.scored import Scored
@@ -165,16 +165,11 @@ def _check(model: Any, guide: Any) -> None:
             "a guide without noise",
             "use estimator 'iwae' or no dropout",
         )
-    of_guide = set(guide.modules())
-    norms = (
-        m
-        for m in model.modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m not in of_guide
-    )
-    if any(m.training for m in norms):
+    coupling = coupling_modules(model, guide)
+    if coupling:
         checks.refuse(
             "estimator 'dreg'",
-            "batch normalisation in the model, by which a datum's draws move others' weights",
+            f"{', '.join(coupling)} in the model, by which a datum's draws move others' weights",
             "data that are independent",
-            "use estimator 'iwae' or batch_norm=False",
+            "use estimator 'iwae', no batch normalisation, or a scale that is learned",
         )

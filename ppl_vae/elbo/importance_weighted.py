@@ -7,14 +7,16 @@ from typing import Any
 
 from pyro import poutine
 from pyro.infer import RenyiELBO
+from torch import nn
 
 from ppl_vae import checks
 from ppl_vae.elbo.sampled import SampledELBO
 from ppl_vae.elbo.terms import KL, Terms
 from ppl_vae.handlers.kl_weight import in_data_plate
 from ppl_vae.handlers.strata import stratum_weights
+from ppl_vae.protocols import CouplesData
 
-__all__ = ["ImportanceWeightedELBO"]
+__all__ = ["ImportanceWeightedELBO", "coupling_modules"]
 
 
 class ImportanceWeightedELBO(SampledELBO, RenyiELBO):
@@ -24,7 +26,8 @@ class ImportanceWeightedELBO(SampledELBO, RenyiELBO):
     estimator A. Otherwise a variational Rényi bound, which tends to log p(x) minus the Rényi
     divergence of order alpha from q(z|x) to p(z|x); alpha = 1 would be A. `pyro.infer.RenyiELBO`
     has the plate's scale N/M inside the logarithm, and so is no bound on a minibatch; here a
-    minibatch and its scale leave it one.
+    minibatch and its scale leave it one. Where the model couples the data of a batch in training
+    (`coupling_modules`), its training value is that of a plug-in objective and bounds no log p(x).
 
     Args:
         num_particles: K, draws of z a datum.
@@ -64,3 +67,19 @@ class ImportanceWeightedELBO(SampledELBO, RenyiELBO):
                 "latents of single data",
                 "use estimator A or B",
             )
+
+
+def coupling_modules(model: nn.Module, guide: nn.Module) -> list[str]:
+    """Classes of the modules that make a datum's density depend on the others of its batch.
+
+    Batch normalisation and whatever inherits `CouplesData`, in training mode, in the model alone.
+    """
+    of_guide = set(guide.modules())
+    kinds = (nn.modules.batchnorm._BatchNorm, CouplesData)
+    return sorted(
+        {
+            type(module).__name__
+            for module in model.modules()
+            if isinstance(module, kinds) and module.training and module not in of_guide
+        }
+    )

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ppl_vae import checks
 from ppl_vae.checkpoint import CHECKPOINT
-from ppl_vae.elbo import kl_report
+from ppl_vae.elbo import ImportanceWeightedELBO, coupling_modules, kl_report
 from ppl_vae.files import remove_unfinished, side_matter
 from ppl_vae.handlers.own_parameters import users_program
 from ppl_vae.protocols import InitialisedFromData
@@ -115,6 +115,7 @@ class Run:
         if isinstance(prior, InitialisedFromData) and not started:
             prior.start_from(self.data)
         self._finite_names = set(self._finite_tensors())
+        self._say_what_bounds_nothing()
         self.ranks.copy_first([*self.vae.parameters(), *self.vae.buffers()])
         if isinstance(self.schedules["kl_weight"], Constrained):
             self.schedules["kl_weight"].memory = self.state.constraint
@@ -371,6 +372,18 @@ class Run:
         raise KeyboardInterrupt(
             f"stopped in epoch {self.state.epoch + 1} after batch {self.state.batch}{where}"
         )
+
+    def _say_what_bounds_nothing(self) -> None:
+        if not isinstance(self.objective.elbo, ImportanceWeightedELBO):
+            return
+        self.vae.train()
+        coupling = coupling_modules(self.vae.model, self.vae.guide)
+        if coupling:
+            log.warning(
+                "%s couples the data of a batch: the training column 'lower_bound' bounds no "
+                "log p(x) under this estimator; validation and evaluation do",
+                ", ".join(coupling),
+            )
 
     def finish(self) -> History:
         """Put the best epoch's parameters back, if early stopping kept them, and leave training
