@@ -291,7 +291,7 @@ class TestRefusals:
     def test_batch_normalisation_in_the_model_would_couple_the_data(self) -> None:
         vae = build(VAEConfig((4,), 4, (5,), prior="ladder", posterior="ladder")).train()
         with pytest.raises(
-            InputError, match=r"estimator 'dreg': got BatchNorm1d.*use estimator 'iwae'"
+            InputError, match=r"estimator 'dreg': got batch normalisation.*use estimator 'iwae'"
         ):
             estimator_from("dreg", 2).terms(vae.model, vae.guide, torch.zeros(3, 4))
 

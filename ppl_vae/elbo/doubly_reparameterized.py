@@ -130,10 +130,10 @@ class _Scored(nn.Module):
     def forward(self, trace: poutine.Trace, args: Any, kwargs: Any) -> poutine.Trace:
         replayed = poutine.replay(self.guide, trace=trace)
         scored = poutine.trace(replayed).get_trace(*args, **kwargs)
-        for site in _drawn(
-            scored
-        ):  # here, where parameters are constants: a flow's networks run when it is scored
-            site["fn"] = Scored(site["fn"], site["fn"].log_prob(site["value"]))
+        # Scored here, where parameters are constants: a flow's networks run when it is scored.
+        for site in _drawn(scored):
+            if not is_point(site):
+                site["fn"] = Scored(site["fn"], site["fn"].log_prob(site["value"]))
         return scored
 
 

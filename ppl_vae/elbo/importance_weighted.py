@@ -70,16 +70,17 @@ class ImportanceWeightedELBO(SampledELBO, RenyiELBO):
 
 
 def coupling_modules(model: nn.Module, guide: nn.Module) -> list[str]:
-    """Classes of the modules that make a datum's density depend on the others of its batch.
+    """What makes a datum's density depend on the others of its batch, in words.
 
     Batch normalisation and whatever inherits `CouplesData`, in training mode, in the model alone.
     """
     of_guide = set(guide.modules())
-    kinds = (nn.modules.batchnorm._BatchNorm, CouplesData)
-    return sorted(
-        {
-            type(module).__name__
-            for module in model.modules()
-            if isinstance(module, kinds) and module.training and module not in of_guide
-        }
-    )
+    found = set()
+    for module in model.modules():
+        if module in of_guide or not module.training:
+            continue
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            found.add("batch normalisation")
+        elif isinstance(module, CouplesData):
+            found.add(type(module).__name__)
+    return sorted(found)
