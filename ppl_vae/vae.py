@@ -350,12 +350,12 @@ def _check_own_programs(vae: VAE) -> None:
 
 
 def _traces(vae: VAE) -> dict[str, poutine.Trace]:
+    """The guide's trace and the model's at its draws, as training runs them."""
     x = torch.zeros(3, *vae.config.event_shape)
     with pyro.settings.context(module_local_params=True):
-        return {
-            name: poutine.trace(program).get_trace(x)
-            for name, program in (("posterior", vae.guide), ("model", vae.model))
-        }
+        posterior = poutine.trace(vae.guide).get_trace(x)
+        model = poutine.trace(poutine.replay(vae.model, trace=posterior)).get_trace(x)
+    return {"posterior": posterior, "model": model}
 
 
 @contextlib.contextmanager

@@ -104,7 +104,9 @@ def test_it_is_saved_and_stock_svi_trains_it_too(tmp_path: Path) -> None:
 def test_the_users_own_program_and_all_it_has_is_within() -> None:
     own = Owner()
     vae = build(CONFIG, prior=located, posterior=own, seed=0)
-    assert vae.guide.posterior.program is own
+    program = vae.guide.posterior.program
+    assert isinstance(program, Owner) and program is not own  # a copy, of this VAE alone
+    assert all(torch.equal(a, b) for a, b in zip(program.parameters(), own.parameters()))
 
 
 def read_twice() -> Tensor:
@@ -315,24 +317,27 @@ def test_what_a_part_has_and_what_a_run_makes_is_not_refused() -> None:
     """A network that prior and posterior share, a detached constant and a gradient taken within."""
     shared, constant = Sharp(), torch.ones(1, requires_grad=True)
 
-    def prior() -> Tensor:
-        with torch.enable_grad():
-            inner = torch.ones(1, requires_grad=True)
-            slope = torch.autograd.grad((inner**2).sum(), inner, create_graph=True)[0]
-        location = shared.location + constant.detach() + 0 * slope
-        return pyro.sample("z", dist.Normal(location, 1.0).to_event(1))
-
-    class Posterior(nn.Module):
+    class Holding(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.shared = shared
 
+    class Prior(Holding):
+        def forward(self) -> Tensor:
+            with torch.enable_grad():
+                inner = torch.ones(1, requires_grad=True)
+                slope = torch.autograd.grad((inner**2).sum(), inner, create_graph=True)[0]
+            location = self.shared.location + constant.detach() + 0 * slope
+            return pyro.sample("z", dist.Normal(location, 1.0).to_event(1))
+
+    class Posterior(Holding):
         def forward(self, x: Tensor) -> None:
             self.shared.posterior(x)
 
-    vae = build(CONFIG, prior=prior, posterior=Posterior(), seed=0)
+    vae = build(CONFIG, prior=Prior(), posterior=Posterior(), seed=0)
     fit(vae, torch.randn(20, 1), epochs=1, progress=False)
-    assert shared.location.item() != 1.0
+    assert vae.model.prior.shared is vae.guide.posterior.shared
+    assert vae.model.prior.shared.location.item() != 1.0 == shared.location.item()
 
 
 class Stated(PyroModule):
