@@ -5,7 +5,7 @@ Knows the process; the libraries are loaded once its signals are handled.
 
 import sys
 
-from ppl_vae.terminal import interrupts, keep_streams, let_streams_go, stop_at_once
+from ppl_vae.terminal import interrupts, keep_descriptors, let_streams_go, stop_at_once
 
 __all__ = ["main"]
 
@@ -13,7 +13,7 @@ __all__ = ["main"]
 def main() -> int:
     """Do what the process's arguments say; returns the exit status."""
     stop_at_once()
-    keep_streams()
+    keep_descriptors()
     from ppl_vae.cli import main as command
 
     try:

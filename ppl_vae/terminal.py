@@ -6,6 +6,7 @@ libraries are loaded.
 """
 
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -18,8 +19,9 @@ __all__ = [
     "Stream",
     "deferred_interrupts",
     "interrupts",
-    "keep_streams",
+    "keep_descriptors",
     "let_streams_go",
+    "patient_streams",
     "stop_at_once",
 ]
 
@@ -86,12 +88,15 @@ def _handled(handler: Any) -> Iterator[None]:
 
 
 class Stream:
-    """A standard stream whose reader may go, or that was never there (None): what is written then
-    is dropped, which is told of once.
+    """A standard stream whose reader may go (`| head`), or that was never there (None): what is
+    written then is dropped. A stream that fails otherwise, as on a full disk, is told of once. A
+    letter that its encoding lacks becomes a question mark.
     """
 
     def __init__(self, stream: Any) -> None:
         self._stream, self._lost = stream, stream is None
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -114,21 +119,31 @@ class Stream:
             return
         try:
             getattr(self._stream, name)(*arguments)
+        except BrokenPipeError:
+            self._lost = True
         except (OSError, ValueError) as error:
             self._lost = True
             log.warning("a standard stream is lost (%s); the work goes on", error)
 
 
-def keep_streams() -> None:
+@contextlib.contextmanager
+def patient_streams() -> Iterator[None]:
+    """What is printed inside fails for no reader that is gone and for no letter."""
+    out, err = Stream(sys.stdout), Stream(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        yield
+        out.flush()
+
+
+def keep_descriptors() -> None:
     """For a process of its own: closed descriptors 0 to 2 are taken, so that no file of data gets
-    their number, and what is printed to a stream without a reader is dropped.
+    their number.
     """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-    sys.stdout, sys.stderr = Stream(sys.stdout), Stream(sys.stderr)
 
 
 def let_streams_go() -> None:

@@ -4,27 +4,24 @@ Knows how errors become one line and an exit status: 0 done, 1 a run that failed
 interrupted.
 """
 
-import contextlib
-import io
-import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ppl_vae.checks import InputError
 from ppl_vae.cli.parser import parse
 from ppl_vae.parts.user_code import fault
+from ppl_vae.terminal import patient_streams
 
 __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the arguments say (those of the process by default); returns the exit status."""
-    with _patient_output():
+    with patient_streams():
         return _status(sys.argv[1:] if argv is None else argv)
 
 
@@ -56,52 +53,6 @@ def _place(error: Exception) -> str:
     package = Path(__file__).parents[1]
     own = [frame for frame in frames if package in Path(frame.filename).parents]
     return f"{Path(own[-1].filename).relative_to(package.parent)}, line {own[-1].lineno}"
-
-
-class _Patient(io.TextIOBase):
-    """Standard output, whose reader may go (`| head`) before the work is done."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        """Write, as long as somebody reads."""
-        try:
-            self.stream.write(text)
-        except BrokenPipeError:
-            self._nobody_reads()
-        return len(text)
-
-    def flush(self) -> None:
-        """Send what was written, as long as somebody reads."""
-        try:
-            self.stream.flush()
-        except BrokenPipeError:
-            self._nobody_reads()
-
-    def _nobody_reads(self) -> None:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.stream.fileno())
-        os.close(nowhere)
-
-
-@contextlib.contextmanager
-def _patient_output() -> Iterator[None]:
-    """What is printed inside never fails for a letter that the output has not, nor for a reader
-    that is gone.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    if sys.stdout is None:  # as a closed one is
-        yield
-        return
-    patient = _Patient(sys.stdout)
-    with contextlib.redirect_stdout(patient):
-        try:
-            yield
-        finally:
-            patient.flush()
 
 
 def _say(message: str, status: int) -> int:
