@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 import torch
 import xarray
+from pyro.infer import ELBO
 
 from ppl_vae import (
     VAEConfig,
@@ -140,7 +141,8 @@ class TestOptions:
                 assert getattr(parse(["train", f"--no-{flag[2:]}"]), parameter.name) is False
             else:
                 value = getattr(parse(["train", flag, "3"]), parameter.name)
-                assert value == ("3" if parameter.annotation in (str, str | None) else 3)
+                texts = (str, str | None, str | ELBO)
+                assert value == ("3" if parameter.annotation in texts else 3)
 
     def test_a_new_field_appears_by_itself(self, monkeypatch: pytest.MonkeyPatch) -> None:
         newer = dataclasses.make_dataclass(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import torch
+from pyro.infer import ELBO
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -34,7 +35,7 @@ def fit(
     data: Tensor | Dataset,
     *,
     validation: Tensor | None = None,
-    estimator: str = "B",
+    estimator: str | ELBO = "B",
     num_particles: int = 1,
     batch_size: int = 100,
     epochs: int = 10,
@@ -71,10 +72,12 @@ def fit(
         validation: held-out x, (V, *event_shape); its bound is computed each epoch with the same
             noise every time. Grey pixels are binarised as the data are, but once: the same pixels
             each epoch and in every run.
-        estimator: "A" (every term sampled), "B" (closed-form KL where there is one), "iwae"
-            (importance-weighted) or "dreg" (the same with doubly reparameterised gradients), or
-            "renyi:ALPHA" (`elbo.estimator_from`).
-        num_particles: L, draws of z a datum.
+        estimator: "A" (`SampledELBO`, every term sampled), "B" (`MeanFieldELBO`, closed-form KL
+            where there is one), "iwae" (`ImportanceWeightedELBO`), "dreg"
+            (`DoublyReparameterizedELBO`) or "renyi:ALPHA"; or any `pyro.infer.ELBO`, such as
+            `pyro.infer.Trace_ELBO()`. One of Pyro's own runs eagerly and reports its loss alone;
+            held-out data are then judged by A.
+        num_particles: L, draws of z a datum, of an estimator given by name.
         kl_weight, weight_kl_weight, learning_rate: a number, "linear:start:end:epochs" or a
             function of the epoch; kl_weight also "constrained:kl:20" (KL <= 20 nats) or
             "constrained:reconstruction:-90" (E_q log p >= -90).

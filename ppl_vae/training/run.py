@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ppl_vae import checks
 from ppl_vae.checkpoint import CHECKPOINT
-from ppl_vae.elbo import ImportanceWeightedELBO, coupling_modules, kl_report
+from ppl_vae.elbo import ImportanceWeightedELBO, TermwiseELBO, coupling_modules, kl_report
 from ppl_vae.files import remove_unfinished, side_matter
 from ppl_vae.handlers.own_parameters import users_program
 from ppl_vae.protocols import InitialisedFromData
@@ -94,8 +94,9 @@ class Run:
         settings, file = self.settings, self.folder / CHECKPOINT if self.folder else None
         torch.manual_seed(settings.seed)
         first = self.batch(torch.arange(min(settings.batch_size, len(self.data))))
-        with evaluating(self.vae):
-            kinds = kl_report(self.vae.model, self.vae.guide, first, settings.estimator)
+        weights = self.vae.guide.weights is not None
+        self.objective.check(settings.batch_size, len(self.data), weights)
+        kinds = self._kl_kinds(first)
         if file and file.exists() and not resume:
             checks.refuse(
                 f"run folder {self.folder}",
@@ -118,6 +119,12 @@ class Run:
         self._say_what_bounds_nothing()
         self.ranks.copy_first([*self.vae.parameters(), *self.vae.buffers()])
         if isinstance(self.schedules["kl_weight"], Constrained):
+            if not self.objective.keeps_terms:
+                checks.refuse(
+                    "kl_weight",
+                    f"a constraint under {type(self.objective.elbo).__name__}",
+                    "an estimator of ppl_vae.elbo, which keeps the terms apart",
+                )
             self.schedules["kl_weight"].memory = self.state.constraint
         # a resumed run keeps the tier it was started with
         tier = (
@@ -132,6 +139,14 @@ class Run:
                 module, self.update, tier, first, self.scheduled([0.0])[0], self.ranks
             )
         self._recorded_with = plain_attributes(self.vae)
+
+    def _kl_kinds(self, first: Tensor) -> dict[str, str]:
+        """How the estimator gets each site's KL; an estimator of Pyro's own does not tell."""
+        elbo = self.objective.elbo
+        if not isinstance(elbo, TermwiseELBO):
+            return {}
+        with evaluating(self.vae):
+            return kl_report(self.vae.model, self.vae.guide, first, elbo)
 
     def plain_settings(self) -> dict[str, Any]:
         """What a checkpoint stores of the settings."""
@@ -208,13 +223,11 @@ class Run:
     def shown(self) -> dict[str, str]:
         """What the progress bar shows of the epoch so far, in nats per datum."""
         means = self._means()
-        kl = sum(value for name, value in means.items() if name.startswith("kl."))
-        bound, reconstruction = means["lower_bound"], means["reconstruction"]
-        return {
-            "bound": f"{bound:.2f}",
-            "reconstruction": f"{reconstruction:.2f}",
-            "KL": f"{kl:.2f}",
-        }
+        shown = {"bound": f"{means['lower_bound']:.2f}"}
+        if self.objective.keeps_terms:
+            kl = sum(value for name, value in means.items() if name.startswith("kl."))
+            shown |= {"reconstruction": f"{means['reconstruction']:.2f}", "KL": f"{kl:.2f}"}
+        return shown
 
     def _means(self) -> dict[str, float]:
         assert self.state.sums is not None
@@ -315,6 +328,7 @@ class Run:
         )  # whatever the run's seed is: runs share held-out data
         sums: Tensor | float = 0.0
         scheduled = self.scheduled([float(self.state.epoch + 1)])[0]
+        judge = self.objective if self.objective.keeps_terms else Objective("A")
         with torch.random.fork_rng(), evaluating(self.vae):
             torch.manual_seed(self.settings.seed)
             for rows in x.split(VALIDATION_ROWS):
@@ -323,9 +337,7 @@ class Run:
                     self.settings.binarization == "dynamic"
                 ):  # once and for all, like binary data, which this leaves
                     batch = torch.bernoulli(batch, generator=drawn)
-                _, report = self.objective(
-                    self.vae.model, self.vae.guide, batch, *scheduled.unbind()
-                )
+                _, report = judge(self.vae.model, self.vae.guide, batch, *scheduled.unbind())
                 sums = sums + torch.stack(list(report.values())) * len(rows)
         return dict(zip(report, (sums / len(x)).tolist(), strict=True))  # type: ignore[union-attr]
 

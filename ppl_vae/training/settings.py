@@ -7,8 +7,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from pyro.infer import ELBO
+
 from ppl_vae import checks
 from ppl_vae.handlers.corruption import CORRUPTIONS, HIGHEST_LEVEL
+from ppl_vae.training.objective import estimator_text
 from ppl_vae.training.schedules import Schedule, schedule, text
 from ppl_vae.training.tiers import TIERS
 
@@ -22,7 +25,7 @@ PRECISIONS = ("float32", "bfloat16")
 class Settings:
     """The arguments of a run, as `fit` documents them: what a resumed run has to agree on."""
 
-    estimator: str
+    estimator: str | ELBO
     num_particles: int
     batch_size: int
     epochs: int
@@ -71,4 +74,5 @@ class Settings:
 
     def plain(self) -> dict[str, Any]:
         """The fields as JSON values, schedules by their text."""
-        return {**vars(self), **{name: text(value) for name, value in self.schedules().items()}}
+        schedules = {name: text(value) for name, value in self.schedules().items()}
+        return {**vars(self), "estimator": estimator_text(self.estimator), **schedules}

@@ -126,10 +126,20 @@ class EagerStep:
         """(report (R - 1,), gradients) of this rank's rows; a parameter the loss does not reach has
         gradient 0.
         """
+        if not self.module.objective.is_differentiable:
+            return self._added_up(batch, scheduled)
         loss, report = self.module(batch, scheduled)
         self.names = ["loss", *report]
         gradients = loss_gradients(loss, self.update.parameters)
         return torch.stack([loss.detach(), *report.values()]), gradients
+
+    def _added_up(self, batch: Tensor, scheduled: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
+        """The same of an estimator that returns no loss to differentiate."""
+        vae, parameters = self.module.vae, self.update.parameters
+        objective = self.module.objective
+        loss, gradients = objective.gradients(vae.model, vae.guide, batch, scheduled, parameters)
+        self.names = ["loss", "lower_bound"]
+        return torch.stack([loss, -loss]), laid_out(gradients, parameters)
 
     def mean_gradients(self, batch: Tensor, scheduled: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
         """(report (R,), gradients) of the rows of all ranks.

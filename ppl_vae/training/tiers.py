@@ -51,6 +51,10 @@ def make_step(
     """The step of a tier; eager, with one logged line, where the programs cannot be recorded."""
     if tier == "off":
         return EagerStep(module, update, ranks)
+    if not module.objective.keeps_terms:
+        name = type(module.objective.elbo).__name__
+        log.warning("%s looks at values, so its steps are not recorded; running them eagerly", name)
+        return EagerStep(module, update, ranks)
     recorded = RecordedStep(module, update, tier, ranks)
     try:
         recorded.check(batch, scheduled)
