@@ -8,7 +8,7 @@ from ppl_vae import VAEConfig, build
 from ppl_vae.handlers.reduced_precision import BFloat16Products
 from ppl_vae.training import fit
 from ppl_vae.training.objective import Objective
-from ppl_vae.training.optimizers import Update
+from ppl_vae.training.optimizers import FusedUpdate
 from ppl_vae.training.step import EagerStep, ObjectiveModule, RecordedStep, local_parameters
 
 CONFIG = VAEConfig((6,), latent_size=2, hidden_sizes=(16,))
@@ -44,7 +44,7 @@ def test_convolutions_are_rounded_too():
 def test_the_recorded_step_equals_the_eager_one(precision):
     vae = build(CONFIG, seed=0, num_data=40)
     module = ObjectiveModule(vae, Objective(), precision)
-    update = Update("adam", list(vae.parameters()), 0.0)
+    update = FusedUpdate("adam", list(vae.parameters()), 0.0)
     x, scheduled = torch.rand(10, 6), torch.tensor([1.0, 1.0, 1 / 40])
     results = []
     with local_parameters(), torch.random.fork_rng():

@@ -18,7 +18,7 @@ import torch
 from ppl_vae.evaluation import log_likelihood
 from ppl_vae.training import fit
 from ppl_vae.training.objective import Objective
-from ppl_vae.training.optimizers import Update
+from ppl_vae.training.optimizers import FusedUpdate
 from ppl_vae.training.recorded import lift_noise
 from ppl_vae.training.step import (
     SCHEDULED,
@@ -53,7 +53,7 @@ CASES = {
 def parts(prior, fields, objective, optimizer="adam"):
     vae = tiny(PRIORS[prior], num_data=50, **fields).train()
     module = ObjectiveModule(vae, objective)
-    return module, Update(optimizer, list(vae.parameters()), 0.0)
+    return module, FusedUpdate(optimizer, list(vae.parameters()), 0.0)
 
 
 def scheduled(kl_weight, inverse_num_data=1 / 50):

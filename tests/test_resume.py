@@ -148,7 +148,7 @@ torch.set_num_threads(1)  # as here: sums of two threads have other last bits
 from tests.examples import pixels, tiny
 from tests.test_resume import train
 from ppl_vae.training.run import Run
-from ppl_vae.training.optimizers import Update
+from ppl_vae.training.optimizers import FusedUpdate
 add = Run.add
 def press(self, reports, sizes):
     add(self, reports, sizes)

@@ -5,6 +5,8 @@ Knows `fit`, the room `elbo` and Pyro; the noise is the same on both sides, so n
 chance.
 """
 
+import functools
+
 import pyro
 import pytest
 import torch
@@ -182,3 +184,70 @@ def test_each_of_ours_trains_as_a_module_under_an_optimiser_of_torch(elbo: Termw
             optimizer.step()
             losses.append(loss.item())
     assert sum(losses[-10:]) < sum(losses[:10]) - 10 * 0.2 * N
+
+
+OPTIMIZERS = {
+    "SGD with momentum": functools.partial(torch.optim.SGD, momentum=0.9),
+    "AdamW": torch.optim.AdamW,
+    "Adamax": torch.optim.Adamax,
+    "RMSprop": torch.optim.RMSprop,
+    "Rprop": torch.optim.Rprop,
+    "NAdam": torch.optim.NAdam,
+}
+
+
+@pytest.mark.parametrize("tier", ["off", "record"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_fit_takes_the_steps_of_any_optimiser_of_torch(name: str, tier: str) -> None:
+    """`step()` after `backward()`, with the penalty's gradient added: equal to rounding."""
+    x, ours, theirs = pixels(N), built("plain"), built("plain")
+    penalty = 2.0
+    options = {"epochs": 2, "batch_size": M, "learning_rate": RATE, "seed": SEED, "compile": tier}
+    fit(ours, x, optimizer=OPTIMIZERS[name], weight_penalty=penalty, progress=False, **options)
+    module = MeanFieldELBO()(theirs.model, theirs.guide)
+    optimizer = OPTIMIZERS[name](theirs.parameters())
+    for group in optimizer.param_groups:
+        group["lr"] = RATE
+    with torch.random.fork_rng(), pyro.settings.context(module_local_params=True):
+        torch.manual_seed(SEED)
+        for epoch in range(2):
+            generator = torch.Generator().manual_seed(SEED * 1_000_003 + epoch)
+            for rows in torch.randperm(N, generator=generator).split(M):
+                optimizer.zero_grad()
+                squares = sum(p.square().sum() for p in theirs.parameters())
+                (module(x[rows]) / N + penalty * squares / (2 * N)).backward()
+                optimizer.step()
+    for where, parameter in ours.named_parameters():
+        torch.testing.assert_close(
+            parameter, theirs.get_parameter(where), rtol=1e-4, atol=2e-5, msg=where
+        )
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_run_under_any_optimiser_is_resumed_to_the_bit(name: str, tmp_path: object) -> None:
+    x, whole, again = pixels(N), built("plain"), built("plain")
+    options = {"optimizer": OPTIMIZERS[name], "batch_size": M, "progress": False}
+    fit(whole, x, epochs=4, **options)
+    fit(built("plain"), x, epochs=2, checkpoint=tmp_path, **options)
+    fit(again, x, epochs=4, checkpoint=tmp_path, resume=True, **options)
+    for where, parameter in whole.named_parameters():
+        assert torch.equal(parameter, again.get_parameter(where)), where
+    other = functools.partial(torch.optim.SGD, momentum=0.5)
+    with pytest.raises(InputError, match="optimizer"):
+        options["optimizer"] = other
+        fit(built("plain"), x, epochs=5, checkpoint=tmp_path, resume=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "words"),
+    [
+        (torch.optim.LBFGS, "evaluates the loss several times"),
+        (3, "optimizer: got 3, expected one of adam, adagrad, or a torch.optim class"),
+        (functools.partial(torch.optim.AdamW, beta=1), "AdamW.*unexpected keyword"),
+        (dict, "optimizer: got"),
+        (lambda parameters: parameters, "what makes a list"),
+    ],
+)
+def test_what_is_no_optimiser_is_refused(optimizer: object, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        fit(built("plain"), pixels(N), optimizer=optimizer, epochs=1, progress=False)

@@ -19,7 +19,7 @@ from ppl_vae.sampling.kernels import ConstantSteps, Kernel
 from ppl_vae.sampling.noise import TOLERATED, GradientNoise
 from ppl_vae.sampling.posterior import WeightPosterior, check_alike, point_vae, program_of
 from ppl_vae.training.objective import Objective
-from ppl_vae.training.optimizers import Update
+from ppl_vae.training.optimizers import FusedUpdate
 from ppl_vae.training.recorded import record
 from ppl_vae.training.step import EagerStep, ObjectiveModule, RecordedStep, local_parameters
 from ppl_vae.vae import VAE
@@ -148,11 +148,11 @@ class _Chain:
             ObjectiveModule(self.vae, Objective("B", 1)),
             [*self.theta, *self.followers],
         )
-        update = Update("adam", everything, 0.0)
+        update = FusedUpdate("adam", everything, 0.0)
         self.step = (
             EagerStep(module, update) if compile == "off" else RecordedStep(module, update, compile)
         )
-        self.follow = Update("adam", self.followers, 0.0) if self.followers else None
+        self.follow = FusedUpdate("adam", self.followers, 0.0) if self.followers else None
         self.prior_gradient = _gradient_of(prior, self.names, self.theta)
         self.warned = False
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ppl_vae.training.optimizers import Update
+from ppl_vae.training.optimizers import FusedUpdate
 from ppl_vae.training.recorded import Noise, compiled, lift_noise, record
 from ppl_vae.training.step import ObjectiveModule, RecordedStep, record_gradients, went_wrong
 
@@ -30,7 +30,7 @@ class FlatStep:
     whole.
     """
 
-    def __init__(self, module: ObjectiveModule, update: Update) -> None:
+    def __init__(self, module: ObjectiveModule, update: FusedUpdate) -> None:
         self.module, self.update = module, update
         self.names: list[str] = []
         self.tier, self.calls = "inductor", CALLS
@@ -124,7 +124,7 @@ def _drawn(noise: Sequence[Noise]) -> list[Tensor]:
 
 
 def _unrolled(
-    graph: fx.GraphModule, update: Update, num_buffers: int, calls: int
+    graph: fx.GraphModule, update: FusedUpdate, num_buffers: int, calls: int
 ) -> Callable[..., tuple[Tensor]]:
     """(*vectors, *buffers, *batches, scheduled, rates, *noise) -> reports (calls, R), vectors
     updated in place.

@@ -9,7 +9,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from pyro.infer import ELBO
@@ -42,7 +42,7 @@ def fit(
     kl_weight: float | str | Schedule = 1.0,
     weight_kl_weight: float | str | Schedule = 1.0,
     learning_rate: float | str | Schedule = 1e-3,
-    optimizer: str = "adam",
+    optimizer: str | Callable[..., torch.optim.Optimizer] = "adam",
     weight_penalty: float = 0.0,
     binarization: str = "none",
     kl_balance: bool = False,
@@ -81,7 +81,9 @@ def fit(
         kl_weight, weight_kl_weight, learning_rate: a number, "linear:start:end:epochs" or a
             function of the epoch; kl_weight also "constrained:kl:20" (KL <= 20 nats) or
             "constrained:reconstruction:-90" (E_q log p >= -90).
-        optimizer: "adam" or "adagrad".
+        optimizer: "adam", "adagrad", or a class of `torch.optim`, or a partial of one, as
+            `functools.partial(torch.optim.AdamW, betas=(0.9, 0.99))`; the learning rate is set
+            at each step.
         weight_penalty: lambda; 1 is the N(0, I) prior of Auto-Encoding Variational Bayes, counted
             once for all data.
         binarization: "dynamic" draws each pixel anew, x ~ Bernoulli(data), every time a datum is

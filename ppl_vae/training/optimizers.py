@@ -1,19 +1,30 @@
-"""One torch optimiser over all parameters, its fused kernel called directly.
+"""One torch optimiser over all parameters: any of torch's, and two whose fused kernel is called
+directly.
 
 Knows parameters and gradients; knows nothing of losses. `torch.optim`'s own `step` spends more time
-in Python than the kernel does in a small model, so the kernel is called on state kept in the
-optimiser object, which a checkpoint saves.
+in Python than the kernel does in a small model, so for Adam and AdaGrad the kernel is called on
+state kept in the optimiser object, which a checkpoint saves.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ppl_vae import checks
 
-__all__ = ["OPTIMIZERS", "Update", "laid_out"]
+__all__ = [
+    "OPTIMIZERS",
+    "FusedUpdate",
+    "TorchUpdate",
+    "Update",
+    "laid_out",
+    "optimizer_text",
+    "update_of",
+]
 
 
 def laid_out(gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
@@ -127,7 +138,145 @@ class _Adagrad:
 OPTIMIZERS: dict[str, Any] = {"adam": _Adam, "adagrad": _Adagrad}
 
 
-class Update:
+class Update(Protocol):
+    """One step of an optimiser over all parameters, by gradients as `laid_out` gives them."""
+
+    parameters: list[Tensor]
+
+    def __call__(
+        self,
+        gradients: Sequence[Tensor],
+        learning_rate: float | Tensor,
+        failed: Tensor | None = None,
+    ) -> None:
+        """One step in place; none where `failed`, a scalar on the parameters' device, is 1."""
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimiser's tensors by name, for a checkpoint."""
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put the tensors that `state` gave back; raises `KeyError` where they do not fit."""
+
+
+def update_of(optimizer: Any, parameters: Sequence[Tensor], weight_decay: float) -> Update:
+    """The update of an optimiser.
+
+    Args:
+        optimizer: "adam" or "adagrad", whose fused kernels are called directly, or what makes a
+            `torch.optim.Optimizer` of a list of parameters: its class, or a partial of it.
+        parameters: what is trained.
+        weight_decay: lambda / N, in nats per datum and squared unit of a parameter.
+
+    Raises:
+        InputError: for what is no optimiser.
+    """
+    if isinstance(optimizer, str):
+        return FusedUpdate(optimizer, parameters, weight_decay)
+    return TorchUpdate(optimizer, parameters, weight_decay)
+
+
+def optimizer_text(optimizer: Any) -> str:
+    """An optimiser as a text, by which a resumed run is known to have the same one."""
+    if isinstance(optimizer, str):
+        return optimizer
+    if isinstance(optimizer, functools.partial):
+        given = [repr(value) for value in optimizer.args]
+        given += [f"{name}={value!r}" for name, value in sorted(optimizer.keywords.items())]
+        return f"{optimizer_text(optimizer.func)}({', '.join(given)})"
+    name = getattr(optimizer, "__qualname__", type(optimizer).__qualname__)
+    return f"{optimizer.__module__}.{name}"
+
+
+def _own_memory(parameters: Sequence[Tensor]) -> None:
+    for p in parameters:
+        p.data = p.data.contiguous()
+
+
+class TorchUpdate:
+    """theta <- optimiser(theta, gradient + weight_decay * theta), by the optimiser's own `step`.
+
+    The learning rate is set in every parameter group before each step. A state that is no tensor,
+    as some optimisers' count of steps, is kept as one in a checkpoint.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[list[Tensor]], Any],
+        parameters: Sequence[Tensor],
+        weight_decay: float,
+    ) -> None:
+        self.parameters, self.weight_decay = list(parameters), weight_decay
+        _own_memory(self.parameters)
+        self.optimizer = _made(make, self.parameters)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        gradients: Sequence[Tensor],
+        learning_rate: float | Tensor,
+        failed: Tensor | None = None,
+    ) -> None:
+        """One step in place, by gradients as `laid_out` gives them."""
+        if failed is not None and failed.item():
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        for p, g in zip(self.parameters, gradients, strict=True):
+            p.grad = g.add(p, alpha=self.weight_decay) if self.weight_decay else g
+        with torch.enable_grad():
+            self.optimizer.step()
+        for p in self.parameters:
+            p.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimiser's tensors by name, for a checkpoint."""
+        found = {}
+        for i, p in enumerate(self.parameters):
+            for key, value in self.optimizer.state.get(p, {}).items():
+                if torch.is_tensor(value):
+                    found[f"{key}.{i}"] = value
+                elif isinstance(value, int | float):
+                    kind = type(value).__name__
+                    found[f"{kind}/{key}.{i}"] = torch.tensor(value, dtype=torch.float64)
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put the tensors that `state` gave back."""
+        kinds: dict[str, Callable[[float], Any]] = {"int": int, "float": float, "bool": bool}
+        for name, tensor in tensors.items():
+            key, _, i = name.rpartition(".")
+            kind, slash, plain = key.partition("/")
+            p = self.parameters[int(i)]
+            if slash:
+                self.optimizer.state[p][plain] = kinds[kind](tensor.item())
+                continue
+            if tensor.dim() and tensor.shape != p.shape:
+                raise KeyError(f"optimizer/{name} of another shape")
+            self.optimizer.state[p][key] = tensor.clone()
+
+
+def _made(make: Callable[[list[Tensor]], Any], parameters: list[Tensor]) -> torch.optim.Optimizer:
+    expected = f"one of {', '.join(OPTIMIZERS)}, or a torch.optim class or a partial of it"
+    hint = "as in optimizer=torch.optim.AdamW, its learning rate given to fit"
+    if not callable(make) or isinstance(make, torch.optim.Optimizer):
+        checks.refuse("optimizer", repr(make), expected, hint)
+    try:
+        optimizer = make(parameters)
+    except (TypeError, ValueError) as error:
+        checks.refuse("optimizer", f"{optimizer_text(make)}: {error}", expected, hint)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        checks.refuse("optimizer", f"what makes a {type(optimizer).__name__}", expected, hint)
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        checks.refuse(
+            "optimizer",
+            f"{type(optimizer).__name__}, which evaluates the loss several times a step",
+            "an optimiser that takes a step from one gradient",
+        )
+    return optimizer
+
+
+class FusedUpdate:
     """theta <- optimiser(theta, gradient + weight_decay * theta), for all parameters in one kernel
     call.
 
@@ -140,8 +289,7 @@ class Update:
     def __init__(self, name: str, parameters: Sequence[Tensor], weight_decay: float) -> None:
         self._kind = OPTIMIZERS[checks.choice("optimizer", name, OPTIMIZERS)]
         self.parameters = list(parameters)
-        for p in self.parameters:
-            p.data = p.data.contiguous()
+        _own_memory(self.parameters)
         self.optimizer: torch.optim.Optimizer = self._kind.make(self.parameters, weight_decay)
         self._group = self.optimizer.param_groups[0]
         self._read_state()
@@ -180,8 +328,11 @@ class Update:
             for i, t in enumerate(part)
         }
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy tensors given by `state` back in."""
+        for name, tensor in self.state().items():
+            if tensors[name].shape != tensor.shape:
+                raise KeyError(f"optimizer/{name} of another shape")
         for name, tensor in self.state().items():
             tensor.copy_(tensors[name])
 

@@ -24,7 +24,7 @@ from ppl_vae.protocols import InitialisedFromData
 from ppl_vae.terminal import Stream
 from ppl_vae.training.history import History, HistoryFile
 from ppl_vae.training.objective import Objective
-from ppl_vae.training.optimizers import Update
+from ppl_vae.training.optimizers import update_of
 from ppl_vae.training.ranks import Ranks
 from ppl_vae.training.recorded import changed_attributes, plain_attributes
 from ppl_vae.training.schedules import Constrained
@@ -69,7 +69,7 @@ class Run:
         )
         self.schedules = settings.schedules()
         decay = settings.weight_penalty / len(data)
-        self.update = Update(
+        self.update = update_of(
             settings.optimizer, [p for p in vae.parameters() if p.requires_grad], decay
         )
         self._history_file = HistoryFile((folder or Path()) / HISTORY)

@@ -12,6 +12,7 @@ from pyro.infer import ELBO
 from ppl_vae import checks
 from ppl_vae.handlers.corruption import CORRUPTIONS, HIGHEST_LEVEL
 from ppl_vae.training.objective import estimator_text
+from ppl_vae.training.optimizers import optimizer_text
 from ppl_vae.training.schedules import Schedule, schedule, text
 from ppl_vae.training.tiers import TIERS
 
@@ -32,7 +33,7 @@ class Settings:
     kl_weight: float | str | Schedule
     weight_kl_weight: float | str | Schedule
     learning_rate: float | str | Schedule
-    optimizer: str
+    optimizer: Any
     weight_penalty: float
     binarization: str
     kl_balance: bool
@@ -75,4 +76,8 @@ class Settings:
     def plain(self) -> dict[str, Any]:
         """The fields as JSON values, schedules by their text."""
         schedules = {name: text(value) for name, value in self.schedules().items()}
-        return {**vars(self), "estimator": estimator_text(self.estimator), **schedules}
+        texts = {
+            "estimator": estimator_text(self.estimator),
+            "optimizer": optimizer_text(self.optimizer),
+        }
+        return {**vars(self), **texts, **schedules}

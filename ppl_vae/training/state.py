@@ -164,9 +164,6 @@ def _restored(
         )
         parts.setdefault(group, {})[rest] = tensor
     load_state(vae, parts["model"], folder / CHECKPOINT)
-    for name, tensor in update.state().items():
-        if parts["optimizer"][name].shape != tensor.shape:
-            raise KeyError(f"optimizer/{name} of another shape")
     update.restore(parts["optimizer"])
     torch.set_rng_state(tensors["training/generator"])
     if "training/generator_cuda" in tensors:

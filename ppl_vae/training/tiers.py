@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae.training.flat import SMALL, FlatStep
-from ppl_vae.training.optimizers import Update
+from ppl_vae.training.optimizers import FusedUpdate, Update
 from ppl_vae.training.ranks import Ranks
 from ppl_vae.training.recorded import NotRecordable
 from ppl_vae.training.step import EagerStep, ObjectiveModule, RecordedStep, Step
@@ -61,14 +61,16 @@ def make_step(
     except NotRecordable as error:
         log.warning("the programs cannot be recorded (%s); running them eagerly", error)
         return EagerStep(module, update, ranks)
+    if not isinstance(update, FusedUpdate):  # the update of any other is made outside a graph
+        return recorded
     if batch.is_cuda:
         return CapturedStep(recorded)
     small = sum(p.numel() for p in update.parameters) <= SMALL
     # the ranks meet between gradients and update, so a step of several ranks cannot be compiled
     # whole
-    return (
-        FlatStep(module, update) if tier == "inductor" and small and ranks.size == 1 else recorded
-    )
+    if tier == "inductor" and small and ranks.size == 1:
+        return FlatStep(module, update)
+    return recorded
 
 
 class CapturedStep:

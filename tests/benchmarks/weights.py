@@ -16,7 +16,7 @@ import torch
 
 from ppl_vae import VAEConfig, build
 from ppl_vae.training.objective import Objective
-from ppl_vae.training.optimizers import Update
+from ppl_vae.training.optimizers import FusedUpdate
 from ppl_vae.training.step import ObjectiveModule, RecordedStep, local_parameters
 
 STEPS = 10  # of each kind in a round
@@ -43,7 +43,7 @@ METHODS = {
 
 def step(tier: str, **config: object) -> RecordedStep:
     vae = build(VAEConfig((28, 28), 20, (500,), **config), num_data=10_000, seed=0).train()  # type: ignore[arg-type]
-    update = Update("adam", [p for p in vae.parameters() if p.requires_grad], 0.0)
+    update = FusedUpdate("adam", [p for p in vae.parameters() if p.requires_grad], 0.0)
     return RecordedStep(ObjectiveModule(vae, Objective("B", 1)), update, tier)
 
 
