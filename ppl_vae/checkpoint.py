@@ -32,7 +32,7 @@ from ppl_vae.guides import POSTERIORS
 from ppl_vae.parts import trust
 from ppl_vae.parts.user_code import is_reference, only_code, reference_file
 from ppl_vae.priors import PRIORS
-from ppl_vae.vae import VAE, VAEConfig, build
+from ppl_vae.vae import SLOTS, VAE, VAEConfig, build
 
 __all__ = [
     "CHECKPOINT",
@@ -173,8 +173,8 @@ def _check_parts(vae: VAE) -> None:
             "saving",
             f"a VAE whose {first} is not the one that build made",
             "the parts that its configuration stands for",
-            "a loaded VAE would be another one: build it with the part, "
-            "by VAEConfig, prior=... or posterior=...",
+            "a loaded VAE would be another one: build it with the part, by VAEConfig or as an "
+            "argument of build",
         )
 
 
@@ -187,14 +187,19 @@ def _check_numbers(subject: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load(
-    path: str | os.PathLike[str], prior: Any = None, posterior: Any = None, trust_code: bool = False
+    path: str | os.PathLike[str],
+    prior: Any = None,
+    posterior: Any = None,
+    trust_code: bool = False,
+    *,
+    likelihood: Any = None,
 ) -> VAE:
     """The VAE saved at `path`, a file or a run's folder (its best epoch, if it stopped early), in
     evaluation mode.
 
-    `prior` and `posterior` stand in for objects that were given to `build` and that no reference
-    names. A user's file the checkpoint refers to is run only if it is unchanged since this user
-    trained the checkpoint with it here, or with `trust_code=True`.
+    `prior`, `posterior` and `likelihood` stand in for objects that were given to `build` and that
+    no reference names. A user's file the checkpoint refers to is run only if it is unchanged since
+    this user trained the checkpoint with it here, or with `trust_code=True`.
     """
     file = checks.path("path", path)
     if os.path.isdir(file):
@@ -211,7 +216,8 @@ def load(
     }
     own = best or {n: t for n, t in tensors.items() if not n.startswith("training/")}
     with _Allowance(FREE_NUMBERS + 10 * sum(t.numel() for t in own.values())):
-        vae = build_trusted(config, prior, posterior, header.get("code"), trust_code)
+        given = {"prior": prior, "posterior": posterior, "likelihood": likelihood}
+        vae = build_trusted(config, header.get("code"), trust_code, **given)
     vae.num_data = num_data
     precisions = {t.dtype for t in own.values() if t.is_floating_point()}
     if len(precisions) == 1 and precisions <= set(PRECISIONS):
@@ -223,29 +229,29 @@ def load(
 
 def build_trusted(
     config: VAEConfig,
-    prior: Any = None,
-    posterior: Any = None,
     code: Any = None,
     trust_code: bool = False,
     seed: int = 0,
+    **parts: Any,
 ) -> VAE:
     """The VAE of a configuration read from a file, running no code that its user did not run here.
 
     `code` is what the file says of the texts it was made with, path -> sha256; without it, any text
-    that the user trained with will do. `prior` and `posterior`, if given, stand in for the
-    configured ones, whose code is then not run.
+    that the user trained with will do. `parts`, by their kind, stand in for the configured ones,
+    whose code is then not run.
     """
     if trust_code:
-        return build(config, prior=prior, posterior=posterior, seed=seed)
-    for reference, given in ((config.prior, prior), (config.posterior, posterior)):
-        if given is None and is_reference(reference):
+        return build(config, seed=seed, **parts)
+    for slot in SLOTS:
+        reference = getattr(config, slot.kind)
+        if parts.get(slot.kind) is None and is_reference(reference):
             _check_reference(reference)
     texts = trust.trusted()
     if code is not None:
         said = code if isinstance(code, dict) else {}
         texts = {path: [said[path]] for path in said if said[path] in texts.get(path, [])}
-    with only_code(texts, chosen=(prior, posterior)):
-        return build(config, prior=prior, posterior=posterior, seed=seed)
+    with only_code(texts, chosen=tuple(parts.values())):
+        return build(config, seed=seed, **parts)
 
 
 def _check_reference(reference: str) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 __all__ = ["InputError", "refuse"]
 
@@ -151,9 +153,15 @@ def options(subject: str, value: object, known: Iterable[str] | None) -> None:
 
 
 def data(
-    subject: str, x: object, event_shape: tuple[int, ...], minimum_rows: int = 1
+    subject: str,
+    x: object,
+    event_shape: tuple[int, ...],
+    minimum_rows: int = 1,
+    integers: bool = False,
 ) -> torch.Tensor:
-    """`x` as data: a finite float tensor (N, *event_shape) with N >= `minimum_rows`."""
+    """`x` as data: a finite float tensor (N, *event_shape) with N >= `minimum_rows`; with
+    `integers`, counts of any integer type are data too.
+    """
     if not isinstance(x, torch.Tensor):
         parts = isinstance(getattr(x, "train", None), torch.Tensor)  # a data set
         hint = (
@@ -173,6 +181,8 @@ def data(
         )
     if len(x) < minimum_rows:
         refuse(f"{subject}'s number of rows", len(x), f"at least {minimum_rows}")
+    if integers and not x.is_floating_point() and not x.is_complex():
+        return dense(subject, x)
     return finite(subject, x)
 
 
@@ -224,17 +234,18 @@ def finite(subject: str, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def inside(subject: str, x: torch.Tensor, support: tuple[float, float], owner: str) -> torch.Tensor:
-    """`x` if all of it lies in the closed interval `support`, which is what `owner` is defined
-    on.
+def inside(subject: str, x: torch.Tensor, support: Constraint, owner: str) -> torch.Tensor:
+    """`x` if all of it lies in `support`, which is what `owner` is defined on.
+
+    Bytes are grey levels, which lie in [0, 1], unless the support is one of whole numbers.
     """
-    low, high = support
-    if (low, high) == (-math.inf, math.inf) or x.dtype == torch.uint8:
+    if support is constraints.real or (x.dtype == torch.uint8 and not support.is_discrete):
         return x
     for start, rows in _blocks(x):
-        wrong = (rows < low) | (rows > high)
+        wrong = ~support.check(rows)
         if wrong.any():
-            got = f"values outside [{low:g}, {high:g}] from row {start + _first(wrong)} on"
+            where = in_words(support)
+            got = f"values outside {where} from row {start + _first(wrong)} on"
             refuse(
                 f"{subject} for {owner}",
                 got,
@@ -242,6 +253,21 @@ def inside(subject: str, x: torch.Tensor, support: tuple[float, float], owner: s
                 "rescale x, or use a normal likelihood",
             )
     return x
+
+
+def in_words(support: Constraint) -> str:
+    """Where the numbers of a support lie."""
+    low = getattr(support, "lower_bound", None)
+    high = getattr(support, "upper_bound", None)
+    numbers_ = "whole numbers" if support.is_discrete else "numbers"
+    if support is constraints.boolean:
+        return "{0, 1}"
+    if low is not None and high is not None:
+        return f"[{low:g}, {high:g}]"
+    if low is not None:
+        strict = isinstance(support, type(constraints.positive))
+        return f"{numbers_} {'above' if strict else 'of at least'} {low:g}"
+    return str(support)
 
 
 def _first(rows: torch.Tensor) -> int:

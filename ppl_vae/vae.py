@@ -6,9 +6,7 @@ for `SVI`, `Predictive` or `NUTS`.
 """
 
 import contextlib
-import copy
 import dataclasses
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 
 from ppl_vae import checks
 from ppl_vae.guides import (
+    POSTERIOR,
     POSTERIORS,
     DataProgram,
     build_posterior,
@@ -34,7 +33,12 @@ from ppl_vae.handlers import call
 from ppl_vae.handlers.corruption import evidence
 from ppl_vae.handlers.modes import evaluating
 from ppl_vae.handlers.own_parameters import check_owned, stated
-from ppl_vae.likelihoods import LIKELIHOODS, build_likelihood
+from ppl_vae.likelihoods import (
+    LIKELIHOOD,
+    FunctionLikelihood,
+    PixelLikelihood,
+    build_likelihood,
+)
 from ppl_vae.networks import (
     ACTIVATIONS,
     INITIALIZATIONS,
@@ -42,22 +46,16 @@ from ppl_vae.networks import (
     decoder_network,
     encoder_network,
 )
-from ppl_vae.parts.user_code import absolute_reference, check_attributes, fault, recorded_code
-from ppl_vae.priors import (
-    PRIORS,
-    build_prior,
-    find_prior,
-    is_reference,
-    made_of_posterior,
-    resolve,
-)
+from ppl_vae.parts.slot import copies
+from ppl_vae.parts.user_code import fault, recorded_code
+from ppl_vae.priors import PRIOR, build_prior, made_of_posterior
 from ppl_vae.protocols import ClosedFormPosterior, Posterior
 from ppl_vae.weights import bayesian_pair, check_options
 
-__all__ = ["VAE", "Decoder", "Guide", "Model", "VAEConfig", "build", "evaluating", "pixels"]
+__all__ = ["VAE", "Decoder", "Guide", "Model", "VAEConfig", "build", "evaluating"]
 
-# a prior or posterior given as an object that no reference names; `load` has to be given it again
-CUSTOM = "custom"
+# the parts of a VAE that may be the user's own
+SLOTS = (PRIOR, LIKELIHOOD, POSTERIOR)
 # data encoded at once: where q's mean has no closed form, hundreds of draws of each are held
 ENCODED = 500
 
@@ -93,7 +91,6 @@ class VAEConfig:
             "activation": ACTIVATIONS,
             "network": NETWORKS,
             "init": INITIALIZATIONS,
-            "likelihood": LIKELIHOODS,
         }
         for field, names in choices.items():
             checks.choice(field, getattr(self, field), names)
@@ -106,16 +103,18 @@ class VAEConfig:
         ):
             checks.options(field, getattr(self, field), None)
         check_options(self.weights, self.weights_options)
-        for field, registry in (("prior", PRIORS), ("posterior", POSTERIORS)):
-            name = getattr(self, field)
-            if not (isinstance(name, str) and (is_reference(name) or name == CUSTOM)):
-                checks.choice(field, name, registry)
+        for slot in SLOTS:
+            slot.check_name(getattr(self, slot.kind))
 
 
 class Decoder(nn.Module):
     """z (*, latent_size) -> the distribution of x, batch shape (*,), event shape `event_shape`."""
 
-    def __init__(self, network: nn.Module, likelihood: nn.Module) -> None:
+    likelihood: PixelLikelihood | FunctionLikelihood
+
+    def __init__(
+        self, network: nn.Module, likelihood: PixelLikelihood | FunctionLikelihood
+    ) -> None:
         super().__init__()
         self.network, self.likelihood = network, likelihood
 
@@ -178,12 +177,6 @@ class Guide(DataProgram):
         return {} if self.weights is None else named(self.weights.mean(), prefix)
 
 
-def pixels(x: Tensor, like: Tensor) -> Tensor:
-    """x on the device and in the precision of `like`; bytes as pixels in [0, 1]."""
-    moved = x.to(like.device).to(like.dtype)
-    return moved / 255 if x.dtype == torch.uint8 else moved
-
-
 class VAE(nn.Module):
     """The pair of programs, `model` and `guide`, and what is asked of them: encode, decode, sample,
     reconstruct.
@@ -221,13 +214,37 @@ class VAE(nn.Module):
             value = checks.integer("num_data", value)
         self.model.num_data = self.guide.num_data = value
 
+    @property
+    def counts(self) -> bool:
+        """Whether the likelihood is one of whole numbers, such as counts, and not of grey levels
+        that a Bernoulli stands for.
+        """
+        return self.model.decoder.likelihood.support.is_discrete
+
+    def checked(self, x: Tensor, subject: str = "x", minimum_rows: int = 1) -> Tensor:
+        """x (N, *event_shape) if it is data that the likelihood is defined on; raises
+        `InputError`.
+        """
+        shape = self.config.event_shape
+        found = checks.data(subject, x, shape, minimum_rows, integers=self.counts)
+        support = self.model.decoder.likelihood.support
+        return checks.inside(subject, found, support, f"likelihood '{self.config.likelihood}'")
+
+    def as_float(self, x: Tensor) -> Tensor:
+        """x in the precision and on the device of the parameters.
+
+        Bytes are grey levels, divided by 255, unless the likelihood is one of whole numbers.
+        """
+        like = next(self.parameters())
+        moved = x.to(like.device).to(like.dtype)
+        return moved / 255 if x.dtype == torch.uint8 and not self.counts else moved
+
     @torch.no_grad()
     def encode(self, x: Tensor, num_samples: int | None = None) -> Tensor:
         """Posterior mean of z given x, (N, latent_size); with `num_samples=K`, draws (K, N,
         latent_size).
         """
-        x = checks.data("x", x, self.config.event_shape)
-        x = pixels(x, next(self.parameters()))
+        x = self.as_float(checks.data("x", x, self.config.event_shape, integers=self.counts))
         if num_samples is not None:
             return self._posterior_site(x, checks.integer("num_samples", num_samples))["value"]
         posterior = self.guide.posterior
@@ -287,23 +304,34 @@ def build(
     posterior: Any = None,
     num_data: int | None = None,
     seed: int | None = None,
+    *,
+    likelihood: Any = None,
 ) -> VAE:
     """The VAE a configuration describes.
 
-    `prior` and `posterior`, if given, are callables or `PyroModule`s used in place of the
-    configured names: a prior runs inside the data plate and samples "z"; a posterior samples every
-    latent site given x, inside the data plate or as a whole program with its own. `seed` makes the
-    initial parameters a function of it and leaves the global generator as it was. An object that
-    is given is copied, so that no two VAEs share a parameter. Raises `InputError` for anything that
-    cannot be built.
+    Each part is a name, "file.py:Name", a class, a function or an object, and stands in for the
+    configured one. An object is copied, so that no two VAEs share a parameter.
+
+    Args:
+        config: everything in plain data.
+        prior: p(z), a program that runs inside the data plate and samples "z".
+        posterior: q(z|x), a program that samples every latent site given x, inside the data plate
+            or as a whole program with its own.
+        num_data: N, where it is known already; `fit` sets it.
+        seed: makes the initial parameters a function of it and leaves the global generator as it
+            was.
+        likelihood: p(x|z), a function from the decoder's output maps to a Pyro distribution.
+
+    Raises:
+        InputError: for anything that cannot be built.
     """
     if num_data is not None:
         num_data = checks.integer("num_data", num_data)
     with _seeded(seed), recorded_code() as code:
-        vae = _build(config, prior, posterior, num_data)
+        vae = _build(config, prior, likelihood, posterior, num_data)
     _check_precision(vae)
     _own_memory(vae)
-    if vae.config.prior not in PRIORS or vae.config.posterior not in POSTERIORS:
+    if any(getattr(vae.config, slot.kind) not in slot.builtin for slot in SLOTS):
         _check_own_programs(vae)
     vae.built, vae.code = vae.parts(), dict(code)
     return vae
@@ -366,27 +394,29 @@ def _seeded(seed: int | None) -> Iterator[None]:
         yield
 
 
-def _build(config: VAEConfig, prior: Any, posterior: Any, num_data: int | None) -> VAE:
-    check_attributes("prior", prior)
-    check_attributes("posterior", posterior)
-    c = dataclasses.replace(
-        config, prior=_name(prior, config.prior), posterior=_name(posterior, config.posterior)
-    )
+def _build(
+    config: VAEConfig, prior: Any, likelihood: Any, posterior: Any, num_data: int | None
+) -> VAE:
+    given = {"prior": prior, "likelihood": likelihood, "posterior": posterior}
+    configured = {slot: getattr(config, slot.kind) for slot in (PRIOR, LIKELIHOOD, POSTERIOR)}
+    names: dict[str, Any] = {
+        slot.kind: slot.reference(given[slot.kind], name) for slot, name in configured.items()
+    }
+    c = dataclasses.replace(config, **names)
+    found = [slot.find(given[slot.kind], names[slot.kind]) for slot in configured]
+    source, likelihood, own = copies(*found)
     network = (c.activation, c.init, dict(c.network_options))
     encoder, feature_size = encoder_network(c.network, c.event_shape, c.hidden_sizes, *network)
-    likelihood: Any = build_likelihood(c.likelihood, c.event_shape, dict(c.likelihood_options))
-    shape = (c.latent_size, likelihood.num_outputs, c.event_shape, c.hidden_sizes)
-    decoder = Decoder(decoder_network(c.network, *shape, *network), likelihood)
+    head: Any = build_likelihood(likelihood, c.event_shape, c.likelihood_options)
+    shape = (c.latent_size, head.num_outputs, c.event_shape, c.hidden_sizes)
+    decoder = Decoder(decoder_network(c.network, *shape, *network), head)
     offers = {
         "encoder": encoder,
         "feature_size": feature_size,
         "init": c.init,
         "activation": c.activation,
     }
-    source, own = _copies(
-        _given(prior, c.prior, "prior"), _given(posterior, c.posterior, "posterior")
-    )
-    source, guide, borrowed = find_prior(source), None, {}
+    guide, borrowed = None, {}
     if made_of_posterior(source):  # the guide comes first and stays its own
         where = None if c.weights is None else c.weights_options.get("where")
         site = encoding_site(
@@ -432,41 +462,3 @@ def _with_weights(vae: VAE) -> VAE:
         pair = bayesian_pair(vae.config.weights, vae.config.weights_options, *programs)
         vae.model.weights, vae.guide.weights = pair
     return vae
-
-
-def _given(program: Any, name: str, subject: str) -> Any:
-    if program is None and name == CUSTOM:
-        checks.refuse(
-            subject,
-            "'custom', an object this process does not have",
-            f"the {subject} itself",
-            f"pass {subject}=...",
-        )
-    if program is None and is_reference(name):
-        found = resolve(name, subject)
-        check_attributes(subject, found)
-        return found
-    return name if program is None else program
-
-
-def _copies(*programs: Any) -> Any:
-    """The same programs, objects among them copied: what two share, their copies share too."""
-    try:
-        return copy.deepcopy(programs)
-    except Exception as error:
-        checks.refuse(
-            "prior or posterior",
-            fault(error),
-            "an object that can be copied, since each VAE has its own",
-            "give its class, or a function",
-        )
-
-
-def _name(program: Any, configured: str) -> str:
-    """The reference by which a later process finds the same program; "custom" if there is none."""
-    if program is None or isinstance(program, str):
-        name = configured if program is None else program
-        return absolute_reference(name) if is_reference(name) else name
-    module, name = getattr(program, "__module__", None), getattr(program, "__name__", "")
-    found = getattr(sys.modules.get(module or ""), name, None)
-    return f"{module}:{name}" if found is program and module != "__main__" else CUSTOM

@@ -300,7 +300,7 @@ class TestHostileFiles:
             "tests.examples:laplace",
         ],
     )
-    @pytest.mark.parametrize("field", ["prior", "posterior"])
+    @pytest.mark.parametrize("field", ["prior", "likelihood", "posterior"])
     def test_no_function_of_any_module_is_called_on_a_checkpoints_word(
         self, tmp_path, reference, field, monkeypatch
     ):
@@ -309,7 +309,7 @@ class TestHostileFiles:
             tmp_path / "vae", config={field: reference, f"{field}_options": {"command": "true"}}
         )
         monkeypatch.setattr(
-            "ppl_vae.vae.resolve", lambda name: pytest.fail(f"{name} was looked up")
+            "ppl_vae.parts.slot.resolve", lambda name, kind: pytest.fail(f"{name} was looked up")
         )
         assert f"code in module '{reference}'" in refused(path)
 

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from torch.distributions import constraints
 
 from ppl_vae import checks
 from ppl_vae.checks import InputError
@@ -145,12 +146,15 @@ class TestData:
         x[7, 0] = math.inf
         assert "values from row 6 on" in said(checks.finite, "x", x)
         x[6:8] = 2.0
-        message = said(checks.inside, "x", x, (0.0, 1.0), "likelihood 'bernoulli'")
+        message = said(checks.inside, "x", x, constraints.unit_interval, "likelihood 'bernoulli'")
         assert message.startswith(
             "x for likelihood 'bernoulli': got values outside [0, 1] from row 6 on, expected"
         )
 
     def test_bytes_and_unbounded_supports_need_no_look(self):
         x = torch.full((2, 3), 7.0)
-        assert checks.inside("x", x, (-math.inf, math.inf), "n") is x
-        assert checks.inside("x", x.to(torch.uint8), (0.0, 1.0), "n").dtype == torch.uint8
+        assert checks.inside("x", x, constraints.real, "n") is x
+        assert (
+            checks.inside("x", x.to(torch.uint8), constraints.unit_interval, "n").dtype
+            == torch.uint8
+        )

@@ -213,7 +213,7 @@ class TestBuild:
             ),
             (
                 {"likelihood_options": {"mean": "sigmoid"}},
-                "likelihood_options: got 'mean', expected no option",
+                "option of likelihood Bernoulli: got 'mean', expected no option",
             ),
         ],
     )

@@ -21,7 +21,7 @@ from ppl_vae.likelihoods import LIKELIHOODS
 from ppl_vae.networks import ACTIVATIONS, INITIALIZATIONS, NETWORK_OPTIONS, NETWORKS
 from ppl_vae.priors import PRIORS
 from ppl_vae.training import fit
-from ppl_vae.vae import VAEConfig
+from ppl_vae.vae import SLOTS, VAEConfig
 from ppl_vae.weights import FAMILIES, SHARED_OPTIONS, WEIGHT_PRIORS
 
 __all__ = ["Option", "add_option", "config_options", "fit_options", "split_dotted"]
@@ -29,18 +29,6 @@ __all__ = ["Option", "add_option", "config_options", "fit_options", "split_dotte
 # Arguments of `fit` that the command line gives in another way: as --data, --binarization, --out
 # and --resume.
 GIVEN_BY_THE_RUN = ("vae", "data", "binarization", "checkpoint", "resume")
-# What `build` hands to a prior or posterior that names it: no options of a user's.
-OFFERED = (
-    "latent_size",
-    "event_shape",
-    "encode",
-    "encoder",
-    "feature_size",
-    "sites",
-    "prior",
-    "init",
-    "activation",
-)
 NUMBER = "a number or linear:start:end:epochs"
 # What the fields of `VAEConfig` mean, and those arguments of `fit` whose docstring is about Python
 # rather than text.
@@ -54,7 +42,7 @@ MEANINGS = {
     "activation": ", ".join(ACTIVATIONS),
     "network": ", ".join(NETWORKS),
     "init": f"initial weights: {', '.join(INITIALIZATIONS)}",
-    "likelihood": ", ".join(LIKELIHOODS),
+    "likelihood": f"{', '.join(LIKELIHOODS)}, or your own: file.py:Name or package.module:Name",
     "prior": f"{', '.join(PRIORS)}, or your own: file.py:Name or package.module:Name",
     "posterior": f"{', '.join(POSTERIORS)}, or your own: file.py:Name or package.module:Name",
     "weights": f"how network weights are Bayesian: none, {', '.join(FAMILIES)}",
@@ -119,12 +107,9 @@ def _meaning(name: str) -> str:
 
 def _own_options(kind: str) -> Mapping[str, Sequence[str]]:
     """The options of each choice of a prior, network, likelihood, posterior or q(theta)."""
-    if kind in ("prior", "posterior"):
-        classes: Mapping[str, Any] = PRIORS if kind == "prior" else POSTERIORS
-        return {
-            name: [p for p in inspect.signature(c).parameters if p not in OFFERED]
-            for name, c in classes.items()
-        }
+    slots = {slot.kind: slot for slot in SLOTS}
+    if kind in slots:
+        return slots[kind].option_names()
     if kind == "weights":
         families = {name: own for name, (_, own) in FAMILIES.items()}
         return {
@@ -132,11 +117,7 @@ def _own_options(kind: str) -> Mapping[str, Sequence[str]]:
             **families,
             **{f"prior {n}": own for n, (_, own) in WEIGHT_PRIORS.items()},
         }
-    return (
-        NETWORK_OPTIONS
-        if kind == "network"
-        else {name: own for name, (_, own) in LIKELIHOODS.items()}
-    )
+    return NETWORK_OPTIONS
 
 
 def fit_options() -> list[Option]:

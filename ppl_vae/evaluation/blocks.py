@@ -13,25 +13,19 @@ from torch import Tensor
 
 from ppl_vae import checks
 from ppl_vae.training.step import local_parameters
-from ppl_vae.vae import VAE, evaluating, pixels
+from ppl_vae.vae import VAE, evaluating
 
 __all__ = ["as_float", "by_blocks", "checked", "decoder_rows", "evaluation"]
 
 
 def checked(vae: VAE, x: Tensor) -> Tensor:
     """x (N, *event_shape) if it is data the likelihood is defined on; raises `InputError`."""
-    support = getattr(vae.model.decoder.likelihood, "support", (-math.inf, math.inf))
-    return checks.inside(
-        "x",
-        checks.data("x", x, vae.config.event_shape),
-        support,
-        f"likelihood '{vae.config.likelihood}'",
-    )
+    return vae.checked(x)
 
 
 def as_float(vae: VAE, x: Tensor) -> Tensor:
-    """A block of x as the model's own dtype and device, uint8 pixels divided by 255."""
-    return pixels(x, next(vae.parameters()))
+    """A block of x as the model's own dtype and device, grey levels of bytes divided by 255."""
+    return vae.as_float(x)
 
 
 def decoder_rows(vae: VAE) -> int:

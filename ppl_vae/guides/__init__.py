@@ -5,11 +5,9 @@ latent site of the prior. It knows sites and an encoder network; it knows nothin
 likelihoods or estimators.
 """
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from ppl_vae import checks
 from ppl_vae.guides.diagonal import DiagonalGuide
 from ppl_vae.guides.full_normal import FullNormalGuide
 from ppl_vae.guides.iaf import IAFGuide
@@ -21,9 +19,11 @@ from ppl_vae.guides.point import PointGuide
 from ppl_vae.guides.program import DataProgram
 from ppl_vae.guides.residual import ResidualGuide
 from ppl_vae.guides.sites import LatentSite, latent_sites, owner
+from ppl_vae.parts.slot import Slot
 from ppl_vae.protocols import Posterior
 
 __all__ = [
+    "POSTERIOR",
     "POSTERIORS",
     "DataProgram",
     "LatentSite",
@@ -45,13 +45,18 @@ POSTERIORS: dict[str, type[Posterior]] = {
 }
 
 
+POSTERIOR = Slot(
+    "posterior",
+    POSTERIORS,
+    ("encoder", "feature_size", "sites", "prior", "init", "activation"),
+)
+
+
 def build_posterior(name: str, options: Mapping[str, Any], **offers: Any) -> Posterior:
     """The named guide, given `options` and those of `offers` (encoder, sites, prior, ...) that its
     signature names.
 
     Raises `InputError` for an unknown name or option.
     """
-    kind = POSTERIORS[checks.choice("posterior", name, POSTERIORS)]
-    known = inspect.signature(kind).parameters
-    checks.options(f"option of posterior {name}", options, [p for p in known if p not in offers])
-    return kind(**{k: v for k, v in offers.items() if k in known}, **options)
+    kind = POSTERIOR.find(None, name)
+    return kind(**POSTERIOR.arguments(kind, options, offers))

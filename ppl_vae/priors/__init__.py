@@ -17,7 +17,8 @@ from typing import Any
 from torch import nn
 
 from ppl_vae import checks
-from ppl_vae.parts.user_code import is_program, is_reference, made, resolve
+from ppl_vae.parts.slot import Slot
+from ppl_vae.parts.user_code import is_program, made
 from ppl_vae.priors.binary_mixture import BinaryMixture
 from ppl_vae.priors.flow import Flow
 from ppl_vae.priors.gaussian_mixture import GaussianMixture
@@ -33,7 +34,7 @@ from ppl_vae.priors.two_level import TwoLevel
 from ppl_vae.priors.vamp import Vamp
 from ppl_vae.protocols import MadeOfPosterior
 
-__all__ = ["PRIORS", "build_prior", "find_prior", "is_reference", "made_of_posterior", "resolve"]
+__all__ = ["PRIOR", "PRIORS", "build_prior", "made_of_posterior"]
 
 PRIORS: dict[str, type[nn.Module]] = {
     "standard_normal": StandardNormal,
@@ -52,20 +53,27 @@ PRIORS: dict[str, type[nn.Module]] = {
 }
 
 
-def build_prior(
-    prior: str | Callable[..., Any], options: Mapping[str, Any], **offers: Any
-) -> Callable[[], Any]:
-    """The prior program for a name, a "file.py:Name" reference, a class, a function or a ready
-    module.
+PRIOR = Slot("prior", PRIORS, ("latent_size", "event_shape", "encode"))
+
+
+def build_prior(prior: Any, options: Mapping[str, Any], **offers: Any) -> Callable[[], Any]:
+    """The prior as a program without arguments.
 
     Classes, and functions that take arguments, are given `options` and those of `offers` that their
-    signature names: `latent_size` and `event_shape` (of x); a class that inherits `MadeOfPosterior`
-    is given `encode` too, the guide's own q(z|x) as a function of x. Raises `InputError` for an
-    unknown name, option or reference.
+    signature names.
+
+    Args:
+        prior: a name, "file.py:Name", a class, a function or a ready module.
+        options: the user's.
+        offers: `latent_size` and `event_shape` (of x); for a class that inherits `MadeOfPosterior`
+            `encode` too, the guide's own q(z|x) as a function of x.
+
+    Raises:
+        InputError: for what is no program, and for an unknown option.
     """
-    prior = find_prior(prior)
+    prior = PRIOR.find(prior, "")
     if isinstance(prior, nn.Module):
-        return _without_options(prior, options)
+        return PRIOR.without_options(prior, options)
     if not is_program(prior):
         checks.refuse(
             "prior",
@@ -73,18 +81,11 @@ def build_prior(
             "a callable, a PyroModule or a name",
             f"such as lambda: pyro.sample('z', distribution); known: {', '.join(PRIORS)}",
         )
-    return _given(prior, options, offers)
-
-
-def find_prior(prior: str | Callable[..., Any]) -> Any:
-    """What a name or reference stands for; anything else as it is."""
-    if not isinstance(prior, str):
-        return prior
-    return (
-        resolve(prior, "prior")
-        if is_reference(prior)
-        else PRIORS[checks.choice("prior", prior, PRIORS)]
-    )
+    arguments = PRIOR.arguments(prior, options, offers)
+    _check_required(prior, arguments)
+    if inspect.isclass(prior):
+        return made("prior", prior, **arguments)
+    return functools.partial(prior, **arguments) if arguments else prior
 
 
 def made_of_posterior(prior: Any) -> bool:
@@ -92,21 +93,9 @@ def made_of_posterior(prior: Any) -> bool:
     return inspect.isclass(prior) and issubclass(prior, MadeOfPosterior)
 
 
-def _without_options(prior: nn.Module, options: Mapping[str, Any]) -> nn.Module:
-    checks.options(f"options of the ready-made prior {type(prior).__name__}", options, ())
-    return prior
-
-
-def _given(
-    prior: Callable[..., Any], options: Mapping[str, Any], offers: Mapping[str, Any]
-) -> Callable[[], Any]:
-    parameters = inspect.signature(prior).parameters
+def _check_required(prior: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
     name = getattr(prior, "__name__", type(prior).__name__)
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        checks.options(
-            f"option of prior {name}", options, [p for p in parameters if p not in offers]
-        )
-    arguments = {**{k: v for k, v in offers.items() if k in parameters}, **options}
+    parameters = inspect.signature(prior).parameters
     required = [
         k
         for k, p in parameters.items()
@@ -125,6 +114,3 @@ def _given(
             "every argument without a default",
             hint,
         )
-    if inspect.isclass(prior):
-        return made("prior", prior, **arguments)
-    return functools.partial(prior, **arguments) if arguments else prior

@@ -6,7 +6,6 @@ left as it was.
 """
 
 import contextlib
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from pyro.infer import ELBO
 from torch import Tensor
+from torch.distributions import constraints
 from tqdm.auto import tqdm
 
 from ppl_vae import checks
@@ -223,20 +223,13 @@ def _order(seed: int, epoch: int) -> torch.Generator:
 def _checked(
     vae: VAE, data: Tensor, validation: Tensor | None, early_stopping: int | None, binarization: str
 ) -> tuple[Tensor, Tensor | None]:
-    shape = vae.config.event_shape
-    support = getattr(vae.model.decoder.likelihood, "support", (-math.inf, math.inf))
-    for subject, x in {
-        "data": data,
-        **({} if validation is None else {"validation": validation}),
-    }.items():
-        checks.inside(
-            subject,
-            checks.data(subject, x, shape),
-            support,
-            f"likelihood '{vae.config.likelihood}'",
-        )
+    parts = {"data": data}
+    if validation is not None:
+        parts["validation"] = validation
+    for subject, x in parts.items():
+        vae.checked(x, subject)
         if binarization == "dynamic":
-            checks.inside(subject, x, (0.0, 1.0), "binarization 'dynamic'")
+            checks.inside(subject, x, constraints.unit_interval, "binarization 'dynamic'")
     if early_stopping is not None and validation is None:
         checks.refuse(
             "early_stopping", early_stopping, "validation data to stop by", "pass validation=..."

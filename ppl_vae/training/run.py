@@ -32,7 +32,7 @@ from ppl_vae.training.settings import Settings
 from ppl_vae.training.state import OWN_ROWS, RunState, restore_run, save_run
 from ppl_vae.training.step import SCHEDULED, ObjectiveModule, Step, local_parameters
 from ppl_vae.training.tiers import choose_tier, make_step
-from ppl_vae.vae import VAE, evaluating, pixels
+from ppl_vae.vae import VAE, evaluating
 
 __all__ = ["Run"]
 
@@ -154,9 +154,7 @@ class Run:
 
     def batch(self, index: Tensor) -> Tensor:
         """This rank's rows of `index`, as float, binarised anew where asked."""
-        x = pixels(
-            self.data[self.ranks.shard(index).to(self.data.device)], self.update.parameters[0]
-        )
+        x = self.vae.as_float(self.data[self.ranks.shard(index).to(self.data.device)])
         return torch.bernoulli(x) if self.settings.binarization == "dynamic" else x
 
     def begin_epoch(self) -> None:
@@ -332,7 +330,7 @@ class Run:
         with torch.random.fork_rng(), evaluating(self.vae):
             torch.manual_seed(self.settings.seed)
             for rows in x.split(VALIDATION_ROWS):
-                batch = pixels(rows, self.update.parameters[0])
+                batch = self.vae.as_float(rows)
                 if (
                     self.settings.binarization == "dynamic"
                 ):  # once and for all, like binary data, which this leaves

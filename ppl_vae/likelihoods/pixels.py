@@ -1,10 +1,7 @@
-"""Decoder heads: a network's outputs -> the Pyro distribution of x.
+"""Likelihoods of pixels and of real numbers.
 
-Each likelihood is a module with `num_outputs` (how many maps of the event's shape the decoder
-network has to give it) and `forward(outputs, x=None) -> distribution`, batch shape (*,), event
-shape `event_shape`. It knows nothing of latents, priors or guides. Argument checks are switched off
-per distribution, not globally: grey pixels under a Bernoulli are the reports' objective although
-they are no draws of it, and the data are checked once before a run.
+Argument checks are switched off per distribution, not globally: grey pixels under a Bernoulli are
+the reports' objective although they are no draws of it, and the data are checked once before a run.
 """
 
 import math
@@ -13,16 +10,41 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from ppl_vae import checks, distributions
 from ppl_vae.protocols import CouplesData
 
-__all__ = ["LIKELIHOODS", "build_likelihood"]
+__all__ = [
+    "Bernoulli",
+    "ContinuousBernoulli",
+    "NormalOptimal",
+    "NormalPixelwise",
+    "NormalShared",
+    "NormalUnit",
+    "PixelLikelihood",
+]
 
 MEANS = {"identity": lambda outputs: outputs, "sigmoid": torch.sigmoid}
 
 
-class Bernoulli(nn.Module):
+class PixelLikelihood(nn.Module):
+    """Abstract: a likelihood that takes its maps in one tensor, and the batch that a fitted scale
+    is fitted to.
+
+    `num_outputs` is the number of maps, `support` where x may lie.
+    """
+
+    num_outputs: int
+    support: Constraint
+
+    def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
+        """The distribution of x, batch shape (*,), at outputs (*, num_outputs, *event_shape)."""
+        raise NotImplementedError
+
+
+class Bernoulli(PixelLikelihood):
     """log p(x|z) = sum_d [x_d l_d - softplus(l_d)], l (*, *event_shape) the logits.
 
     With grey x in [0, 1] this is the reports' objective and not the density of anything (the data's
@@ -30,7 +52,7 @@ class Bernoulli(nn.Module):
     """
 
     num_outputs = 1
-    support = (0.0, 1.0)
+    support = constraints.unit_interval
 
     def __init__(self, event_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -41,7 +63,7 @@ class Bernoulli(nn.Module):
         return dist.Bernoulli(logits=logits, validate_args=False).to_event(self.event_dim)
 
 
-class ContinuousBernoulli(nn.Module):
+class ContinuousBernoulli(PixelLikelihood):
     """log p(x|z) = sum_d [x_d l_d - log((e^l_d - 1) / l_d)] on [0, 1]: the Bernoulli objective,
     normalised.
 
@@ -50,7 +72,7 @@ class ContinuousBernoulli(nn.Module):
     """
 
     num_outputs = 1
-    support = (0.0, 1.0)
+    support = constraints.unit_interval
 
     def __init__(self, event_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -63,11 +85,11 @@ class ContinuousBernoulli(nn.Module):
         )
 
 
-class NormalUnit(nn.Module):
+class NormalUnit(PixelLikelihood):
     """log p(x|z) = -1/2 ||x - m||^2 - D/2 log 2 pi, m (*, *event_shape) the mean: unit variance."""
 
     num_outputs = 1
-    support = (-math.inf, math.inf)
+    support = constraints.real
 
     def __init__(self, event_shape: tuple[int, ...], mean: str = "identity") -> None:
         super().__init__()
@@ -182,20 +204,3 @@ class NormalPixelwise(NormalUnit):
             log_variance = torch.logaddexp(log_variance, floor)
         mean = MEANS[self.mean](location)
         return LogVarianceNormal(mean, log_variance).to_event(self.event_dim)
-
-
-LIKELIHOODS = {
-    "bernoulli": (Bernoulli, ()),
-    "continuous_bernoulli": (ContinuousBernoulli, ()),
-    "normal_unit": (NormalUnit, ("mean",)),
-    "normal_shared": (NormalShared, ("mean", "initial_scale")),
-    "normal_optimal": (NormalOptimal, ("mean", "momentum")),
-    "normal_pixelwise": (NormalPixelwise, ("mean", "scale_floor")),
-}
-
-
-def build_likelihood(name: str, event_shape: tuple[int, ...], options: dict) -> nn.Module:
-    """The named likelihood; `InputError` for an unknown name or option."""
-    kind, known = LIKELIHOODS[checks.choice("likelihood", name, LIKELIHOODS)]
-    checks.options("likelihood_options", options, known)
-    return kind(event_shape, **options)

@@ -1,0 +1,89 @@
+"""A likelihood that is a function of the decoder's output maps, as a module of this library."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+
+from ppl_vae import checks
+from ppl_vae.parts.user_code import fault
+
+__all__ = ["FunctionLikelihood", "output_maps"]
+
+
+def output_maps(program: Callable[..., Any]) -> list[str]:
+    """The arguments of a likelihood that are maps of the decoder: those without a default."""
+    target = program.forward if isinstance(program, nn.Module) else program
+    parameters = inspect.signature(target).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p.name for p in parameters if p.kind in positional and p.default is p.empty]
+
+
+class FunctionLikelihood(nn.Module):
+    """p(x|z) = f(maps of the decoder), f a function or a module that returns a distribution.
+
+    Dimensions of the event that the distribution does not declare are independent.
+
+    Args:
+        program: f, with an argument a map, each (*, *event_shape).
+        event_shape: that of a datum.
+
+    Raises:
+        InputError: where f raises, or returns no distribution of a datum.
+    """
+
+    def __init__(self, program: Callable[..., Any], event_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.program, self.event_dim = program, len(event_shape)
+        self.num_outputs = len(output_maps(program))
+        if not self.num_outputs:
+            checks.refuse(
+                "likelihood",
+                f"{_name(program)} without arguments",
+                "one argument for each map of the decoder",
+                "such as def poisson(log_rate): return dist.Poisson(log_rate.exp())",
+            )
+        self.support = self._support(event_shape)
+
+    def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
+        """The distribution of x at outputs (*, num_outputs, *event_shape)."""
+        found = self.program(*outputs.unbind(-self.event_dim - 1))
+        return found.to_event(self.event_dim - found.event_dim)
+
+    def _support(self, event_shape: tuple[int, ...]) -> Constraint:
+        """Where x may lie, read from the distribution at outputs of 0; checks the program."""
+        expected = "a Pyro distribution of x for maps of shape (*, *event_shape)"
+        outputs = torch.zeros(3, self.num_outputs, *event_shape)
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                found = self.program(*outputs.unbind(1))
+        except Exception as error:
+            checks.refuse("likelihood", fault(error), expected)
+        if not isinstance(found, TorchDistributionMixin):
+            got = f"a {type(found).__module__}.{type(found).__name__}"
+            checks.refuse("likelihood", got, expected, "import pyro.distributions as dist")
+        shape = tuple(found.batch_shape + found.event_shape)
+        if shape != (3, *event_shape) or found.event_dim > self.event_dim:
+            checks.refuse(
+                "likelihood",
+                f"batch and event shape {shape} for 3 data",
+                f"{(3, *event_shape)}",
+                "each map has the shape of the data; declare no more than the event's dimensions",
+            )
+        support: Any = found.support
+        while isinstance(support, constraints.independent):
+            support = support.base_constraint
+        return support
+
+
+def _name(program: Any) -> str:
+    if isinstance(program, functools.partial):
+        return _name(program.func)
+    return getattr(program, "__name__", type(program).__name__)
