@@ -96,10 +96,10 @@ def answer(rows):
         early, late = (REPORT[name][n] - REPORT["tanh"][n] for n in (1e6, 1e8))
         lines.append(
             f"- {name} over tanh after {own[0]['epochs'] * 50_000:.2g} samples: "
-            f"{told(lead, 'nats', side)}; report {early:+.1f} at 1e6, {late:+.1f} at 1e8. A step "
-            f"takes {told(time, '', 'above')} of tanh's time more; report: sigmoid about a fifth."
+            f"{told(lead, 'nats', side)}; report {early:+.1f} at 1e6, {late:+.1f} at 1e8. Time a "
+            f"step over tanh's, less 1: {told(time, '', 'above')}; report: sigmoid about +0.2."
         )
-    return "\n".join([*lines, "", "Nothing is said of the end of training, nor of other sizes."])
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

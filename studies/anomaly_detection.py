@@ -104,16 +104,21 @@ def draw(rows):
     return figure
 
 
+def listed(areas):
+    """Kinds with the area of each, in words."""
+    return ", ".join(f"{kind} {area}" for kind, area in areas.items()) or "none"
+
+
 def answer(rows):
     lines = []
     for name in SCORES:
         areas = {kind: study.mean_at(rows, name, kind=kind) for kind in KINDS}
-        missed = {kind: area for kind, area in areas.items() if not area.above(0.5)}
-        listed = ", ".join(f"{kind} {area}" for kind, area in missed.items())
-        found = [kind for kind in KINDS if kind not in missed]
+        found = {kind: area for kind, area in areas.items() if area.above(0.5)}
+        fooled = {kind: area for kind, area in areas.items() if area.below(0.5)}
+        rest = {kind: area for kind, area in areas.items() if kind not in found | fooled}
         lines.append(
-            f"- {name}: better than chance at {', '.join(found)}; not shown to be at "
-            f"{listed or 'none'}"
+            f"- {name}: better than chance at {listed(found)}; worse than chance at "
+            f"{listed(fooled)}; neither shown at {listed(rest)}"
         )
     ratio = study.interval([row["ratio"] - row["log_p"] for row in rows if row["kind"] == "blank"])
     lines.append(f"- the ratio over log_p at blank images: area {told(ratio, '', 'above')}")

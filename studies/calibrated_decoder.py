@@ -125,7 +125,7 @@ def answer(rows):
         f"{told(gain('shared', 'unit', 'log_p'), 'nats', 'above')}; per pixel over shared: "
         f"{told(gain('per pixel', 'shared', 'log_p'), 'nats', 'above')}.",
         f'- "Shared and optimal agree": shared over optimal {told(agree)}, so '
-        f"**{'refuted' if agree.excludes() else 'not refuted'}** after so few epochs.",
+        f"**{'refuted' if agree.excludes() else 'not shown'}** after so few epochs.",
         "- A KL weight of 0.02 at unit variance against the shared scale: precision "
         f"{told(gain('unit, KL weight 0.02', 'shared', 'precision'), '')}, recall "
         f"{told(gain('unit, KL weight 0.02', 'shared', 'recall'), '')}, density "

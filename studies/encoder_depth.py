@@ -100,9 +100,8 @@ def answer(rows):
         rows, "init", "fan_in", "normal_0.01", "validation_bound", ["depth"]
     )
     lines = [
-        f"- Depth 4 at N(0, 0.01^2) is {told(gap)} from the mean image's bound, with {units} "
-        "active units by seed: no better than the mean image "
-        f"(**{'refuted' if gap.above() else 'confirmed'}**).",
+        f"- Depth 4 at N(0, 0.01^2) over the mean image's bound: {told(gap)}, with {units} active "
+        f"units by seed: that it learns is **{study.verdict(gap, 'above')}**.",
         f"- Fan-in weights gain it {told(cured, 'nats', 'above')}; over all depths "
         f"{told(cure, 'nats', 'above')}.",
     ]
@@ -115,7 +114,14 @@ def answer(rows):
             f"- depth {depth}: report at 1e8 samples {REPORT[depth]}, ours at "
             f"{rows[0]['samples']:.2g}: {small} (0.01), {fan_in} (fan-in)"
         )
-    return "\n".join([*lines, "", "Whether a deeper encoder helps in the end is not shown here."])
+    deeper = study.paired_difference(
+        [row for row in rows if row["init"] == "fan_in"], "depth", 2, 1, "validation_bound"
+    )
+    lines.append(
+        f"- A second layer, fan-in weights: {told(deeper, 'nats', 'above')}; the report at 1e8 "
+        f"samples {REPORT[2] - REPORT[1]:+.2f}."
+    )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ no dropout.
 
 import torch
 from matplotlib.figure import Figure
+from measures.wording import told
 from models import load, trained
 
 from ppl_vae import study
@@ -119,6 +120,21 @@ def answer(rows):
             f"- {weight:g} ({weight * 25088:.3g} in unit-variance terms): test loss of the report "
             f"{reported:.4f}, ours {loss}; PCA of two components 0.0557, mean image 0.0675."
         )
+    for weight in sorted({row["kl_weight"] for row in rows if row["predicted_kl_1"] > 0}):
+        here = [row for row in rows if row["kl_weight"] == weight]
+        apart = study.interval(
+            [
+                study.mean_at(here, "kl_1", seed=seed).mean
+                - study.mean_at(here, "predicted_kl_1", seed=seed).mean
+                for seed in sorted({row["seed"] for row in here})
+            ]
+        )
+        differ = "confirmed" if apart.excludes() else "not shown"
+        lines.append(
+            f"- KL of the first latent less the predicted, at {weight:g} in unit-variance terms: "
+            f"{told(apart)}; that they differ is **{differ}**."
+        )
+    # One run against its prediction would refute it.
     verdict = "confirmed" if right == len(rows) else "refuted"
     lines.append(f"- Latents kept as predicted in {right} of {len(rows)} runs: **{verdict}**.")
     return "\n".join(lines)

@@ -94,8 +94,7 @@ def answer(rows):
     samples = digits[0]["epochs"] * 50_000
     return (
         f"- MNIST's centre decodes to {centres} by seed; that it is always a 3 is **{always}** "
-        f"after {samples:.2g} samples at a bound of {bound} nats (the report: 1e8 samples, -152), "
-        "where the centres are still blurs. Of the model after full training this says little.\n"
+        f"after {samples:.2g} samples at a bound of {bound} nats (the report: 1e8 samples, -152).\n"
         f"- Frey: {share} of the variance of left-right asymmetry is linear in z: that some "
         f"direction follows the profile is **{study.verdict(share)}**, that it is more than half "
         f"of it **{study.verdict(share, 'above', 0.5)}**."

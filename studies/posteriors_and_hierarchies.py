@@ -147,12 +147,12 @@ def answer(rows):
             f"{told(sampled)} by importance sampling"
         )
     k = [row["k_above_0.7"] for row in rows]
+    known = {row["system"] for row in rows}
+    missing = "; ".join(system for system in SYSTEMS if system not in known) or "none"
     lines += [
         "",
         f"Pareto k is above 0.7 on {min(k):.0%} to {max(k):.1%} of the images, by run, so the "
-        "numbers by importance sampling are bounds that depend on the guide. Two layers stay below "
-        "one although an upper layer that is switched off leaves one layer of the same latents; "
-        "why is not known. NVAE and the bounds of 50 draws were not run.",
+        f"numbers by importance sampling are bounds that depend on the guide. Not run: {missing}.",
     ]
     return "\n".join(lines)
 

@@ -100,11 +100,19 @@ def answer(rows):
             f"- q = {size}: bound over probabilistic PCA ({pca:.0f}; published {PUBLISHED[size]}) "
             f"{told(gain, 'nats', 'above')}"
         )
-    most = max(sizes, key=lambda size: gains[size].mean)
-    fewest = "confirmed" if most == sizes[0] else "refuted"
+    fewest, *others = sizes
+    leads = {
+        size: study.paired_difference(rows, "latent_size", fewest, size, "over_pca")
+        for size in others
+    }
+    if any(lead.below() for lead in leads.values()):
+        largest = "refuted"
+    else:
+        largest = "confirmed" if all(lead.above() for lead in leads.values()) else "not shown"
+    listed = ", ".join(f"{told(lead, '')} (q = {size})" for size, lead in leads.items())
     lines.append(
-        f"- The lead is largest at q = {most}; predicted at the fewest latents (**{fewest}** in "
-        "the order of the means)."
+        f"- The lead at the fewest latents less that at more: {listed} nats; that it is the "
+        f"largest is **{largest}**."
     )
     return "\n".join(lines)
 

@@ -54,10 +54,13 @@ def draw(rows):
 def answer(rows):
     change = study.paired_difference(rows, "precision", "bfloat16", "float32", "validation_bound")
     single = study.mean_at(rows, "validation_bound", precision="float32")
-    verdict = "seen" if change.excludes() else "not seen"
+    spread = single.standard_error * single.seeds**0.5
+    within = change.above(-spread) and change.below(spread)
     return (
-        f"bfloat16 products change the validation bound by {told(change)} an image: a cost is "
-        f"**{verdict}**. For comparison, the bound itself is {single} over seeds."
+        f"bfloat16 products change the validation bound by {told(change)} an image; one seed's "
+        f"bound is {spread:.2g} nats from another's (standard deviation). That the change is less "
+        f"is **{'confirmed' if within else 'not shown'}**; a cost is "
+        f"**{'confirmed' if change.excludes() else 'not shown'}**."
     )
 
 

@@ -141,7 +141,7 @@ def answer(rows):
     return "\n".join(
         [
             "The report had either a Gaussian latent or the square. That a learned scale has both "
-            f"is **{'refuted' if failed else 'not refuted'}**: {tested(both[0], 'Gaussian codes')} "
+            f"is **{'refuted' if failed else 'not shown'}**: {tested(both[0], 'Gaussian codes')} "
             f"(p by seed {each}); {tested(both[1], 'uniform draws')}; reconstructions cover "
             f"{study.mean_at(two, 'coverage')} of the cells and fall short of the square's width "
             f"by {short}.",
