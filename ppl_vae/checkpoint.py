@@ -193,13 +193,15 @@ def load(
     trust_code: bool = False,
     *,
     likelihood: Any = None,
+    encoder: Any = None,
+    decoder: Any = None,
 ) -> VAE:
     """The VAE saved at `path`, a file or a run's folder (its best epoch, if it stopped early), in
     evaluation mode.
 
-    `prior`, `posterior` and `likelihood` stand in for objects that were given to `build` and that
-    no reference names. A user's file the checkpoint refers to is run only if it is unchanged since
-    this user trained the checkpoint with it here, or with `trust_code=True`.
+    The parts stand in for objects that were given to `build` and that no reference names. A user's
+    file the checkpoint refers to is run only if it is unchanged since this user trained the
+    checkpoint with it here, or with `trust_code=True`.
     """
     file = checks.path("path", path)
     if os.path.isdir(file):
@@ -216,7 +218,13 @@ def load(
     }
     own = best or {n: t for n, t in tensors.items() if not n.startswith("training/")}
     with _Allowance(FREE_NUMBERS + 10 * sum(t.numel() for t in own.values())):
-        given = {"prior": prior, "posterior": posterior, "likelihood": likelihood}
+        given = {
+            "prior": prior,
+            "posterior": posterior,
+            "likelihood": likelihood,
+            "encoder": encoder,
+            "decoder": decoder,
+        }
         vae = build_trusted(config, header.get("code"), trust_code, **given)
     vae.num_data = num_data
     precisions = {t.dtype for t in own.values() if t.is_floating_point()}
@@ -244,7 +252,7 @@ def build_trusted(
         return build(config, seed=seed, **parts)
     for slot in SLOTS:
         reference = getattr(config, slot.kind)
-        if parts.get(slot.kind) is None and is_reference(reference):
+        if parts.get(slot.kind) is None and reference and is_reference(reference):
             _check_reference(reference)
     texts = trust.trusted()
     if code is not None:

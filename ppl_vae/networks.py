@@ -5,25 +5,36 @@ or of what its outputs mean: a likelihood (`likelihoods.py`) or a guide's heads 
 them a meaning.
 """
 
+import inspect
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ppl_vae import checks
+from ppl_vae.parts.slot import Slot
+from ppl_vae.parts.user_code import fault
 
 __all__ = [
     "ACTIVATIONS",
+    "DECODER",
+    "ENCODER",
     "INITIALIZATIONS",
     "NETWORKS",
     "NETWORK_OPTIONS",
     "TRANSPOSED",
+    "OwnDecoder",
+    "OwnEncoder",
     "decoder_network",
     "encoder_network",
     "fan_in",
     "image_shape",
     "initialize",
+    "own_decoder",
+    "own_encoder",
     "zeroed",
 ]
 
@@ -336,3 +347,125 @@ def fan_in(layer: nn.Module, kernel: Tensor) -> int:
         return max(1, math.prod(kernel.shape[1:]))
     inputs = kernel.shape[0] // layer.groups
     return max(1, inputs * math.prod(kernel.shape[2:]) // math.prod(layer.stride))
+
+
+ENCODER = Slot("encoder", {}, ("event_shape",))
+DECODER = Slot("decoder", {}, ("latent_size", "event_shape", "num_outputs"))
+
+
+class OwnEncoder(nn.Module):
+    """A module of the user's own, x (M, *event_shape) -> features (M, H), for x (*, *event_shape).
+
+    Args:
+        module: the network.
+        event_shape: that of a datum.
+
+    Raises:
+        InputError: where it makes no row of features of each datum.
+    """
+
+    def __init__(self, module: nn.Module, event_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.module, self.event_shape = module, event_shape
+        found = _tried("encoder", module, torch.zeros(3, *event_shape))
+        if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != 3:
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            checks.refuse("encoder", f"{got} for 3 data", "a tensor (3, H), H features a datum")
+        self.feature_size = found.shape[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (*, H)."""
+        event_dim = len(self.event_shape)
+        features = self.module(x.reshape(-1, *self.event_shape))
+        return features.reshape(*x.shape[: x.dim() - event_dim], self.feature_size)
+
+
+class OwnDecoder(nn.Module):
+    """A module of the user's own, z (M, L) -> outputs (M, *event_shape) or (M, num_outputs,
+    *event_shape), for z (*, L).
+
+    What it returns that is no tensor, a distribution of x, is handed on as it is; its batch shape
+    has to be that of z, whatever that is.
+
+    Args:
+        module: the network.
+        latent_size: L.
+        num_outputs: maps that the likelihood takes.
+        event_shape: that of a datum.
+
+    Raises:
+        InputError: where it makes other outputs.
+    """
+
+    def __init__(
+        self, module: nn.Module, latent_size: int, num_outputs: int, event_shape: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.module, self.maps = module, (num_outputs, *event_shape)
+        found = _tried("decoder", module, torch.zeros(3, latent_size))
+        self.makes_tensors = isinstance(found, Tensor)
+        whole = [(3, *self.maps), (3, *event_shape)] if num_outputs == 1 else [(3, *self.maps)]
+        if isinstance(found, Tensor) and tuple(found.shape) not in whole:
+            shapes = " or ".join(map(str, whole))
+            checks.refuse(
+                "decoder",
+                f"outputs {tuple(found.shape)} for 3 latents",
+                f"{shapes}, the maps of the likelihood",
+            )
+
+    def forward(self, z: Tensor) -> Any:
+        """Outputs (*, num_outputs, *event_shape), or what the module returns."""
+        if not self.makes_tensors:
+            return self.module(z)
+        outputs = self.module(z.reshape(-1, z.shape[-1]))
+        return outputs.reshape(*z.shape[:-1], *self.maps)
+
+
+def own_encoder(
+    given: Any, options: Mapping[str, Any], event_shape: tuple[int, ...]
+) -> tuple[nn.Module, int]:
+    """An encoder of the user's own, a class or a module, and how many features it has."""
+    encoder = OwnEncoder(_own(ENCODER, given, options, event_shape=event_shape), event_shape)
+    return encoder, encoder.feature_size
+
+
+def own_decoder(
+    given: Any,
+    options: Mapping[str, Any],
+    latent_size: int,
+    num_outputs: int,
+    event_shape: tuple[int, ...],
+) -> OwnDecoder:
+    """A decoder of the user's own, a class or a module."""
+    offers: dict[str, Any] = {
+        "latent_size": latent_size,
+        "num_outputs": num_outputs,
+        "event_shape": event_shape,
+    }
+    return OwnDecoder(_own(DECODER, given, options, **offers), **offers)
+
+
+def _own(slot: Slot, given: Any, options: Mapping[str, Any], **offers: Any) -> nn.Module:
+    if inspect.isclass(given):
+        given = slot.make(given, options, **offers)
+    else:
+        slot.without_options(given, options)
+    if not isinstance(given, nn.Module):
+        got = getattr(given, "__name__", type(given).__name__)
+        checks.refuse(slot.kind, got, "a torch.nn.Module, its class or 'file.py:Name'")
+    return given
+
+
+def _tried(subject: str, module: nn.Module, rows: Tensor) -> Any:
+    """What a module makes of three rows, in evaluation mode, which one row too may be normalised
+    in.
+    """
+    before = [m.training for m in module.modules()]
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            return module.eval()(rows)
+    except Exception as error:
+        checks.refuse(subject, fault(error), f"a module for rows of shape {tuple(rows.shape)}")
+    finally:
+        for m, training in zip(module.modules(), before, strict=True):
+            m.training = training

@@ -35,16 +35,21 @@ from ppl_vae.handlers.modes import evaluating
 from ppl_vae.handlers.own_parameters import check_owned, stated
 from ppl_vae.likelihoods import (
     LIKELIHOOD,
-    FunctionLikelihood,
-    PixelLikelihood,
+    DecoderDistribution,
+    Likelihood,
     build_likelihood,
 )
 from ppl_vae.networks import (
     ACTIVATIONS,
+    DECODER,
+    ENCODER,
     INITIALIZATIONS,
     NETWORKS,
+    OwnDecoder,
     decoder_network,
     encoder_network,
+    own_decoder,
+    own_encoder,
 )
 from ppl_vae.parts.slot import copies
 from ppl_vae.parts.user_code import fault, recorded_code
@@ -55,7 +60,7 @@ from ppl_vae.weights import bayesian_pair, check_options
 __all__ = ["VAE", "Decoder", "Guide", "Model", "VAEConfig", "build", "evaluating"]
 
 # the parts of a VAE that may be the user's own
-SLOTS = (PRIOR, LIKELIHOOD, POSTERIOR)
+SLOTS = (PRIOR, LIKELIHOOD, POSTERIOR, ENCODER, DECODER)
 # data encoded at once: where q's mean has no closed form, hundreds of draws of each are held
 ENCODED = 500
 
@@ -79,6 +84,10 @@ class VAEConfig:
     prior_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     posterior: str = "diagonal_normal"
     posterior_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    encoder: str | None = None
+    encoder_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    decoder: str | None = None
+    decoder_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     weights: str | None = None
     weights_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -99,6 +108,8 @@ class VAEConfig:
             "likelihood_options",
             "prior_options",
             "posterior_options",
+            "encoder_options",
+            "decoder_options",
             "weights_options",
         ):
             checks.options(field, getattr(self, field), None)
@@ -110,11 +121,9 @@ class VAEConfig:
 class Decoder(nn.Module):
     """z (*, latent_size) -> the distribution of x, batch shape (*,), event shape `event_shape`."""
 
-    likelihood: PixelLikelihood | FunctionLikelihood
+    likelihood: Likelihood
 
-    def __init__(
-        self, network: nn.Module, likelihood: PixelLikelihood | FunctionLikelihood
-    ) -> None:
+    def __init__(self, network: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
         self.network, self.likelihood = network, likelihood
 
@@ -306,6 +315,8 @@ def build(
     seed: int | None = None,
     *,
     likelihood: Any = None,
+    encoder: Any = None,
+    decoder: Any = None,
 ) -> VAE:
     """The VAE a configuration describes.
 
@@ -321,17 +332,27 @@ def build(
         seed: makes the initial parameters a function of it and leaves the global generator as it
             was.
         likelihood: p(x|z), a function from the decoder's output maps to a Pyro distribution.
+        encoder: a module x (M, *event_shape) -> features (M, H).
+        decoder: a module z (M, L) -> outputs (M, *event_shape) or (M, maps, *event_shape); under
+            likelihood "decoder" one that returns a Pyro distribution of x.
 
     Raises:
         InputError: for anything that cannot be built.
     """
     if num_data is not None:
         num_data = checks.integer("num_data", num_data)
+    given = {
+        "prior": prior,
+        "likelihood": likelihood,
+        "posterior": posterior,
+        "encoder": encoder,
+        "decoder": decoder,
+    }
     with _seeded(seed), recorded_code() as code:
-        vae = _build(config, prior, likelihood, posterior, num_data)
+        vae = _build(config, given, num_data)
     _check_precision(vae)
     _own_memory(vae)
-    if any(getattr(vae.config, slot.kind) not in slot.builtin for slot in SLOTS):
+    if any(getattr(vae.config, slot.kind) not in (None, *slot.builtin) for slot in SLOTS):
         _check_own_programs(vae)
     vae.built, vae.code = vae.parts(), dict(code)
     return vae
@@ -394,22 +415,18 @@ def _seeded(seed: int | None) -> Iterator[None]:
         yield
 
 
-def _build(
-    config: VAEConfig, prior: Any, likelihood: Any, posterior: Any, num_data: int | None
-) -> VAE:
-    given = {"prior": prior, "likelihood": likelihood, "posterior": posterior}
-    configured = {slot: getattr(config, slot.kind) for slot in (PRIOR, LIKELIHOOD, POSTERIOR)}
+def _build(config: VAEConfig, given: Mapping[str, Any], num_data: int | None) -> VAE:
     names: dict[str, Any] = {
-        slot.kind: slot.reference(given[slot.kind], name) for slot, name in configured.items()
+        slot.kind: slot.reference(given[slot.kind], getattr(config, slot.kind)) for slot in SLOTS
     }
     c = dataclasses.replace(config, **names)
-    found = [slot.find(given[slot.kind], names[slot.kind]) for slot in configured]
-    source, likelihood, own = copies(*found)
-    network = (c.activation, c.init, dict(c.network_options))
-    encoder, feature_size = encoder_network(c.network, c.event_shape, c.hidden_sizes, *network)
-    head: Any = build_likelihood(likelihood, c.event_shape, c.likelihood_options)
-    shape = (c.latent_size, head.num_outputs, c.event_shape, c.hidden_sizes)
-    decoder = Decoder(decoder_network(c.network, *shape, *network), head)
+    found = [slot.find(given[slot.kind], names[slot.kind]) for slot in SLOTS]
+    source, likelihood, own, own_encoding, own_decoding = copies(*found)
+    posterior = given["posterior"]
+    encoder, feature_size = _encoder(c, own_encoding)
+    decoder = _decoder(
+        c, own_decoding, build_likelihood(likelihood, c.event_shape, c.likelihood_options)
+    )
     offers = {
         "encoder": encoder,
         "feature_size": feature_size,
@@ -451,6 +468,35 @@ def _build(
     return _with_weights(
         VAE(c, Model(program, decoder, num_data), Guide(own, num_data, opens_plate))
     )
+
+
+def _encoder(c: VAEConfig, own: Any) -> tuple[nn.Module, int]:
+    if own is not None:
+        return own_encoder(own, c.encoder_options, c.event_shape)
+    checks.options("encoder_options without an encoder of your own", c.encoder_options, ())
+    network = c.activation, c.init, dict(c.network_options)
+    return encoder_network(c.network, c.event_shape, c.hidden_sizes, *network)
+
+
+def _decoder(c: VAEConfig, own: Any, likelihood: Likelihood) -> Decoder:
+    shape = (c.latent_size, likelihood.num_outputs, c.event_shape)
+    if own is None:
+        checks.options("decoder_options without a decoder of your own", c.decoder_options, ())
+        network = c.activation, c.init, dict(c.network_options)
+        body = decoder_network(c.network, *shape, c.hidden_sizes, *network)
+    else:
+        body = own_decoder(own, c.decoder_options, *shape)
+    returns_tensors = not isinstance(body, OwnDecoder) or body.makes_tensors
+    if isinstance(likelihood, DecoderDistribution):
+        likelihood.read(body, c.latent_size)
+    elif not returns_tensors:
+        checks.refuse(
+            "decoder",
+            f"no tensor, under likelihood '{c.likelihood}'",
+            f"outputs for it, {(3, *shape[1:2], *c.event_shape)} for 3 latents",
+            "likelihood='decoder' takes the distribution that a decoder returns",
+        )
+    return Decoder(body, likelihood)
 
 
 def _with_weights(vae: VAE) -> VAE:

@@ -20,7 +20,7 @@ from torch import nn
 
 from ppl_vae import checks
 from ppl_vae.likelihoods import functions
-from ppl_vae.likelihoods.own import FunctionLikelihood
+from ppl_vae.likelihoods.own import DecoderDistribution, FunctionLikelihood
 from ppl_vae.likelihoods.pixels import (
     Bernoulli,
     ContinuousBernoulli,
@@ -36,10 +36,14 @@ from ppl_vae.parts.user_code import is_program
 __all__ = [
     "LIKELIHOOD",
     "LIKELIHOODS",
+    "DecoderDistribution",
     "FunctionLikelihood",
+    "Likelihood",
     "PixelLikelihood",
     "build_likelihood",
 ]
+
+Likelihood = PixelLikelihood | FunctionLikelihood | DecoderDistribution
 
 LIKELIHOODS: dict[str, Callable[..., Any]] = {
     "bernoulli": Bernoulli,
@@ -54,13 +58,14 @@ LIKELIHOODS: dict[str, Callable[..., Any]] = {
     "poisson": functions.poisson,
     "negative_binomial": functions.negative_binomial,
     "zero_inflated_negative_binomial": functions.zero_inflated_negative_binomial,
+    "decoder": DecoderDistribution,
 }
 LIKELIHOOD = Slot("likelihood", LIKELIHOODS, ("event_shape",))
 
 
 def build_likelihood(
     likelihood: Any, event_shape: tuple[int, ...], options: Mapping[str, Any]
-) -> PixelLikelihood | FunctionLikelihood:
+) -> Likelihood:
     """The likelihood as a module.
 
     Args:
@@ -85,7 +90,7 @@ def build_likelihood(
     else:
         _check_options(likelihood, options)
         likelihood = functools.partial(likelihood, **options) if options else likelihood
-    if isinstance(likelihood, PixelLikelihood):
+    if isinstance(likelihood, PixelLikelihood | DecoderDistribution):
         return likelihood
     return FunctionLikelihood(likelihood, event_shape)
 

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.distributions.constraints import Constraint
 from ppl_vae import checks
 from ppl_vae.parts.user_code import fault
 
-__all__ = ["FunctionLikelihood", "output_maps"]
+__all__ = ["DecoderDistribution", "FunctionLikelihood", "output_maps"]
 
 
 def output_maps(program: Callable[..., Any]) -> list[str]:
@@ -66,21 +67,51 @@ class FunctionLikelihood(nn.Module):
                 found = self.program(*outputs.unbind(1))
         except Exception as error:
             checks.refuse("likelihood", fault(error), expected)
-        if not isinstance(found, TorchDistributionMixin):
-            got = f"a {type(found).__module__}.{type(found).__name__}"
-            checks.refuse("likelihood", got, expected, "import pyro.distributions as dist")
-        shape = tuple(found.batch_shape + found.event_shape)
-        if shape != (3, *event_shape) or found.event_dim > self.event_dim:
-            checks.refuse(
-                "likelihood",
-                f"batch and event shape {shape} for 3 data",
-                f"{(3, *event_shape)}",
-                "each map has the shape of the data; declare no more than the event's dimensions",
-            )
-        support: Any = found.support
-        while isinstance(support, constraints.independent):
-            support = support.base_constraint
-        return support
+        return checked_support("likelihood", found, (3,), event_shape)
+
+
+class DecoderDistribution(nn.Module):
+    """p(x|z) = what the decoder returns: a distribution of x, made by a decoder of one's own."""
+
+    num_outputs = 1
+
+    def __init__(self, event_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.event_shape = event_shape
+        self.support: Constraint = constraints.real
+
+    def read(self, decoder: Callable[[Tensor], Any], latent_size: int) -> None:
+        """Take the support from the decoder's distribution at z = 0, and check its shape."""
+        for shape in ((3,), (2, 3)):
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                found = decoder(torch.zeros(*shape, latent_size))
+            self.support = checked_support("decoder", found, shape, self.event_shape)
+
+    def forward(self, outputs: Any, x: Tensor | None = None) -> dist.TorchDistribution:
+        """The decoder's distribution, all dimensions of the event declared."""
+        return outputs.to_event(len(self.event_shape) - outputs.event_dim)
+
+
+def checked_support(
+    subject: str, found: Any, batch_shape: tuple[int, ...], event_shape: tuple[int, ...]
+) -> Constraint:
+    """Where x may lie under a distribution; `InputError` unless it is one of x."""
+    if not isinstance(found, TorchDistributionMixin):
+        got = f"a {type(found).__module__}.{type(found).__name__}"
+        expected = "a Pyro distribution of x"
+        checks.refuse(subject, got, expected, "import pyro.distributions as dist")
+    shape = tuple(found.batch_shape + found.event_shape)
+    if shape != (*batch_shape, *event_shape) or found.event_dim > len(event_shape):
+        checks.refuse(
+            subject,
+            f"batch and event shape {shape} for {math.prod(batch_shape)} data",
+            f"{(*batch_shape, *event_shape)}",
+            "each map has the shape of the data; declare no more than the event's dimensions",
+        )
+    support: Any = found.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
 
 
 def _name(program: Any) -> str:

@@ -46,9 +46,13 @@ class Slot:
         """
         if isinstance(name, str) and (is_reference(name) or name == CUSTOM):
             return
+        if name is None and not self.builtin:  # what the library makes where nothing is given
+            return
+        if not self.builtin:
+            checks.refuse(self.kind, repr(name), "'file.py:Name' or 'package.module:Name'")
         checks.choice(self.kind, name, self.builtin)
 
-    def reference(self, given: Any, configured: str) -> str:
+    def reference(self, given: Any, configured: str | None) -> str | None:
         """The name by which a later process finds the same part; "custom" if there is none.
 
         Args:
@@ -58,13 +62,15 @@ class Slot:
         check_attributes(self.kind, given)
         if given is None or isinstance(given, str):
             name = configured if given is None else given
+            if name is None:
+                return None
             return absolute_reference(name) if is_reference(name) else name
         module = getattr(given, "__module__", None)
         name = getattr(given, "__name__", "")
         found = getattr(sys.modules.get(module or ""), name, None)
         return f"{module}:{name}" if found is given and module != "__main__" else CUSTOM
 
-    def find(self, given: Any, configured: str) -> Any:
+    def find(self, given: Any, configured: str | None) -> Any:
         """The class, function or object that is given or, where None is, configured."""
         if given is None and configured == CUSTOM:
             checks.refuse(
@@ -77,7 +83,8 @@ class Slot:
         if not isinstance(found, str):
             return found
         if not is_reference(found):
-            return self.builtin[checks.choice(self.kind, found, self.builtin)]
+            self.check_name(found)
+            return self.builtin[found]
         found = resolve(found, self.kind)
         check_attributes(self.kind, found)
         return found
