@@ -125,7 +125,7 @@ def test_references_with_options_are_found_again(
 
 def test_a_decoder_may_return_the_distribution() -> None:
     config = VAEConfig((6,), latent_size=2, likelihood="decoder")
-    vae, x = build(config, decoder=Direct, seed=0), torch.randn(40, 6)
+    vae, x = build(config, decoder=Direct, seed=0), 3 + torch.randn(40, 6)
     before = log_likelihood(vae, x, 50, seed=0).mean
     fit(vae, x, **{**QUIET, "epochs": 30, "learning_rate": 0.01})
     assert log_likelihood(vae, x, 50, seed=0).mean > before
