@@ -199,7 +199,7 @@ class TestOptimalScale:
         torch.testing.assert_close(outputs.grad[:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+@pytest.mark.parametrize("name", sorted(LIKELIHOODS.keys() - {"decoder"}))
 @pytest.mark.parametrize("event_shape", [(5,), (3, 4), (2, 3, 4)])
 def test_batch_and_event_shapes(name, event_shape):
     head = build_likelihood(name, event_shape, {})

@@ -527,11 +527,14 @@ class TestConfig:
         assert torch.allclose(vae.decode(z).base_dist.logits, logits, atol=1e-6)
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("likelihood", sorted(LIKELIHOODS.keys() - {"decoder"}))
 def test_trains_and_loads_with_every_likelihood(likelihood: str, tmp_path: Path) -> None:
     vae = build(small(likelihood=likelihood), seed=0)
+    x = data()
+    if likelihood in ("beta", "log_normal"):  # which 0 and 1 are no draws of
+        x = 0.25 + 0.5 * x
     before = {name: value.clone() for name, value in vae.state_dict().items()}
-    history = fit(vae, data(), batch_size=10, epochs=2, compile="off", progress=False)
+    history = fit(vae, x, batch_size=10, epochs=2, compile="off", progress=False)
     assert math.isfinite(history.rows[-1]["lower_bound"]) and history.rows[-1]["kl_weights"] > 0
     moved = [
         name
@@ -541,7 +544,7 @@ def test_trains_and_loads_with_every_likelihood(likelihood: str, tmp_path: Path)
     assert len(moved) == 4
     save(vae, tmp_path / "vae.safetensors")
     loaded = load(tmp_path / "vae.safetensors")
-    assert torch.equal(loaded.reconstruct(data(3)), vae.reconstruct(data(3)))
+    assert torch.equal(loaded.reconstruct(x[:3]), vae.reconstruct(x[:3]))
 
 
 @pytest.mark.parametrize(
