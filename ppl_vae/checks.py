@@ -107,9 +107,12 @@ def number(
     """
     good = isinstance(value, numbers.Real) and not isinstance(value, bool) and _is_finite(value)
     if not good or not minimum <= value <= maximum or (exclusive and value == minimum):  # type: ignore[operator]
-        low = "" if minimum == -math.inf else f" {'>' if exclusive else '>='} {minimum:g}"
-        high = "" if maximum == math.inf else f" and at most {maximum:g}"
-        refuse(subject, repr(value), f"a finite number{low}{high}")
+        expected = "a finite number"
+        if minimum > -math.inf:
+            expected += f" {'>' if exclusive else '>='} {minimum:g}"
+        if maximum < math.inf:
+            expected += f" and at most {maximum:g}"
+        refuse(subject, repr(value), expected)
     return float(value)  # type: ignore[arg-type]
 
 

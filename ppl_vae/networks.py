@@ -319,12 +319,10 @@ def initialize(module: nn.Module, init: str, activation: str) -> nn.Module:
     for i, layer in enumerate(modules):
         if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             continue
-        followed = any(isinstance(m, tuple(ACTIVATIONS.values())) for m in modules[i:])
-        scale = (
-            0.01
-            if init == "normal_0.01"
-            else (gain if followed else 1.0) / math.sqrt(fan_in(layer, layer.weight))
-        )
+        scale = 0.01
+        if init == "fan_in":
+            followed = any(isinstance(m, tuple(ACTIVATIONS.values())) for m in modules[i:])
+            scale = (gain if followed else 1.0) / math.sqrt(fan_in(layer, layer.weight))
         nn.init.normal_(layer.weight, 0.0, scale)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)

@@ -170,13 +170,9 @@ def add_option(parser: Any, option: Option) -> None:
 def _text(value: Any) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value)) or "none"
-    return (
-        "none"
-        if value is None
-        else {True: "yes", False: "no"}[value]
-        if isinstance(value, bool)
-        else str(value)
-    )
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
 
 
 def is_dictionary(annotation: Any) -> bool:

@@ -48,7 +48,9 @@ def calibration_figure(calibration: Calibration, *, axes: Axes | None = None) ->
     named = np.flatnonzero(outside)[: len(NAMED_COLOURS)]
     for j, rank in enumerate(u.T):
         label = calibration.names[j] if j in named else None
-        colour = NAMED_COLOURS[list(named).index(j)] if label else LIMIT if outside[j] else DRAWS
+        colour = LIMIT if outside[j] else DRAWS
+        if label:
+            colour = NAMED_COLOURS[list(named).index(j)]
         alpha = 1.0 if label else max(0.2, 1 / u.shape[1])
         ends = (
             np.concatenate([[0.0], rank, [1.0]]),

@@ -127,7 +127,9 @@ def _calibration_checks(found: Calibration) -> list[Check]:
     coverage = found.coverage(INTERVAL)
     worst = coverage[(coverage - INTERVAL).abs().argmax()].item()
     off = abs(worst - INTERVAL)
-    tendency = "" if off <= 0.1 else ", overconfident" if worst < INTERVAL else ", conservative"
+    tendency = ""
+    if off > 0.1:
+        tendency = ", overconfident" if worst < INTERVAL else ", conservative"
     held = (
         f"the worst latent's {INTERVAL:.0%} intervals hold {worst:.0%} of simulated "
         f"latents{tendency}"

@@ -15,6 +15,7 @@ from ppl_vae.evaluation.blocks import as_float, decoder_rows
 from ppl_vae.evaluation.running import RunningWeights
 from ppl_vae.evaluation.weights import LogWeights, paired_traces, program, sites
 from ppl_vae.protocols import is_point
+from ppl_vae.training.tiers import tier_by_work
 from ppl_vae.vae import VAE
 
 __all__ = ["importance"]
@@ -50,7 +51,9 @@ def importance(
         draws = max(draws, 2)
         num_samples = pieces * draws
     block = program(
-        LogWeights(vae, draws, from_prior), [example], _tier(tier, len(groups) * pieces)
+        LogWeights(vae, draws, from_prior),
+        [example],
+        tier_by_work(tier, len(groups) * pieces, BLOCKS_WORTH_RECORDING, BLOCKS_WORTH_COMPILING),
     )
     results = []
     for group in tqdm(
@@ -73,15 +76,3 @@ def _check_density(vae: VAE, x: Tensor) -> None:
             "a posterior to draw from",
             "use method='annealed'",
         )
-
-
-def _tier(wanted: str, blocks: int) -> str:
-    if wanted != "auto":
-        return wanted
-    return (
-        "inductor"
-        if blocks >= BLOCKS_WORTH_COMPILING
-        else "record"
-        if blocks >= BLOCKS_WORTH_RECORDING
-        else "off"
-    )

@@ -16,7 +16,7 @@ from ppl_vae.training.ranks import Ranks
 from ppl_vae.training.recorded import NotRecordable
 from ppl_vae.training.step import EagerStep, ObjectiveModule, RecordedStep, Step
 
-__all__ = ["TIERS", "choose_tier", "make_step"]
+__all__ = ["TIERS", "choose_tier", "make_step", "tier_by_work"]
 
 log = logging.getLogger(__name__)
 TIERS = ("auto", "off", "record", "inductor")
@@ -29,15 +29,18 @@ def choose_tier(compile: str, num_steps: int) -> str:
     """The tier that `compile` names; "auto" weighs what a tier costs once against the steps it will
     run.
     """
-    if compile != "auto":
-        return compile
-    return (
-        "inductor"
-        if num_steps >= STEPS_WORTH_COMPILING
-        else "record"
-        if num_steps >= STEPS_WORTH_RECORDING
-        else "off"
-    )
+    return tier_by_work(compile, num_steps, STEPS_WORTH_RECORDING, STEPS_WORTH_COMPILING)
+
+
+def tier_by_work(wanted: str, amount: int, worth_recording: int, worth_compiling: int) -> str:
+    """The tier that is wanted, or under "auto" the dearest to start that the amount of work is
+    worth.
+    """
+    if wanted != "auto":
+        return wanted
+    if amount >= worth_compiling:
+        return "inductor"
+    return "record" if amount >= worth_recording else "off"
 
 
 def make_step(
