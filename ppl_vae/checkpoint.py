@@ -63,7 +63,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     """Write tensors and a JSON header as one safetensors file, atomically, with a digest of the
     tensors' bytes.
     """
-    kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    kept = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
     text = json.dumps({**header, "format": FORMAT, "version": __version__, "sha256": _digest(kept)})
     with saved(path) as file:
         file.write(to_bytes(kept, metadata={"ppl_vae": text}))

@@ -807,3 +807,22 @@ with run_lock(Path({str(tmp_path)!r})):
             holder.communicate()
         with run_lock(tmp_path):
             pass
+
+
+class FromOneNumber(torch.nn.Module):
+    """p(z) = N(0, 1), its location a buffer that was expanded from one number."""
+
+    def __init__(self, latent_size: int) -> None:
+        super().__init__()
+        self.register_buffer("location", torch.zeros(()).expand(latent_size))
+
+    def forward(self) -> torch.Tensor:
+        return pyro.sample("z", dist.Normal(self.location, 1.0).to_event(1))
+
+
+@pytest.mark.parametrize("latent_size", [1, 2])
+def test_an_expanded_buffer_is_saved(latent_size: int, tmp_path: Path) -> None:
+    """One of a single number has the strides of an expanded one, though it is contiguous."""
+    save(tiny(FromOneNumber, latent_size=latent_size), tmp_path / "vae.safetensors")
+    again = load(tmp_path / "vae.safetensors", prior=FromOneNumber)
+    assert torch.equal(again.model.prior.location, torch.zeros(latent_size))

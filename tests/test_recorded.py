@@ -198,22 +198,28 @@ class Changing(torch.nn.Module):
 
     def __init__(self, latent_size):
         super().__init__()
-        self.latent_size, self.calls = latent_size, 0
+        self.latent_size, self.calls, self.counts = latent_size, 0, {"calls": 0}
 
     def forward(self):
         scale = {
             "counter": lambda: 1.0 + 0.1 * self.calls,
             "slow counter": lambda: 1.0 + 0.1 * (self.calls // 100),
+            "counter in a dictionary": lambda: 1.0 + 0.1 * (self.counts["calls"] // 100),
             "python": lambda: random.uniform(1, 2),
             "numpy": lambda: np.random.default_rng().uniform(1, 2),
             "tensor": lambda: torch.tensor(np.random.default_rng().uniform(1, 2, 2)).float(),
         }[self.kind]()
-        if "counter" in self.kind:
+        if self.kind == "counter in a dictionary":
+            self.counts["calls"] += 1
+        elif "counter" in self.kind:
             self.calls += 1
         return pyro.sample("z", dist.Normal(torch.zeros(self.latent_size), scale).to_event(1))
 
 
-@pytest.mark.parametrize("kind", ["counter", "slow counter", "python", "numpy", "tensor"])
+@pytest.mark.parametrize(
+    "kind",
+    ["counter", "slow counter", "counter in a dictionary", "python", "numpy", "tensor"],
+)
 def test_a_program_that_changes_from_call_to_call_is_run_eagerly_with_one_line(
     kind, monkeypatch, caplog
 ):
@@ -223,7 +229,57 @@ def test_a_program_that_changes_from_call_to_call_is_run_eagerly_with_one_line(
         history = fit(vae, pixels(40), epochs=2, compile="record", progress=False)
     assert history.tier == "off"
     assert len(caplog.records) == 1 and "from call to call" in caplog.text
-    assert ("model.prior.calls" in caplog.text) == ("counter" in kind)
+    assert ("model.prior.calls" in caplog.text) == (kind in ("counter", "slow counter"))
+    assert ("model.prior.counts" in caplog.text) == (kind == "counter in a dictionary")
+
+
+class Annealed(torch.nn.Module):
+    """p(z) = N(0, exp(-c / 20)), the buffer c one more at each run in training."""
+
+    def __init__(self, latent_size):
+        super().__init__()
+        self.latent_size = latent_size
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self):
+        if self.training:
+            self.count = self.count + 1
+        scale = torch.exp(-self.count / 20)
+        return pyro.sample("z", dist.Normal(torch.zeros(self.latent_size), scale).to_event(1))
+
+
+def test_a_program_that_replaces_a_buffer_is_run_eagerly_with_one_line(caplog):
+    """A recorded step would begin with the first buffer at every call."""
+    with caplog.at_level(logging.WARNING, logger="ppl_vae"):
+        histories = [
+            fit(tiny(Annealed), pixels(40), batch_size=10, epochs=3, compile=tier, progress=False)
+            for tier in ("off", "record")
+        ]
+    assert len(caplog.records) == 1 and "they replace vae.model.prior.count" in caplog.text
+    assert [history.tier for history in histories] == ["off", "off"]
+
+
+class MadeBefore(torch.nn.Module):
+    """p(z) = N(0, 1), a distribution that was made once, with its scale expanded."""
+
+    def __init__(self, latent_size):
+        super().__init__()
+        self.standard_normal = dist.Normal(torch.zeros(latent_size), 1.0).to_event(1)
+
+    def forward(self):
+        return pyro.sample("z", self.standard_normal)
+
+
+@pytest.mark.parametrize("latent_size", [1, 2])
+def test_a_constant_that_was_expanded_is_recorded(latent_size):
+    """Expanded, it has one number for many in memory, and no bytes of its own for each."""
+    bounds = []
+    for tier in ("off", "record"):
+        vae = tiny(MadeBefore, latent_size=latent_size)
+        history = fit(vae, pixels(40), epochs=2, compile=tier, progress=False)
+        assert history.tier == tier
+        bounds.append(history.rows[-1]["lower_bound"])
+    assert bounds[0] == bounds[1]
 
 
 def test_log_likelihood_of_a_program_that_changes_is_run_eagerly_with_one_line(monkeypatch, caplog):

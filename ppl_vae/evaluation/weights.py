@@ -17,13 +17,12 @@ from pyro import poutine
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ppl_vae import checks
 from ppl_vae.distributions.remembered import made_from, remember
 from ppl_vae.handlers.enumeration import replayed_trace
 from ppl_vae.handlers.kl_weight import in_data_plate
-from ppl_vae.training.recorded import NotRecordable, compiled, lift_noise, record_twice
+from ppl_vae.training.recorded import NotRecordable, compiled, lift_noise, record_twice, stateless
 from ppl_vae.vae import VAE
 
 __all__ = ["LogWeights", "paired_traces", "program", "sites"]
@@ -127,7 +126,7 @@ def program(module: nn.Module, inputs: Sequence[Tensor], tier: str) -> Callable[
     tensors = [t.detach() for t in state.values()]
 
     def run(*arguments: Tensor) -> Any:
-        return functional_call(module, dict(zip(state, arguments)), arguments[len(state) :])
+        return stateless(module, dict(zip(state, arguments)), arguments[len(state) :])
 
     try:
         graph = record_twice(run, [*tensors, *inputs], module)

@@ -6,6 +6,7 @@ inputs and drawn by the very operators the eager program would call, in their or
 recorded program draws the eager one's numbers.
 """
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from ppl_vae.training.rewrites import rewritten
@@ -26,9 +28,11 @@ __all__ = [
     "plain_attributes",
     "record",
     "record_twice",
+    "stateless",
 ]
 
 log = logging.getLogger(__name__)
+PLAIN = (bool, int, float, str)
 Noise = Callable[[], Tensor]
 
 
@@ -77,15 +81,38 @@ def record_twice(
     return second
 
 
+def stateless(module: nn.Module, state: dict[str, Tensor], arguments: Sequence[Tensor]) -> Any:
+    """What `module` gives for `arguments` with `state` in place of its parameters and buffers.
+
+    Raises `NotRecordable` where it replaces a buffer (`self.count = self.count + 1`): a graph holds
+    the tensor that was there, and would begin with it at every call.
+    """
+    given = dict(state)
+    value = functional_call(module, state, tuple(arguments))
+    replaced = sorted(name for name, tensor in given.items() if state[name] is not tensor)
+    if replaced:
+        raise NotRecordable(f"they replace {', '.join(replaced)}, which .copy_() would write to")
+    return value
+
+
 def plain_attributes(module: nn.Module) -> dict[str, Any]:
-    """The numbers, truth values and texts that the modules hold as attributes, by dotted name."""
-    kinds = (bool, int, float, str)
+    """The numbers, truth values and texts that the modules hold as attributes, alone or in lists
+    and dictionaries, by dotted name.
+    """
     return {
-        f"{prefix}.{name}".removeprefix("."): value
+        f"{prefix}.{name}".removeprefix("."): copy.deepcopy(value)
         for prefix, part in module.named_modules()
         for name, value in vars(part).items()
-        if isinstance(value, kinds)
+        if isinstance(value, PLAIN) or (name[:1] != "_" and _all_plain(value))
     }
+
+
+def _all_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_all_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_all_plain, value))
+    return isinstance(value, PLAIN)
 
 
 def changed_attributes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -104,8 +131,10 @@ def _content(graph: fx.GraphModule) -> list[Sequence[Any]]:
         content.append((node.name, str(node.target), repr(node.args), repr(node.kwargs)))
         constant = getattr(graph, str(node.target)) if node.op == "get_attr" else None
         if isinstance(constant, Tensor):
-            flat = constant.detach().cpu().resolve_conj().resolve_neg().reshape(-1)
-            content.append((constant.shape, flat.view(torch.uint8).numpy().tobytes()))
+            kept = constant.detach().resolve_conj().resolve_neg()
+            # an expanded constant has one number for many, and no bytes for each of them
+            own = kept.cpu().clone(memory_format=torch.contiguous_format).reshape(-1)
+            content.append((constant.shape, own.view(torch.uint8).numpy().tobytes()))
     return content
 
 

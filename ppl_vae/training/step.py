@@ -13,13 +13,12 @@ from typing import Any, Protocol
 import pyro
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 
 from ppl_vae.handlers.reduced_precision import BFloat16Products
 from ppl_vae.training.objective import Objective
 from ppl_vae.training.optimizers import Update, laid_out
 from ppl_vae.training.ranks import Ranks
-from ppl_vae.training.recorded import compiled, lift_noise, record, record_twice
+from ppl_vae.training.recorded import compiled, lift_noise, record, record_twice, stateless
 from ppl_vae.vae import VAE
 
 __all__ = [
@@ -256,7 +255,7 @@ def record_gradients(
             **dict(zip(names, own, strict=True)),
             **dict(zip(buffers, arguments[len(names) : -2], strict=True)),
         }
-        loss, report = functional_call(module, state, arguments[-2:])
+        loss, report = stateless(module, state, arguments[-2:])
         report_names[:] = ["loss", *report]
         gradients = loss_gradients(loss, own)
         return (torch.stack([loss.detach(), *report.values()]), *gradients)
