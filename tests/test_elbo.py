@@ -4,12 +4,15 @@ Knows the room `elbo` and the ground truths; must not know files.
 """
 
 import math
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from torch import Tensor
 
 from ppl_vae.checks import InputError
 from ppl_vae.elbo import estimator_from, kl_report
@@ -321,3 +324,97 @@ class TestRefusals:
             Objective("C")
         with pytest.raises(InputError, match="num_particles: got 0"):
             Objective("A", 0)
+
+
+def masked(latent_size: int, of_distribution: bool, mask: bool | Tensor) -> Tensor:
+    """p(u) p(z | u), the mask on z, by a handler or by the distribution."""
+    u = pyro.sample("u", dist.Normal(0.0, 1.0))
+    q = dist.Normal(u[..., None].expand(*u.shape, latent_size), 1.0).to_event(1)
+    if of_distribution:
+        return pyro.sample("z", q.mask(mask))
+    with poutine.mask(mask=mask):
+        return pyro.sample("z", q)
+
+
+def masked_coordinate(latent_size: int) -> Tensor:
+    within = dist.Normal(torch.zeros(latent_size), 1.0).mask(torch.tensor([True, False]))
+    return pyro.sample("z", within.to_event(1))
+
+
+def masked_guide(x: Tensor, of_distribution: bool) -> None:
+    q, mask = dist.Normal(x[:, :2], 1.0).to_event(1), x[:, 0] > 0.5
+    if of_distribution:
+        pyro.sample("z", q.mask(mask))
+    else:
+        with poutine.mask(mask=mask):
+            pyro.sample("z", q)
+
+
+def normal_z(latent_size: int) -> Tensor:
+    return pyro.sample("z", dist.Normal(torch.zeros(latent_size), 1.0).to_event(1))
+
+
+class TestMasks:
+    """A mask drops part of log p or log q: the bound, and log p(x), would be of no model."""
+
+    @pytest.mark.parametrize("of_distribution", [False, True])
+    @pytest.mark.parametrize("mask", [False, torch.tensor(False)])
+    def test_a_masked_prior_is_refused_when_built(
+        self, of_distribution: bool, mask: bool | Tensor
+    ) -> None:
+        with pytest.raises(InputError, match="site 'z': got a mask"):
+            tiny(partial(masked, of_distribution=of_distribution, mask=mask))
+
+    def test_a_masked_coordinate_is_refused_when_built(self) -> None:
+        with pytest.raises(InputError, match="site 'z': got a mask"):
+            tiny(masked_coordinate)
+
+    @pytest.mark.parametrize("of_distribution", [False, True])
+    def test_a_masked_guide_is_refused_when_built(self, of_distribution: bool) -> None:
+        with pytest.raises(InputError, match="site 'z': got a mask"):
+            tiny(normal_z, partial(masked_guide, of_distribution=of_distribution))
+
+    def test_a_scaled_prior_is_refused_when_built(self) -> None:
+        def scaled(latent_size: int) -> Tensor:
+            with poutine.scale(scale=0.5):
+                return normal_z(latent_size)
+
+        with pytest.raises(InputError, match="site 'z': got a scale"):
+            tiny(scaled)
+
+    @pytest.mark.parametrize("of_distribution", [False, True])
+    def test_a_mask_of_everything_is_none(self, of_distribution: bool) -> None:
+        def unmasked(latent_size: int) -> Tensor:
+            u = pyro.sample("u", dist.Normal(0.0, 1.0))
+            at_u = dist.Normal(u[..., None].expand(*u.shape, latent_size), 1.0).to_event(1)
+            return pyro.sample("z", at_u)
+
+        vae = tiny(partial(masked, of_distribution=of_distribution, mask=True))
+        bounds = [terms(each, pixels(5), "A").lower_bound for each in (vae, tiny(unmasked))]
+        assert torch.equal(*bounds)
+
+    @pytest.mark.parametrize("estimator", "AB")
+    @pytest.mark.parametrize("of_distribution", [False, True])
+    def test_a_mask_in_one_of_two_programs_is_refused_by_the_estimator(
+        self, estimator: str, of_distribution: bool
+    ) -> None:
+        def model(x: Tensor) -> None:
+            with pyro.plate("data", len(x), dim=-1):
+                masked(2, of_distribution, False)
+                pyro.sample("x", dist.Bernoulli(0.5).expand([6]).to_event(1), obs=x)
+
+        def guide(x: Tensor) -> None:
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("u", dist.Normal(torch.zeros(len(x)), 1.0))
+                pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+
+        with pytest.raises(InputError, match="different masks in model and guide"):
+            estimator_from(estimator).terms(model, guide, pixels(5))
+
+    @pytest.mark.parametrize("estimator", "AB")
+    def test_a_mask_around_the_estimator_leaves_the_other_data(self, estimator: str) -> None:
+        vae, x = tiny(), pixels(5)
+        keep = torch.tensor([True, False, True, True, False])
+        with poutine.mask(mask=keep):
+            some = terms(vae, x, estimator).lower_bound
+        assert torch.equal(some, torch.where(keep, terms(vae, x, estimator).lower_bound, 0.0))

@@ -23,6 +23,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from ppl_vae import checks
 from ppl_vae.elbo.terms import KL, Terms, total
 from ppl_vae.guides import DataProgram
+from ppl_vae.guides.sites import has_masked_distribution
 from ppl_vae.handlers.corruption import SameEvidence
 from ppl_vae.handlers.enumeration import SummedOut, replayed_trace
 from ppl_vae.handlers.kl_weight import (
@@ -275,7 +276,8 @@ def _same(a: float | Tensor, b: float | Tensor) -> bool:
 
 def _check_masks(name: str, q: Site, p: Site) -> None:
     """A mask in one program alone is no bound: A would drop log p but keep log q, B keep both."""
-    if not _same_mask(q["mask"], p["mask"]):
+    of_distributions = any(has_masked_distribution(site["fn"]) for site in (q, p))
+    if of_distributions or not _same_mask(q["mask"], p["mask"]):
         checks.refuse(
             f"site '{name}'",
             "different masks in model and guide",
@@ -285,6 +287,7 @@ def _check_masks(name: str, q: Site, p: Site) -> None:
 
 
 def _same_mask(a: bool | Tensor | None, b: bool | Tensor | None) -> bool:
+    a, b = (None if mask is True else mask for mask in (a, b))  # as good as none
     if not (torch.is_tensor(a) and torch.is_tensor(b)):
         return a is b
     if a is b or get_proxy_mode() is not None:  # a recorded step cannot look at values

@@ -17,7 +17,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from ppl_vae import checks
-from ppl_vae.guides.sites import LatentSite, check_names
+from ppl_vae.guides.sites import LatentSite, check_names, check_unmasked
 from ppl_vae.handlers.enumeration import check_agreement
 from ppl_vae.handlers.kl_weight import DATA_PLATE
 from ppl_vae.handlers.modes import evaluating
@@ -81,6 +81,7 @@ def _check(trace: poutine.Trace, sites: Sequence[LatentSite], num_rows: int) -> 
                 "pyro.sample it without obs",
             )
         _check_shapes(site, nodes[site.name]["fn"], num_rows)
+        check_unmasked(site.name, nodes[site.name])
     check_agreement(trace, {site.name for site in sites})
 
 

@@ -24,7 +24,16 @@ from ppl_vae.handlers.modes import evaluating
 from ppl_vae.handlers.own_parameters import with_own_parameters
 from ppl_vae.parts.user_code import fault
 
-__all__ = ["LatentSite", "base_distribution", "check_names", "latent_sites", "owner", "real_site"]
+__all__ = [
+    "LatentSite",
+    "base_distribution",
+    "check_names",
+    "check_unmasked",
+    "has_masked_distribution",
+    "latent_sites",
+    "owner",
+    "real_site",
+]
 
 # names of the site of data, of the plates that the library opens, of the dimensions of stored draws
 RESERVED = (
@@ -82,6 +91,40 @@ def base_distribution(fn: Any) -> Any:
     return fn
 
 
+def has_masked_distribution(fn: Any) -> bool:
+    """Whether a distribution says itself, by `.mask`, that part of its density does not count."""
+    while isinstance(fn, (dist.Independent, dist.MaskedDistribution)):
+        if isinstance(fn, dist.MaskedDistribution) and fn._mask is not True:
+            return True
+        fn = fn.base_dist
+    return False
+
+
+def check_unmasked(name: str, site: Any) -> None:
+    """`InputError` for a mask: with part of log q or log p left out, no bound and no estimate of
+    log p(x) is one.
+    """
+    everywhere = site["mask"] is None or site["mask"] is True
+    if not everywhere or has_masked_distribution(site["fn"]):
+        checks.refuse(
+            f"site '{name}'",
+            "a mask, which leaves part of its density out",
+            "a density that counts for each datum",
+            "enter poutine.mask around the estimator, not inside one program",
+        )
+
+
+def _check_unscaled(name: str, site: Any) -> None:
+    scale = site["scale"]
+    if torch.is_tensor(scale) or scale != 1.0:
+        checks.refuse(
+            f"site '{name}'",
+            "a scale, which changes its log density",
+            "a density that counts once for each datum",
+            "give fit a kl_weight, or enter KLWeight around the estimator",
+        )
+
+
 def owner(prior: Callable[[], Any], latent_size: int) -> Callable[[], Any]:
     """The prior as owner of its parameters, those of its `pyro.param` statements included. Raises
     `InputError`.
@@ -107,6 +150,8 @@ def latent_sites(prior: Callable[[], Any], latent_size: int) -> list[LatentSite]
     latents = {name: site for name, site in sites.items() if not site["is_observed"]}
     for name, site in latents.items():
         _check(name, site, size)
+        check_unmasked(name, site)
+        _check_unscaled(name, site)
     indices = {name for name, site in latents.items() if _is_index(name, site)}
     if indices:
         _trace(
