@@ -143,11 +143,11 @@ def answer(rows):
             "The report had either a Gaussian latent or the square. That a learned scale has both "
             f"is **{'refuted' if failed else 'not shown'}**: {tested(both[0], 'Gaussian codes')} "
             f"(p by seed {each}); {tested(both[1], 'uniform draws')}; reconstructions cover "
-            f"{study.mean_at(two, 'coverage')} of the cells and fall short of the square's width "
-            f"by {short}.",
+            f"a share {study.mean_at(two, 'coverage')} of the cells and fall short of the square's "
+            f"width by {short}.",
             "",
             *lines,
-            f"- One latent, learned scale: draws fill {filled} of the cells, bound {bound} nats "
+            f"- One latent, learned scale: draws fill a share {filled} of the cells, bound {bound} nats "
             "where log p = 0.",
         ]
     )
