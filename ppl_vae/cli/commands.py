@@ -199,6 +199,7 @@ def evaluate(given: Namespace) -> int:
         given.num_samples,
         given.seed,
         getattr(given, "progress", True),
+        given.prior_share,
     )
     return 0
 
@@ -244,10 +245,16 @@ def demo(given: Namespace) -> int:
     return 0
 
 
-def _evaluate(loaded: _Loaded, num_samples: int, seed: int, progress: bool) -> None:
+def _evaluate(
+    loaded: _Loaded,
+    num_samples: int,
+    seed: int,
+    progress: bool,
+    prior_share: float | None = None,
+) -> None:
     estimator, num_particles = loaded.record.fit["estimator"], loaded.record.fit["num_particles"]
     report = evaluation_report(
-        loaded.vae, loaded.x, estimator, num_particles, num_samples, seed, progress
+        loaded.vae, loaded.x, estimator, num_particles, num_samples, seed, progress, prior_share
     )
     print(f"{loaded}\n", *evaluation_lines(report), sep="\n")
     loaded.run.write_json(

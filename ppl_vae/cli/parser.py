@@ -90,6 +90,16 @@ def make_parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
     )
+    _say(
+        worth,
+        "--prior-share",
+        None,
+        "share of them drawn from the prior, for modes the posterior misses; Pareto k is the "
+        "mixture's",
+        shown="0.1, or 0 where the posterior has latent sites of its own",
+        type=float,
+        metavar="NUMBER",
+    )
     add_option(worth, _progress())
     _run(
         _command(

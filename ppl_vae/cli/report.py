@@ -12,8 +12,15 @@ from torch import Tensor
 
 from ppl_vae.diagnostics import Check
 from ppl_vae.elbo import estimator_from, kl_report
-from ppl_vae.evaluation import active_units, log_likelihood, lower_bound, reconstruction_error
+from ppl_vae.evaluation import (
+    LogLikelihood,
+    active_units,
+    log_likelihood,
+    lower_bound,
+    reconstruction_error,
+)
 from ppl_vae.evaluation.blocks import by_blocks
+from ppl_vae.evaluation.importance import default_prior_share
 from ppl_vae.vae import VAE
 
 __all__ = ["check_table", "evaluation_lines", "evaluation_report", "verdict"]
@@ -35,11 +42,12 @@ def evaluation_report(
     num_samples: int,
     seed: int,
     progress: bool,
+    prior_share: float | None = None,
 ) -> dict[str, Any]:
     """Every number of `evaluation_lines`, in plain values; x (N, *event_shape).
 
     The bound is that of `estimator` with `num_particles` draws a datum, log p(x) takes
-    `num_samples`.
+    `num_samples`, of which `prior_share` (None: a tenth where the guide allows) are the prior's.
     """
     kl = _kl(vae, x, estimator, seed)
     report = {
@@ -56,15 +64,18 @@ def evaluation_report(
     if "point" in {site["kind"] for site in kl.values()}:  # a plain autoencoder has no bound
         return report
     bound = lower_bound(vae, x, estimator, num_particles, seed=seed)
-    return report | {"lower_bound": _mean(bound)} | _likelihood(vae, x, num_samples, seed, progress)
+    share = default_prior_share(vae, x) if prior_share is None else prior_share
+    likelihood = log_likelihood(
+        vae, x, num_samples, seed=seed, progress=progress, prior_share=share
+    )
+    rest = {"num_samples": likelihood.num_samples, "prior_share": share}
+    return report | {"lower_bound": _mean(bound)} | rest | _likelihood(likelihood)
 
 
-def _likelihood(vae: VAE, x: Tensor, num_samples: int, seed: int, progress: bool) -> dict[str, Any]:
-    likelihood = log_likelihood(vae, x, num_samples, seed=seed, progress=progress)
+def _likelihood(likelihood: LogLikelihood) -> dict[str, Any]:
     k = likelihood.pareto_k.double()
     high = (k > HIGH_K).double().mean().item()
     return {
-        "num_samples": num_samples,
         "log_likelihood": _mean(likelihood.values),
         "pareto_k": {"median": k.median().item(), "largest": k.max().item(), "above_0.7": high},
     }
@@ -111,14 +122,17 @@ def evaluation_lines(report: dict[str, Any]) -> list[str]:
 
 def _likelihood_lines(report: dict[str, Any]) -> list[str]:
     k, draws = report["pareto_k"], report["num_samples"]
+    share = report["prior_share"]
+    source = f", {share:.0%} of them the prior's" if share else ""
     estimator = f"estimator {report['estimator']}, draws a datum: {report['num_particles']}"
     return [
         f"lower bound           {_plus_minus(report['lower_bound'])} nats per datum ({estimator})",
         f"log p(x)              {_plus_minus(report['log_likelihood'])} nats per datum ({draws} "
-        "importance samples)",
+        f"importance samples{source}), a lower bound in expectation",
         f"Pareto k              median {k['median']:.2f}, largest {k['largest']:.2f}; above "
         f"{HIGH_K} "
-        f"for {100 * k['above_0.7']:.0f} % of the data, whose log p(x) may be too low",
+        f"for {100 * k['above_0.7']:.0f} % of the data, whose log p(x) may be too low; k cannot see "
+        "modes that no draw reached",
         *([GREY] if report["grey_pixels"] else []),
     ]
 

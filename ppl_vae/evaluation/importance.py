@@ -18,11 +18,13 @@ from ppl_vae.protocols import is_point
 from ppl_vae.training.tiers import tier_by_work
 from ppl_vae.vae import VAE
 
-__all__ = ["importance"]
+__all__ = ["default_prior_share", "importance"]
 
 # compiling costs about 20 s cold and saves 2 ms a block of MNIST size; recording costs half a
 # second and saves 1 ms
 BLOCKS_WORTH_COMPILING, BLOCKS_WORTH_RECORDING = 10_000, 500
+
+PRIOR_SHARE = 0.1
 
 
 def importance(
@@ -31,8 +33,10 @@ def importance(
     """log 1/S sum_s p(x, z_s) / q(z_s|x), z_s ~ q(z|x): a lower bound in expectation, tight as S
     grows.
 
-    With `prior_share` a the proposal is (1 - a) q(z|x) + a p(z), which finds the modes that q
-    misses where latents are few; S is then rounded up to whole blocks. Returns (3, N): value,
+    Pareto k sees the weights that were drawn: of a mode that q never reaches it knows nothing, and
+    the value is then too low by more than the Monte Carlo error, k below 0.7 or not. With
+    `prior_share` a the proposal is (1 - a) q(z|x) + a p(z), which finds the modes that q misses
+    where latents are few; S is then rounded up to whole blocks, and k is that of the mixture. Returns (3, N): value,
     Pareto k, Monte Carlo error. Blocks have one shape, so that one recording serves them all.
     Sources: Importance weighted autoencoders (2015), equation 8; Weighted average importance
     sampling and defensive mixture distributions (1995).
@@ -65,6 +69,17 @@ def importance(
             weights.update(block(padded)[: num_samples - piece * draws, : len(data)])
         results.append(weights.summary().cpu())
     return torch.cat(results, 1)
+
+
+def default_prior_share(vae: VAE, x: Tensor) -> float:
+    """The share that a value of log p(x) is best computed with: 0.1, or 0 where the guide has sites
+    of its own, which the prior does not draw.
+
+    Of binarised MNIST under two latents a tenth leaves a mean error of -0.11 nats of -1.99; under
+    ten latents it changes nothing.
+    """
+    guide, model = (sites(trace) for trace in paired_traces(vae, as_float(vae, x[:1]), 1))
+    return PRIOR_SHARE if guide.keys() <= model.keys() else 0.0
 
 
 def _check_density(vae: VAE, x: Tensor) -> None:
