@@ -130,10 +130,10 @@ def draw(rows):
 
 
 def shared_axes(rows):
-    """How far pairs of seeds share their axes and by chance, in words; nothing where the codes were
-    not kept.
+    """How far pairs of seeds share their axes and by chance, in words; nothing for one seed, or
+    where the codes were not kept.
     """
-    if any("code" not in row for row in rows):
+    if len(rows) < 2 or any("code" not in row for row in rows):
         return ""
     own, chance = agreement(rows), agreement(rows, turned=True)
     return (

@@ -100,6 +100,10 @@ def draw(rows):
     return figure
 
 
+def named(weight):
+    return "none of these" if weight is None else f"{weight:g}"
+
+
 def answer(rows):
     predicted = rows[0]["predicted_collapse"]
     weights = sorted({row["kl_weight"] for row in rows})
@@ -114,10 +118,12 @@ def answer(rows):
             f"latents lost in {gone} of {len(here)} runs"
         )
     right = [(row["kl_1"] < COLLAPSED) == (row["kl_weight"] > predicted) for row in rows]
-    alive = max(row["kl_weight"] for row in rows if row["kl_1"] >= COLLAPSED)
-    collapsed = min(row["kl_weight"] for row in rows if row["kl_1"] < COLLAPSED)
+    alive = max((row["kl_weight"] for row in rows if row["kl_1"] >= COLLAPSED), default=None)
+    collapsed = min((row["kl_weight"] for row in rows if row["kl_1"] < COLLAPSED), default=None)
     # A threshold is known no better than the weights on either side of it.
-    bracketed = 0.9 * predicted < alive and collapsed < 1.1 * predicted
+    bracketed = None not in (alive, collapsed) and (
+        0.9 * predicted < alive and collapsed < 1.1 * predicted
+    )
     if not all(right):
         verdict = "refuted"
     else:
@@ -126,9 +132,9 @@ def answer(rows):
         [
             f"Predicted collapse: at weights above {predicted:.1f}. As predicted in "
             f"{sum(right)} of {len(rows)} runs: **{verdict}** as a sharp threshold for runs of "
-            f"{rows[0]['epochs']} epochs. The largest weight that keeps a latent is {alive:g}, the "
-            f"smallest that loses both {collapsed:g}. Whether longer training would move them is "
-            "not known.",
+            f"{rows[0]['epochs']} epochs. The largest weight that keeps a latent is "
+            f"{named(alive)}, the smallest that loses both {named(collapsed)}. Whether longer "
+            "training would move them is not known.",
             "",
             *lines,
         ]

@@ -39,7 +39,11 @@ SQUARES = {
 }
 EPOCHS = {"smoke": (1, 1), "laptop": (3, 100), "paper": (1000, 2000)}  # MNIST, Frey
 PENALTIES = {"none": 0.0, "once": 1.0, "each minibatch": None}
-USED = {"smoke": ["none"], "laptop": ["none", "each minibatch"], "paper": list(PENALTIES)}
+USED = {
+    "smoke": ["none", "each minibatch"],
+    "laptop": ["none", "each minibatch"],
+    "paper": list(PENALTIES),
+}
 AXES = {"latent_size": [2, 10, 20], "method": ["PCA", "AE", "VAE"]}
 GRID = {
     scale: [

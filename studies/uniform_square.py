@@ -147,8 +147,8 @@ def answer(rows):
             f"width by {short}.",
             "",
             *lines,
-            f"- One latent, learned scale: draws fill a share {filled} of the cells, bound {bound} nats "
-            "where log p = 0.",
+            f"- One latent, learned scale: draws fill a share {filled} of the cells, bound {bound} "
+            "nats where log p = 0.",
         ]
     )
 

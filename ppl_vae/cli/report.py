@@ -131,8 +131,8 @@ def _likelihood_lines(report: dict[str, Any]) -> list[str]:
         f"importance samples{source}), a lower bound in expectation",
         f"Pareto k              median {k['median']:.2f}, largest {k['largest']:.2f}; above "
         f"{HIGH_K} "
-        f"for {100 * k['above_0.7']:.0f} % of the data, whose log p(x) may be too low; k cannot see "
-        "modes that no draw reached",
+        f"for {100 * k['above_0.7']:.0f} % of the data, whose log p(x) may be too low; k cannot "
+        "see modes that no draw reached",
         *([GREY] if report["grey_pixels"] else []),
     ]
 

@@ -28,7 +28,12 @@ PRIOR_SHARE = 0.1
 
 
 def importance(
-    vae: VAE, x: Tensor, num_samples: int, tier: str, progress: bool, prior_share: float = 0.0
+    vae: VAE,
+    x: Tensor,
+    num_samples: int,
+    tier: str,
+    progress: bool,
+    prior_share: float | None = None,
 ) -> Tensor:
     """log 1/S sum_s p(x, z_s) / q(z_s|x), z_s ~ q(z|x): a lower bound in expectation, tight as S
     grows.
@@ -36,14 +41,19 @@ def importance(
     Pareto k sees the weights that were drawn: of a mode that q never reaches it knows nothing, and
     the value is then too low by more than the Monte Carlo error, k below 0.7 or not. With
     `prior_share` a the proposal is (1 - a) q(z|x) + a p(z), which finds the modes that q misses
-    where latents are few; S is then rounded up to whole blocks, and k is that of the mixture. Returns (3, N): value,
-    Pareto k, Monte Carlo error. Blocks have one shape, so that one recording serves them all.
+    where latents are few; S is then rounded up to whole blocks, and k is that of the mixture. None
+    is `default_prior_share`.
+
+    Returns (3, N): value, Pareto k, Monte Carlo error. Blocks have one shape, so that one recording
+    serves them all.
     Sources: Importance weighted autoencoders (2015), equation 8; Weighted average importance
     sampling and defensive mixture distributions (1995).
     """
+    _check_density(vae, x)
+    if prior_share is None:
+        prior_share = default_prior_share(vae, x)
     if checks.number("prior_share", prior_share, 0.0) >= 1:
         checks.refuse("prior_share", prior_share, "a share below 1")
-    _check_density(vae, x)
     rows = decoder_rows(vae)
     pieces = max(1, round(num_samples / rows))
     draws = math.ceil(num_samples / pieces)

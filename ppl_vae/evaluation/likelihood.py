@@ -83,9 +83,10 @@ def log_likelihood(
 ) -> LogLikelihood:
     """log p(x) of each datum in nats, for any prior and guide, by running the two programs.
 
-    importance: 5000 draws of the guide; a lower bound in expectation, right where Pareto k < 0.7
-        and q misses no mode. k cannot see a mode that no draw reached. `prior_share` of the draws
-        come from the prior, for the modes that q misses; 0.1 is a good share for few latents.
+    importance: 5000 draws; a lower bound in expectation, right where Pareto k < 0.7 and no mode is
+        missed. k cannot see a mode that no draw reached, so `prior_share` of the draws come from
+        the prior, the others from the guide; None is 0.1, or 0 where the guide has sites of its
+        own.
     annealed: 16 chains from the prior to the posterior in `num_temperatures` steps of Hamiltonian
         Monte Carlo with `num_leapfrog` steps each; knows nothing of the guide, so it judges it. A
         lower bound in expectation.
