@@ -26,8 +26,8 @@ from ppl_vae.cli import main
 from ppl_vae.elbo import estimator_from
 from ppl_vae.guides import LatentSite, latent_sites
 from ppl_vae.handlers.enumeration import replayed_trace
+from ppl_vae.handlers.modes import local_parameters
 from ppl_vae.training.objective import Objective
-from ppl_vae.training.step import local_parameters
 
 LIMIT = 4.5  # standard errors: passed by chance by 7 of a million
 PIXELS = (6,)
@@ -169,9 +169,7 @@ class PriorBattery:
     def test_gradient_reaches_every_parameter(self, estimator: str) -> None:
         vae = self.vae()
         with local_parameters():
-            estimator_from(estimator).terms(vae.model, vae.guide, pixels(50)).mean_loss(
-                torch.tensor(0.0)
-            ).backward()
+            estimator_from(estimator).terms(vae.model, vae.guide, pixels(50)).mean_loss().backward()
         for name, parameter in vae.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.isfinite().all(), name
@@ -241,11 +239,8 @@ class PriorBattery:
         for epoch in range(2):
             order = torch.randperm(20, generator=torch.Generator().manual_seed(epoch))
             optimizer.zero_grad()
-            one, inverse_num_data = torch.tensor(1.0), torch.tensor(1 / 20)
             with local_parameters():
-                loss, _ = Objective("B")(
-                    theirs.model, theirs.guide, x[order], one, one, inverse_num_data
-                )
+                loss, _ = Objective("B")(theirs.model, theirs.guide, x[order])
                 loss.backward()
             optimizer.step()
         for (name, expected), found in zip(theirs.named_parameters(), ours.parameters()):

@@ -25,6 +25,7 @@ ROOMS = (
     "parts",
     "networks",
     "likelihoods",
+    "graphs",
     "handlers",
     "priors",
     "guides",

@@ -15,8 +15,8 @@ from truths import LinearGaussian, linear_gaussian
 
 from ppl_vae import VAE, InputError, VAEConfig, build, fit, lower_bound
 from ppl_vae.elbo import estimator_from
-from ppl_vae.training.objective import Objective
-from ppl_vae.training.step import local_parameters
+from ppl_vae.handlers.modes import local_parameters
+from ppl_vae.training.objective import Objective, StepValues
 
 LIMIT = 4.5  # standard errors: passed by chance by 7 of a million
 
@@ -45,17 +45,12 @@ def gradients(
     """Repeated gradients of the loss by parameter, (repeats, *shape)."""
     parameters = dict(vae.named_parameters())
     rows: list[tuple[Tensor, ...]] = []
-    objective, one, weight = (
-        Objective(estimator, num_particles, corruption),
-        torch.ones(()),
-        torch.tensor(kl_weight),
-    )
+    objective = Objective(estimator, num_particles, corruption)
+    values = StepValues(kl_weight=kl_weight, corruption_level=0.4)
     with local_parameters(), torch.random.fork_rng():
         torch.manual_seed(0)
         for _ in range(repeats):
-            loss, _ = objective(
-                vae.model, vae.guide, x, weight, one, one / len(x), torch.tensor(0.4)
-            )
+            loss, _ = objective(vae.model, vae.guide, x, values)
             rows.append(
                 torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
             )
@@ -160,9 +155,7 @@ class TestTheBound:
             truth.vae.train()
             torch.manual_seed(0)
             with torch.no_grad(), local_parameters():
-                losses.append(
-                    Objective("iwae", 100)(truth.vae.model, truth.vae.guide, x, *torch.ones(3))[0]
-                )
+                losses.append(Objective("iwae", 100)(truth.vae.model, truth.vae.guide, x)[0])
         assert losses[0] == losses[1]
         assert -losses[0] < limit + 0.1
         stock = pyro.infer.RenyiELBO(
@@ -175,9 +168,8 @@ class TestTheBound:
         x = truth.draw(3)
         torch.manual_seed(0)
         with torch.no_grad(), local_parameters():
-            loss, _ = Objective("iwae", 5)(
-                truth.vae.model, truth.vae.guide, x, torch.zeros(()), torch.ones(()), torch.ones(())
-            )
+            programs = truth.vae.model, truth.vae.guide
+            loss, _ = Objective("iwae", 5)(*programs, x, StepValues(kl_weight=0.0))
             torch.manual_seed(0)
             z = truth.vae.encode(x, num_samples=5)
             log_likelihoods = truth.vae.decode(z).log_prob(x)
@@ -248,18 +240,15 @@ class TestDoublyReparameterisedGradients:
         above log p(x).
         """
         truth = linear_gaussian("exact")
-        x, one = truth.draw(4).repeat(50, 1), torch.ones(())
+        x = truth.draw(4).repeat(50, 1)
         truth.vae.train()
         losses = []
         for estimator in ("iwae", "dreg"):
             torch.manual_seed(0)
             with local_parameters():
                 objective = Objective(estimator, 8, "normal")
-                losses.append(
-                    objective(
-                        truth.vae.model, truth.vae.guide, x, one, one, one, torch.tensor(0.6)
-                    )[0]
-                )
+                values = StepValues(corruption_level=0.6)
+                losses.append(objective(truth.vae.model, truth.vae.guide, x, values)[0])
         assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-4)
         assert -losses[0] < truth.log_likelihood(x).mean() - 0.1
 
@@ -326,7 +315,7 @@ class TestRefusals:
         with pytest.raises(
             InputError, match=r"kl_balance: got the guide's own sites noise, reverse"
         ):
-            Objective("A", kl_balance=True)(vae.model, vae.guide, torch.zeros(3, 4), *torch.ones(3))
+            Objective("A", kl_balance=True)(vae.model, vae.guide, torch.zeros(3, 4))
 
     def test_an_auxiliary_site_without_reparameterised_draws(self) -> None:
         truth = linear_gaussian()

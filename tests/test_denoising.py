@@ -16,9 +16,9 @@ from truths import linear_gaussian
 from ppl_vae import InputError, VAEConfig, build, fit, load
 from ppl_vae.elbo import estimator_from
 from ppl_vae.handlers.corruption import CORRUPTIONS, Corruption, evidence
-from ppl_vae.training.objective import Objective
+from ppl_vae.handlers.modes import local_parameters
+from ppl_vae.training.objective import Objective, StepValues
 from ppl_vae.training.schedules import Constrained, schedule
-from ppl_vae.training.step import local_parameters
 
 LIMIT = 4.5  # standard errors: passed by chance by 7 of a million
 
@@ -91,9 +91,8 @@ class TestCorruption:
         x = truth.draw(4)
         with torch.no_grad(), local_parameters():
             objective = Objective("A", 1, "normal")
-            _, report = objective(
-                truth.vae.model, truth.vae.guide, x, *torch.ones(3), corruption_level=9.0
-            )
+            programs = truth.vae.model, truth.vae.guide
+            _, report = objective(*programs, x, StepValues(corruption_level=9.0))
         assert report["lower_bound"].item() == pytest.approx(
             truth.log_likelihood(x).mean().item(), abs=1e-4
         )

@@ -23,8 +23,8 @@ from ppl_vae.distributions import (
 )
 from ppl_vae.distributions.remembered import made_from
 from ppl_vae.elbo import estimator_from
-from ppl_vae.training.recorded import record
-from ppl_vae.training.step import local_parameters
+from ppl_vae.graphs import record
+from ppl_vae.handlers.modes import local_parameters
 
 LOGITS = [0.0, 1e-6, 1e-3, 0.03, 0.49, 0.51, 1.0, 5.0, 15.0, 17.0, 90.0, 300.0, 1000.0]
 SIGNED = [sign * logit for logit in LOGITS for sign in (-1, 1)]

@@ -17,7 +17,7 @@ from torch import Tensor
 from ppl_vae.checks import InputError
 from ppl_vae.elbo import estimator_from, kl_report
 from ppl_vae.handlers import KLWeight
-from ppl_vae.training.objective import Objective
+from ppl_vae.training.objective import Objective, StepValues
 from ppl_vae.vae import VAEConfig, build
 from tests.examples import PRIORS, pixels, tiny
 from tests.truths import Q_SCALES, linear_gaussian
@@ -32,13 +32,8 @@ def terms(vae, x, estimator, num_particles=1, seed=0):
 
 def loss(vae, x, objective, kl_weight=1.0, seed=0):
     torch.manual_seed(seed)
-    inverse = 1.0 / (vae.num_data or len(x))
-    return objective(
-        vae.model,
-        vae.guide,
-        x,
-        *(torch.tensor(v, dtype=x.dtype) for v in (kl_weight, 1.0, inverse)),
-    )
+    values = StepValues(kl_weight=torch.tensor(kl_weight, dtype=x.dtype))
+    return objective(vae.model, vae.guide, x, values, vae.num_data)
 
 
 class TestLinearGaussian:
@@ -128,10 +123,10 @@ def test_the_mean_of_minibatch_losses_is_the_full_batch_loss(estimator):
             )
             pyro.sample("z", exact)
 
-    delta, inverse = True, 1 / 12
-    full = terms_of(model, guide, x, estimator).mean_loss(inverse)
+    delta = True
+    full = terms_of(model, guide, x, estimator).mean_loss()
     parts = torch.stack(
-        [terms_of(model, guide, rows, estimator).mean_loss(inverse) for rows in x.split(4)]
+        [terms_of(model, guide, rows, estimator).mean_loss() for rows in x.split(4)]
     )
     torch.testing.assert_close(parts.mean(), full, rtol=1e-4, atol=1e-4)
     delta = False
@@ -141,9 +136,9 @@ def test_the_mean_of_minibatch_losses_is_the_full_batch_loss(estimator):
     torch.manual_seed(0)
     stock = STOCK["B"]().loss(model, guide, x[:4])
     torch.manual_seed(0)
-    assert estimator_from("B").terms(model, guide, x[:4]).mean_loss(
-        inverse
-    ).item() == pytest.approx(stock / 12, rel=1e-5)
+    assert estimator_from("B").terms(model, guide, x[:4]).mean_loss().item() == pytest.approx(
+        stock / 12, rel=1e-5
+    )
 
 
 def terms_of(model, guide, x, estimator):
@@ -169,7 +164,7 @@ def test_latents_and_weights_have_weights_of_their_own(estimator):
     x = torch.arange(4.0)[:, None]
     plain = terms_of(model, guide, x, estimator)
     with KLWeight(0.3, weights=0.6):
-        weighed = terms_of(model, guide, x, estimator).mean_loss(1 / 12)
+        weighed = terms_of(model, guide, x, estimator).mean_loss()
         torch.manual_seed(0)
         stock = STOCK[estimator]().loss(model, guide, x) / 12
     expected = (
@@ -308,7 +303,7 @@ class TestRefusals:
 
         torch.manual_seed(0)
         stock = Trace_ELBO().loss(vae.model, guide, x) / 4
-        assert terms_of(vae.model, guide, x, "A").mean_loss(1 / 4).item() == pytest.approx(
+        assert terms_of(vae.model, guide, x, "A").mean_loss().item() == pytest.approx(
             stock, rel=1e-5
         )
 

@@ -21,9 +21,9 @@ from ppl_vae.evaluation.blocks import decoder_rows
 from ppl_vae.evaluation.pareto import pareto_k, tail_size
 from ppl_vae.evaluation.running import RunningWeights
 from ppl_vae.evaluation.weights import LogWeights
-from ppl_vae.training.recorded import record
-from ppl_vae.training.rewrites import bernoulli_log_prob, rewritten
-from ppl_vae.training.step import local_parameters
+from ppl_vae.graphs import record
+from ppl_vae.graphs.rewrites import bernoulli_log_prob, rewritten
+from ppl_vae.handlers.modes import local_parameters
 
 STATES = list(Q_SCALES)
 

@@ -29,6 +29,7 @@ from ppl_vae import InputError, fit, load, save
 from ppl_vae.checkpoint import CHECKPOINT, read_tensors
 from ppl_vae.cli import main
 from ppl_vae.training.run import Run
+from ppl_vae.training.watch import Watch
 from tests.examples import pixels, tiny
 from tests.test_resume import everything, same, same_rows
 
@@ -97,10 +98,10 @@ def killed_at_random(folder: Path, moments: random.Random, longest: float) -> No
     reading, writing = os.pipe()
 
     def work() -> None:
-        add = Run.add
-        Run.add = lambda self, *rest: (
+        take = Run.take
+        Run.take = lambda self, index: (
             os.write(writing, b".") if self.state.rows == 0 else 0,
-            add(self, *rest),
+            take(self, index),
         )  # type: ignore[assignment]
         go_on(folder, ALWAYS, seed=moments.randrange(99) if (folder / CHECKPOINT).exists() else 0)
 
@@ -277,9 +278,9 @@ def test_a_step_seen_late_is_the_step_that_is_named_and_is_not_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reports looked at when the epoch ends, as on a GPU, which is not waited for at each step."""
-    look = Run._check_reports
+    look = Watch.look
     monkeypatch.setattr(
-        Run, "_check_reports", lambda run, running=0: None if running else look(run)
+        Watch, "look", lambda self, names, running=0: None if running else look(self, names)
     )
     options = {**RUN, "learning_rate": lambda epoch: 0.01 if epoch < 1.4 else 1e30}
     with pytest.raises(FloatingPointError, match="loss not finite at epoch 2, batch 4:"):

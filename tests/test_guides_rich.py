@@ -21,8 +21,8 @@ from ppl_vae import VAE, InputError, VAEConfig, build, fit, load, save
 from ppl_vae.elbo import estimator_from
 from ppl_vae.guides.full_normal import FullNormal
 from ppl_vae.guides.mixture import NormalMixture
-from ppl_vae.training.objective import Objective
-from ppl_vae.training.step import local_parameters
+from ppl_vae.handlers.modes import local_parameters
+from ppl_vae.training.objective import Objective, StepValues
 
 LIMIT = 4.5  # standard errors: passed by chance by 7 of a million
 RICH = ("full_normal", "iaf", "mixture", "implicit", "ladder", "residual")
@@ -416,7 +416,7 @@ class TestBattery:
     def test_a_kl_weight_weighs_every_part_of_an_implicit_guides_divergence(self) -> None:
         vae, weight = small("implicit"), torch.tensor(0.3)
         with local_parameters():
-            loss, report = Objective("A")(vae.model, vae.guide, pixels(5), weight, *torch.ones(2))
+            loss, report = Objective("A")(vae.model, vae.guide, pixels(5), StepValues(weight))
         kl = sum(value for name, value in report.items() if name.startswith("kl."))
         assert loss.item() == pytest.approx(
             (weight * kl - report["reconstruction"]).item(), rel=1e-5
@@ -565,9 +565,8 @@ class TestHierarchies:
                 torch.manual_seed(0)
                 with torch.no_grad(), local_parameters():
                     objective = Objective("B", kl_balance=balance)
-                    losses[weight, balance], report = objective(
-                        vae.model, vae.guide, x, torch.tensor(weight), *torch.ones(2)
-                    )
+                    values = StepValues(kl_weight=torch.tensor(weight))
+                    losses[weight, balance], report = objective(vae.model, vae.guide, x, values)
         kl = torch.stack([report[f"kl.{name}"] for name in ("z_3", "z_2", "z")])
         assert losses[1.0, False] == losses[1.0, True]
         expected = 0.5 * (kl.square().sum() / kl.mean() - kl.sum())

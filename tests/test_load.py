@@ -8,7 +8,7 @@ a step is made.
 import os
 import resource
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,16 +60,16 @@ def stopping_after(
     steps: int, monkeypatch: pytest.MonkeyPatch, look: Callable[[int], None] = lambda step: None
 ) -> None:
     """Let `fit` end by `Enough` after its first so many steps, with a look at each."""
-    add, made = Run.add, [0]
+    take, made = Run.take, [0]
 
-    def counted(self: Run, reports: torch.Tensor, sizes: list[int]) -> None:
-        add(self, reports, sizes)
-        made[0] += len(sizes)
+    def counted(self: Run, index: Sequence[torch.Tensor]) -> None:
+        take(self, index)
+        made[0] += len(index)
         look(made[0])
         if made[0] >= steps:
             raise Enough
 
-    monkeypatch.setattr(Run, "add", counted)
+    monkeypatch.setattr(Run, "take", counted)
 
 
 def test_memory_is_flat_over_ten_thousand_recorded_steps(monkeypatch: pytest.MonkeyPatch) -> None:

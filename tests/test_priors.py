@@ -21,7 +21,7 @@ from ppl_vae import fit
 from ppl_vae.distributions import CensoredBeta
 from ppl_vae.elbo import estimator_from, kl_report
 from ppl_vae.guides import divergences
-from ppl_vae.training.step import local_parameters
+from ppl_vae.handlers.modes import local_parameters
 from tests.examples import pixels, tiny
 from tests.prior_battery import LIMIT, PriorBattery
 

@@ -16,18 +16,12 @@ import pytest
 import torch
 
 from ppl_vae.evaluation import log_likelihood
+from ppl_vae.graphs import lift_noise
+from ppl_vae.handlers.modes import local_parameters
 from ppl_vae.training import fit
-from ppl_vae.training.objective import Objective
+from ppl_vae.training.objective import Objective, StepValues, TrainingLoss
 from ppl_vae.training.optimizers import FusedUpdate
-from ppl_vae.training.recorded import lift_noise
-from ppl_vae.training.step import (
-    SCHEDULED,
-    EagerStep,
-    ObjectiveModule,
-    RecordedStep,
-    local_parameters,
-    record_gradients,
-)
+from ppl_vae.training.step import EagerStep, RecordedStep, record_gradients
 from ppl_vae.training.tiers import choose_tier
 from tests.examples import PRIORS, pixels, tiny
 
@@ -52,13 +46,8 @@ CASES = {
 
 def parts(prior, fields, objective, optimizer="adam"):
     vae = tiny(PRIORS[prior], num_data=50, **fields).train()
-    module = ObjectiveModule(vae, objective)
+    module = TrainingLoss(vae, objective)
     return module, FusedUpdate(optimizer, list(vae.parameters()), 0.0)
-
-
-def scheduled(kl_weight, inverse_num_data=1 / 50):
-    values = {"kl_weight": kl_weight, "weight_kl_weight": 1.0, "inverse_num_data": inverse_num_data}
-    return torch.tensor([values.get(name, 0.0) for name in SCHEDULED])
 
 
 def run(step, module, batches, seed=0):
@@ -69,7 +58,8 @@ def run(step, module, batches, seed=0):
     found = []
     with local_parameters():
         for i, x in enumerate(batches):
-            report, gradients = step.gradients(x, scheduled(0.1 + 0.3 * i))
+            module.set(StepValues(kl_weight=0.1 + 0.3 * i))
+            report, gradients = step.gradients(x)
             found += [report.clone(), *(g.clone() for g in gradients)]
             step.update(gradients, 0.01)
     return found + list(module.state_dict().values()) + [torch.rand(3)]
@@ -95,7 +85,7 @@ def test_noise_is_lifted_unless_its_law_depends_on_the_program():
     for prior in ("standard_normal", "laplace", "scale_then_z", "gamma_scale"):
         module, update = parts(prior, {}, Objective("B"))
         with local_parameters():
-            graph, _, _ = record_gradients(module, update.parameters, pixels(10), scheduled(1.0))
+            graph = record_gradients(module, update.parameters, pixels(10)).graph
         counts[prior] = len(lift_noise(graph))
     assert counts == {"standard_normal": 1, "laplace": 1, "scale_then_z": 2, "gamma_scale": 0}
 
@@ -105,7 +95,7 @@ def test_recording_changes_neither_generator_nor_parameters_nor_buffers():
     before = {name: value.clone() for name, value in module.state_dict().items()}
     state = torch.get_rng_state()
     with local_parameters():
-        record_gradients(module, update.parameters, pixels(10, (8, 8)), scheduled(1.0))
+        record_gradients(module, update.parameters, pixels(10, (8, 8)))
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
@@ -116,7 +106,8 @@ def test_schedule_values_are_inputs_of_the_recorded_step():
     step = RecordedStep(module, update, "record")
     with local_parameters():
         for weight in (1.0, 0.0, 0.5, 7.0):
-            report, _ = step.gradients(pixels(10), scheduled(weight))
+            module.set(StepValues(kl_weight=weight))
+            report, _ = step.gradients(pixels(10))
             terms = dict(zip(step.names, report.tolist()))
             assert terms["loss"] == pytest.approx(
                 -terms["reconstruction"] + weight * terms["kl.z"], rel=1e-5
@@ -127,15 +118,15 @@ def test_schedule_values_are_inputs_of_the_recorded_step():
 class Baked(Objective):
     """A wrong objective: the KL weight it is given is replaced by a number."""
 
-    def __call__(self, model, guide, x, kl_weight, *others):
-        return super().__call__(model, guide, x, 0.5, *others)
+    def __call__(self, model, guide, x, values, num_data):
+        return super().__call__(model, guide, x, values._replace(kl_weight=0.5), num_data)
 
 
 @pytest.mark.parametrize("prior", ["standard_normal", "gamma_scale"])
 def test_a_number_baked_in_for_the_kl_weight_fails_loudly(prior):
     module, update = parts(prior, {}, Baked("B"))
     with local_parameters(), pytest.raises(RuntimeError, match="baked in as a number"):
-        record_gradients(module, update.parameters, pixels(10), scheduled(1.0))
+        record_gradients(module, update.parameters, pixels(10))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +143,7 @@ def test_a_program_recorded_in_training_mode_is_not_used_in_evaluation(fields):
             pairs = []
             for each in (step, eager):
                 torch.manual_seed(0)
-                pairs.append(each.gradients(x, scheduled(1.0))[0])
+                pairs.append(each.gradients(x)[0])
         if not mode:
             assert torch.equal(*pairs)
         losses[mode] = pairs[0][0].item()

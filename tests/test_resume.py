@@ -90,14 +90,14 @@ def slow_child(name, steps, **arguments):
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            add = Run.add
+            take = Run.take
 
             def slow(self, *arguments):
-                add(self, *arguments)
+                take(self, *arguments)
                 os.write(writing, b".")
                 time.sleep(0.05)
 
-            Run.add = slow
+            Run.take = slow
             train(name, **arguments)
         os._exit(1)
     os.close(writing)
@@ -149,12 +149,12 @@ from tests.examples import pixels, tiny
 from tests.test_resume import train
 from ppl_vae.training.run import Run
 from ppl_vae.training.optimizers import FusedUpdate
-add = Run.add
-def press(self, reports, sizes):
-    add(self, reports, sizes)
+take = Run.take
+def press(self, index):
+    take(self, index)
     if (self.state.epoch, self.state.batch) == (1, 1):
         signal.raise_signal(signal.{name})
-Run.add = press
+Run.take = press
 train("adam and batch norm", checkpoint={str(tmp_path)!r})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -168,17 +168,17 @@ train("adam and batch norm", checkpoint={str(tmp_path)!r})
 
 def interrupted_at(monkeypatch, batch, vae, *arguments, **options):
     """Run `fit` and press Ctrl-C while the given minibatch of the first epoch is at work."""
-    add = Run.add
+    take = Run.take
 
-    def press(self, reports, sizes):
-        add(self, reports, sizes)
+    def press(self, index):
+        take(self, index)
         if self.state.epoch == 0 and self.state.batch == batch:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Run, "add", press)
+    monkeypatch.setattr(Run, "take", press)
     with pytest.raises(KeyboardInterrupt):
         fit(vae, *arguments, **options)
-    monkeypatch.setattr(Run, "add", add)
+    monkeypatch.setattr(Run, "take", take)
 
 
 @pytest.mark.parametrize("tier", ["off", "record"])

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ppl_vae import InputError, VAEConfig, build, fit
 from ppl_vae.diagnostics import weight_convergence, weights_to_inference_data
+from ppl_vae.handlers.modes import local_parameters
 from ppl_vae.sampling import (
     ConstantSteps,
     CyclicalSteps,
@@ -36,7 +37,6 @@ from ppl_vae.sampling import (
 from ppl_vae.sampling.gradient import _around
 from ppl_vae.sampling.noise import GradientNoise
 from ppl_vae.sampling.nuts import _recorded
-from ppl_vae.training.step import local_parameters
 from ppl_vae.vae import VAE
 
 NOISE, SCALE = 0.5, 1.0

@@ -159,8 +159,7 @@ class TestWhatIsOptimised:
         torch.manual_seed(0)
         for epoch in range(steps):
             order = torch.randperm(12, generator=torch.Generator().manual_seed(epoch))
-            weights = torch.tensor(1.0), torch.tensor(1.0), torch.tensor(1 / 12)
-            loss, _ = Objective("B")(theirs.model, theirs.guide, x[order], *weights)
+            loss, _ = Objective("B")(theirs.model, theirs.guide, x[order])
             loss = loss + penalty / (2 * 12) * sum(p.square().sum() for p in theirs.parameters())
             reference.zero_grad()
             loss.backward()
@@ -191,9 +190,8 @@ class TestWhatIsOptimised:
         torch.manual_seed(0)
         for epoch in range(steps):
             order = torch.randperm(12, generator=torch.Generator().manual_seed(epoch))
-            weights = torch.tensor(1.0), torch.tensor(1.0), torch.tensor(1 / 12)
             reference.zero_grad()
-            Objective("B")(theirs.model, theirs.guide, x[order], *weights)[0].backward()
+            Objective("B")(theirs.model, theirs.guide, x[order])[0].backward()
             reference.step()
         for name, value in theirs.state_dict().items():
             found = ours.state_dict()[name]

@@ -24,7 +24,7 @@ from ppl_vae.elbo import estimator_from, kl_report
 from ppl_vae.guides import DataProgram
 from ppl_vae.handlers import KLWeight, call
 from ppl_vae.likelihoods import LIKELIHOODS
-from ppl_vae.training.objective import Objective
+from ppl_vae.training.objective import Objective, StepValues
 from ppl_vae.weights import (
     FAMILIES,
     WEIGHT_PRIORS,
@@ -167,7 +167,7 @@ class TestConjugateRegression:
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 600)
         for _ in range(600):
             optimizer.zero_grad()
-            estimator_from("B", 10).terms(model, guide, x).mean_loss(1 / len(x)).backward()
+            estimator_from("B", 10).terms(model, guide, x).mean_loss().backward()
             optimizer.step()
             decay.step()
         (q,) = guide.weights.distributions().values()
@@ -388,20 +388,15 @@ class TestEquation19:
         vae = build(
             small(prior="normal", estimator="naive", posterior="point"), num_data=40, seed=0
         ).train()
-        one = torch.tensor(1.0)
 
         def loss(batch: Tensor) -> Tensor:
             torch.manual_seed(3)  # the same theta for every batch; z is a point
-            return (
-                estimator_from("B")
-                .terms(vae.model, vae.guide, batch)
-                .mean_loss(torch.tensor(1 / 40))
-            )
+            return estimator_from("B").terms(vae.model, vae.guide, batch).mean_loss(40)
 
         pieces = torch.stack([loss(batch) for batch in x.split(10)])
         assert pieces.mean().item() == pytest.approx(loss(x).item(), rel=1e-5)
         terms = estimator_from("B").terms(vae.model, vae.guide, x[:10])
-        _, report = Objective()(vae.model, vae.guide, x[:10], one, one, torch.tensor(1 / 40))
+        _, report = Objective()(vae.model, vae.guide, x[:10], num_data=40)
         total = sum(kl.value for kl in terms.weight_kl.values())
         assert report["kl_weights"].item() == pytest.approx(total.item() / 40, rel=1e-6)
 
@@ -424,18 +419,12 @@ class TestEquation19:
         assert math.isfinite(Trace_ELBO().loss(vae.model, vae.guide, x))
 
     def test_weight_kl_weight_weighs_kl_theta_alone_and_is_not_in_the_report(self) -> None:
-        vae, x, one = (
-            build(small(prior="normal"), num_data=40, seed=0).train(),
-            data(40),
-            torch.tensor(1.0),
-        )
+        vae, x = build(small(prior="normal"), num_data=40, seed=0).train(), data(40)
         results = []
         for weight in (0.0, 1.0):
             torch.manual_seed(0)
             results.append(
-                Objective()(
-                    vae.model, vae.guide, x, one, torch.tensor(weight), torch.tensor(1 / 40)
-                )
+                Objective()(vae.model, vae.guide, x, StepValues(weight_kl_weight=weight), 40)
             )
         (tempered, report), (full, same_report) = results
         assert report == same_report

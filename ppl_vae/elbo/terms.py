@@ -73,23 +73,24 @@ class Terms:
         """
         return self.num_data * self.mean_loss()
 
-    def mean_loss(self, inverse_num_data: float | Tensor | None = None) -> Tensor:
+    def mean_loss(self, num_data: int | None = None) -> Tensor:
         """`loss` divided by N: nats per datum.
 
         Args:
-            inverse_num_data: 1/N where N is not what the program's plate of data says.
+            num_data: N where it is not what the program's plate of data says, as for a few
+                held-out data of a model trained on N.
         """
         loss = -self.weighted_bound.mean()
         if not self.weight_kl:
             return loss
         weight_kl = total(kl.weighted for kl in self.weight_kl.values())
-        return loss + self._inverse(inverse_num_data) * weight_kl
+        return loss + weight_kl / (num_data or self.num_data)
 
-    def report(self, inverse_num_data: float | Tensor | None = None) -> dict[str, Tensor]:
+    def report(self, num_data: int | None = None) -> dict[str, Tensor]:
         """The unweighted terms to show, 0-dimensional, in nats per datum.
 
         Args:
-            inverse_num_data: 1/N where N is not what the program's plate of data says.
+            num_data: N where it is not what the program's plate of data says.
         """
         report = {
             "lower_bound": self.lower_bound.mean(),
@@ -97,15 +98,11 @@ class Terms:
         }
         report |= {f"kl.{name}": kl.value.mean() for name, kl in self.kl.items()}
         if self.weight_kl:
-            weight_kl = self._inverse(inverse_num_data) * total(
-                kl.value for kl in self.weight_kl.values()
-            )
+            weight_kl = total(kl.value for kl in self.weight_kl.values())
+            weight_kl = weight_kl / (num_data or self.num_data)
             report["lower_bound"] = report["lower_bound"] - weight_kl
             report["kl_weights"] = weight_kl
         return {name: value.detach() for name, value in report.items()}
-
-    def _inverse(self, inverse_num_data: float | Tensor | None) -> float | Tensor:
-        return 1 / self.num_data if inverse_num_data is None else inverse_num_data
 
     def averaged(self, strata: Tensor | None) -> "Terms":
         """Terms (K, M) -> their means over the draws, each weighed by its stratum (K, M)."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import checks
-from ppl_vae.training.step import local_parameters
+from ppl_vae.handlers.modes import local_parameters
 from ppl_vae.vae import VAE, evaluating
 
 __all__ = ["as_float", "by_blocks", "checked", "decoder_rows", "evaluation"]

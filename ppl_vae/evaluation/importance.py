@@ -14,8 +14,8 @@ from ppl_vae import checks
 from ppl_vae.evaluation.blocks import as_float, decoder_rows
 from ppl_vae.evaluation.running import RunningWeights
 from ppl_vae.evaluation.weights import LogWeights, paired_traces, program, sites
+from ppl_vae.graphs import tier_by_work
 from ppl_vae.protocols import is_point
-from ppl_vae.training.tiers import tier_by_work
 from ppl_vae.vae import VAE
 
 __all__ = ["default_prior_share", "importance"]

@@ -17,7 +17,7 @@ from ppl_vae.evaluation.blocks import checked, evaluation
 from ppl_vae.evaluation.importance import importance
 from ppl_vae.evaluation.quadrature import quadrature
 from ppl_vae.evaluation.reciprocal import reciprocal
-from ppl_vae.training.tiers import TIERS
+from ppl_vae.graphs import TIERS
 from ppl_vae.vae import VAE
 
 __all__ = ["METHODS", "LogLikelihood", "log_likelihood"]

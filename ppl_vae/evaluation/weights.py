@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from ppl_vae import checks
 from ppl_vae.distributions.remembered import made_from, remember
+from ppl_vae.graphs import NotRecordable, compiled, lift_noise, record_twice, stateless
 from ppl_vae.handlers.enumeration import replayed_trace
 from ppl_vae.handlers.kl_weight import in_data_plate
-from ppl_vae.training.recorded import NotRecordable, compiled, lift_noise, record_twice, stateless
 from ppl_vae.vae import VAE
 
 __all__ = ["LogWeights", "paired_traces", "program", "sites"]

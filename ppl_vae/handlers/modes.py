@@ -1,4 +1,4 @@
-"""Training and evaluation mode of a program, for a while.
+"""Training and evaluation mode of a program, and Pyro's own settings, for a while.
 
 Knows torch modules; knows nothing of what a program does in a mode.
 """
@@ -7,9 +7,17 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import pyro
 from torch import nn
 
-__all__ = ["evaluating", "in_mode"]
+__all__ = ["evaluating", "in_mode", "local_parameters"]
+
+VALIDATION = (
+    "validate_distributions_pyro",
+    "validate_distributions_torch",
+    "validate_infer",
+    "validate_poutine",
+)
 
 
 def evaluating(program: Any) -> contextlib.AbstractContextManager[None]:
@@ -30,3 +38,14 @@ def in_mode(program: Any, training: bool) -> Iterator[None]:
     finally:
         for m, mode in modes:
             m.training = mode
+
+
+@contextlib.contextmanager
+def local_parameters() -> Iterator[None]:
+    """Parameters belong to modules, not to Pyro's global store, and per-call checks are off, inside
+    the block only.
+    """
+    # each restored to its own value, which `validation_enabled` does not do
+    off = {name: False for name in VALIDATION}
+    with pyro.settings.context(module_local_params=True, **off):
+        yield

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from ppl_vae import checks
 from ppl_vae.evaluation.blocks import as_float, checked
+from ppl_vae.graphs import record
+from ppl_vae.handlers.modes import local_parameters
 from ppl_vae.sampling.kernels import ConstantSteps, Kernel
 from ppl_vae.sampling.noise import TOLERATED, GradientNoise
 from ppl_vae.sampling.posterior import WeightPosterior, check_alike, point_vae, program_of
-from ppl_vae.training.objective import Objective
+from ppl_vae.training.objective import Objective, TrainingLoss
 from ppl_vae.training.optimizers import FusedUpdate
-from ppl_vae.training.recorded import record
-from ppl_vae.training.step import EagerStep, ObjectiveModule, RecordedStep, local_parameters
+from ppl_vae.training.step import EagerStep, RecordedStep
 from ppl_vae.vae import VAE
 from ppl_vae.weights import WeightPrior, chosen_weights
 
@@ -144,10 +145,8 @@ class _Chain:
         self.theta = [program_of(self.vae, name).get_parameter(name) for name in self.names]
         followers = list(self.vae.guide.posterior.parameters()) if alongside == "guide" else []
         self.followers = [p for p in followers if not any(p is t for t in self.theta)]
-        module, everything = (
-            ObjectiveModule(self.vae, Objective("B", 1)),
-            [*self.theta, *self.followers],
-        )
+        module = TrainingLoss(self.vae, Objective("B", 1))
+        everything = [*self.theta, *self.followers]
         update = FusedUpdate("adam", everything, 0.0)
         self.step = (
             EagerStep(module, update) if compile == "off" else RecordedStep(module, update, compile)
@@ -223,8 +222,7 @@ class _Chain:
         if self.batch_size >= len(self.data):
             index = torch.arange(len(self.data))
         batch = as_float(self.vae, self.data[index])
-        scheduled = batch.new_tensor([1.0, 1.0, 1 / len(self.data), 0.0])
-        report, gradients = self.step.gradients(batch, scheduled)
+        report, gradients = self.step.gradients(batch)
         if not torch.isfinite(report[0]):
             raise FloatingPointError(
                 "the chain left the region where the bound is finite; try a smaller step_size"

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ppl_vae import checks
 from ppl_vae.evaluation.blocks import as_float, checked
+from ppl_vae.graphs import NotRecordable, record
+from ppl_vae.handlers.modes import local_parameters
 from ppl_vae.sampling.posterior import WeightPosterior, point_vae
-from ppl_vae.training.recorded import NotRecordable, record
-from ppl_vae.training.step import local_parameters
 from ppl_vae.vae import VAE, evaluating
 
 __all__ = ["nuts"]

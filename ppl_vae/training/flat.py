@@ -7,116 +7,116 @@ of them), the update one kernel, and `CALLS` steps one call.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
+from ppl_vae.graphs import Noise, compiled, lift_noise, record
+from ppl_vae.training.objective import StepValues
 from ppl_vae.training.optimizers import FusedUpdate
-from ppl_vae.training.recorded import Noise, compiled, lift_noise, record
-from ppl_vae.training.step import ObjectiveModule, RecordedStep, record_gradients, went_wrong
+from ppl_vae.training.step import RecordedGradients, RecordedStep, went_wrong
 
 __all__ = ["SMALL", "FlatStep"]
 
-SMALL = (
-    50_000  # parameters up to which an update inside the graph beats the fused kernel outside it
-)
+SMALL = 50_000  # parameters up to which an update in the graph beats the fused kernel outside it
 CALLS = 5  # steps a call: five take most of what ten do, and compile in half the time
+
+Call = Callable[[Tensor, Iterator[Tensor], Tensor, Tensor], Tensor]
 
 
 class FlatStep:
     """`CALLS` steps a call on batches of one shape, single steps on any other; both compiled
     whole.
+
+    Args:
+        step: the recorded step of the same model, which runs instead on a machine without a
+            working compiler.
+        update: the optimiser.
     """
 
-    def __init__(self, module: ObjectiveModule, update: FusedUpdate) -> None:
-        self.module, self.update = module, update
+    def __init__(self, step: RecordedStep, update: FusedUpdate) -> None:
+        self.step, self.update = step, update
         self.names: list[str] = []
         self.tier, self.calls = "inductor", CALLS
         self.vectors = update.flatten()
-        self._programs: dict[Any, Callable[..., Any]] = {}
-        self._recorded: RecordedStep | None = (
-            None  # what runs instead on a machine without a working compiler
-        )
+        self._programs: dict[Hashable, Call] = {}
+        self._singly = False
 
     def __call__(
-        self, batches: Iterator[Tensor], scheduled: Tensor, learning_rates: Sequence[float]
+        self,
+        batches: Iterator[Tensor],
+        values: Sequence[StepValues],
+        learning_rates: Sequence[float],
     ) -> Tensor:
         """As many updates as there are learning rates."""
-        if self._recorded is not None:
-            return self._singly(self._recorded, batches, scheduled, learning_rates)
-        rates = torch.tensor(learning_rates)
+        if self._singly:
+            return self._one_by_one(batches, values, learning_rates)
         x = next(batches)
-        key = (len(rates), x.shape, x.dtype, self.module.modes())
-        program = (
-            self._programs[key]
-            if key in self._programs
-            else self._program(len(rates), x, scheduled, rates)
-        )
-        if program is None:
-            return self._singly(
-                self._fall_back(), itertools.chain([x], batches), scheduled, learning_rates
-            )
-        self._programs[key] = program
-        return program(x, batches, scheduled, rates)
+        key = (len(values), x.shape, x.dtype, self.step.module.modes())
+        if key not in self._programs:
+            program = self._program(x, values, learning_rates)
+            if program is None:
+                self._fall_back()
+                return self._one_by_one(itertools.chain([x], batches), values, learning_rates)
+            self._programs[key] = program
+        rates = torch.tensor(learning_rates)
+        return self._programs[key](x, batches, torch.tensor(values), rates)
 
     def release(self) -> None:
         """Give every parameter and every part of the optimiser's state storage of its own again."""
-        if self._recorded is None:
+        if not self._singly:
             self.update.unflatten()
 
     def _program(
-        self, calls: int, x: Tensor, scheduled: Tensor, rates: Tensor
-    ) -> Callable[..., Any] | None:
-        graph, self.names, state = record_gradients(
-            self.module, self.update.parameters, x, scheduled[0]
-        )
-        noise, buffers = lift_noise(graph), state[len(self.update.parameters) :]
-        for node in graph.graph.nodes:
+        self, x: Tensor, values: Sequence[StepValues], learning_rates: Sequence[float]
+    ) -> Call | None:
+        calls, recorded = len(values), self.step.recording(x)
+        self.names = recorded.names
+        noise = lift_noise(recorded.graph)
+        for node in recorded.graph.graph.nodes:
             node.meta.clear()
-        whole = _unrolled(graph, self.update, len(buffers), calls)
+        whole = _unrolled(recorded, self.update, calls)
+        buffers = list(recorded.buffers.values())
         with torch.random.fork_rng():
             arguments = [
                 *self.vectors,
                 *buffers,
                 *[x] * calls,
-                scheduled,
-                rates,
+                torch.tensor(values),
+                torch.tensor(learning_rates),
                 *_drawn(noise * calls),
             ]
         program = compiled(record(whole, arguments), arguments)
         if program is None:
             return None
 
-        def run(x: Tensor, batches: Iterator[Tensor], scheduled: Tensor, rates: Tensor) -> Tensor:
+        def run(x: Tensor, batches: Iterator[Tensor], values: Tensor, rates: Tensor) -> Tensor:
             xs, drawn = [x], _drawn(noise)
             for _ in range(calls - 1):
                 xs.append(next(batches))
                 drawn += _drawn(noise)
             with torch.no_grad():
-                (report,) = program(*self.vectors, *buffers, *xs, scheduled, rates, *drawn)
+                (report,) = program(*self.vectors, *buffers, *xs, values, rates, *drawn)
             return report
 
         return run
 
-    def _fall_back(self) -> RecordedStep:
+    def _fall_back(self) -> None:
         # a recorded step keeps hold of the parameters' storage, so this comes first, and once
         self.release()
-        self._recorded = RecordedStep(self.module, self.update, "record")
-        self.tier, self.calls = "record", 1
-        return self._recorded
+        self._singly = True
+        self.step.tier = self.tier = "record"
+        self.calls = 1
 
-    def _singly(
+    def _one_by_one(
         self,
-        step: RecordedStep,
         batches: Iterator[Tensor],
-        scheduled: Tensor,
+        values: Sequence[StepValues],
         learning_rates: Sequence[float],
     ) -> Tensor:
-        return torch.cat(
-            [step(batches, s[None], [r]) for s, r in zip(scheduled, learning_rates, strict=True)]
-        )
+        pairs = zip(values, learning_rates, strict=True)
+        return torch.cat([self.step(batches, [value], [rate]) for value, rate in pairs])
 
 
 def _drawn(noise: Sequence[Noise]) -> list[Tensor]:
@@ -124,27 +124,29 @@ def _drawn(noise: Sequence[Noise]) -> list[Tensor]:
 
 
 def _unrolled(
-    graph: fx.GraphModule, update: FusedUpdate, num_buffers: int, calls: int
+    recorded: RecordedGradients, update: FusedUpdate, calls: int
 ) -> Callable[..., tuple[Tensor]]:
-    """(*vectors, *buffers, *batches, scheduled, rates, *noise) -> reports (calls, R), vectors
-    updated in place.
+    """(*vectors, *buffers, *batches, values, rates, *noise) -> reports (calls, R), vectors updated
+    in place.
+
+    Row k of `values` stands in for the buffers of that name at step k.
     """
     shapes = [p.shape for p in update.parameters]
     sizes = [p.numel() for p in update.parameters]
+    names = list(recorded.buffers)
 
     def program(*arguments: Tensor) -> tuple[Tensor]:
         vectors, rest = list(arguments[: update.num_vectors]), arguments[update.num_vectors :]
-        buffers, batches = rest[:num_buffers], rest[num_buffers : num_buffers + calls]
-        scheduled, rates, *noise = rest[num_buffers + calls :]
+        buffers, batches = dict(zip(names, rest)), rest[len(names) : len(names) + calls]
+        values, rates, *noise = rest[len(names) + calls :]
         each = len(noise) // calls
         reports, wrong = [], torch.zeros((), dtype=torch.bool)
         for k in range(calls):
-            own = [
-                part.view(shape)
-                for part, shape in zip(vectors[0].split(sizes), shapes, strict=True)
-            ]
+            flat = vectors[0].split(sizes)
+            own = [part.view(shape) for part, shape in zip(flat, shapes, strict=True)]
             drawn = noise[k * each : (k + 1) * each]
-            report, *gradients = graph(*own, *buffers, batches[k], scheduled[k], *drawn)
+            now = buffers | dict(zip(StepValues._fields, values[k].unbind(), strict=True))
+            report, *gradients = recorded.graph(*own, *now.values(), batches[k], *drawn)
             gradient = torch.cat([g.reshape(-1) for g in gradients])
             report = torch.cat([report, gradient.square().sum().sqrt()[None]])
             updated = update.formula(vectors, gradient, rates[k])

@@ -19,12 +19,12 @@ from tqdm.auto import tqdm
 from ppl_vae import checks
 from ppl_vae.checkpoint import run_lock
 from ppl_vae.datasets import Dataset
+from ppl_vae.handlers.modes import local_parameters
 from ppl_vae.terminal import deferred_interrupts
 from ppl_vae.training.history import History
 from ppl_vae.training.run import Run
 from ppl_vae.training.schedules import Schedule
 from ppl_vae.training.settings import Settings
-from ppl_vae.training.step import local_parameters
 from ppl_vae.vae import VAE
 
 __all__ = ["fit", "train_epoch"]
@@ -189,10 +189,7 @@ def train_epoch(run: Run, bar: tqdm, interrupted: Sequence[bool] = ()) -> None:
     run.begin_epoch()
     while state.batch < run.num_batches:
         call = _next(batches, state.batch, run.step.calls)
-        positions = [state.epoch + (state.batch + k) / run.num_batches for k in range(len(call))]
-        batches_of_call = (run.batch(index) for index in call)
-        reports = run.step(batches_of_call, run.scheduled(positions), run.learning_rates(positions))
-        run.add(reports, [len(index) for index in call])
+        run.take(call)
         if getattr(bar, "desc", ""):  # that the step was being compiled, which its first call did
             bar.set_description("")
         if state.batch // shown > (state.batch - len(call)) // shown:

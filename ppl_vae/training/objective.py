@@ -3,19 +3,21 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro.infer import ELBO, RenyiELBO
-from torch import Tensor
+from torch import Tensor, nn
 
 from ppl_vae import checks
 from ppl_vae.elbo import ESTIMATORS, BalancedELBO, TermwiseELBO, estimator_from
 from ppl_vae.elbo.termwise import Program
 from ppl_vae.handlers import KLWeight
 from ppl_vae.handlers.corruption import CORRUPTIONS, Corruption
+from ppl_vae.handlers.reduced_precision import BFloat16Products
+from ppl_vae.vae import VAE
 
-__all__ = ["Objective", "estimator_text"]
+__all__ = ["Objective", "StepValues", "TrainingLoss", "estimator_text"]
 
 
 @dataclass(frozen=True)
@@ -107,29 +109,38 @@ class Objective:
         model: Program,
         guide: Program,
         x: Tensor,
-        kl_weight: Tensor,
-        weight_kl_weight: Tensor,
-        inverse_num_data: Tensor,
-        corruption_level: float | Tensor = 0.0,
+        values: "StepValues | None" = None,
+        num_data: int | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """(loss, report): the loss to minimise and the unweighted terms to show, all 0-dimensional,
         nats per datum.
 
-        `kl_weight` weighs the latents' KL, `weight_kl_weight` KL(theta), `inverse_num_data` is 1/N,
-        `corruption_level` how much of x a guide in training mode does not see: tensors, since each
-        may change between the steps of one recorded program. An estimator of Pyro's own reports
-        its negated loss alone, in which the KL terms have their weights.
+        An estimator of Pyro's own reports its negated loss alone, in which the KL terms have their
+        weights.
+
+        Args:
+            model: p(x, z).
+            guide: q(z|x).
+            x: a minibatch, (M, *event_shape).
+            values: the weights of KL terms and the level of corruption; None is none of either.
+            num_data: N where it is not what the program's plate of data says.
         """
-        with self._handlers(kl_weight, weight_kl_weight, corruption_level):
+        with self._handlers(values or StepValues()):
             if isinstance(self.elbo, TermwiseELBO):
                 terms = self.elbo.terms(model, guide, x)
-                return terms.mean_loss(inverse_num_data), terms.report(inverse_num_data)
+                return terms.mean_loss(num_data), terms.report(num_data)
             elbo: Any = self.elbo
-            loss = elbo.differentiable_loss(model, guide, x) * inverse_num_data
+            loss = elbo.differentiable_loss(model, guide, x) / (num_data or len(x))
         return loss, {"lower_bound": -loss.detach()}
 
     def gradients(
-        self, model: Program, guide: Program, x: Tensor, scheduled: Tensor, leaves: Sequence[Tensor]
+        self,
+        model: Program,
+        guide: Program,
+        x: Tensor,
+        values: "StepValues",
+        num_data: int,
+        leaves: Sequence[Tensor],
     ) -> tuple[Tensor, list[Tensor]]:
         """(loss, its gradients) of an estimator that only adds up gradients, in nats per datum.
 
@@ -137,29 +148,102 @@ class Objective:
             model: p(x, z).
             guide: q(z|x).
             x: a minibatch, (M, *event_shape).
-            scheduled: (4,), what may change between steps, as a call takes it.
+            values: the weights of KL terms and the level of corruption.
+            num_data: N.
             leaves: the parameters.
         """
-        kl_weight, weight_kl_weight, inverse_num_data, level = scheduled.unbind()
         before = [leaf.grad for leaf in leaves]
         for leaf in leaves:
             leaf.grad = None
         elbo: Any = self.elbo
-        with self._handlers(kl_weight, weight_kl_weight, level):
+        with self._handlers(values):
             loss = elbo.loss_and_grads(model, guide, x)
         found = [torch.zeros_like(p) if p.grad is None else p.grad for p in leaves]
         for leaf, gradient in zip(leaves, before, strict=True):
             leaf.grad = gradient
-        return loss * inverse_num_data, [gradient * inverse_num_data for gradient in found]
+        return torch.as_tensor(loss, device=x.device) / num_data, [
+            gradient / num_data for gradient in found
+        ]
 
-    def _handlers(
-        self, kl_weight: Tensor, weight_kl_weight: Tensor, corruption_level: float | Tensor
-    ) -> contextlib.ExitStack:
+    def _handlers(self, values: "StepValues") -> contextlib.ExitStack:
         entered = contextlib.ExitStack()
-        entered.enter_context(KLWeight(kl_weight, weights=weight_kl_weight))
+        entered.enter_context(KLWeight(values.kl_weight, weights=values.weight_kl_weight))
         if self.corruption != "none":
-            entered.enter_context(Corruption(self.corruption, corruption_level))
+            entered.enter_context(Corruption(self.corruption, values.corruption_level))
         return entered
+
+
+class StepValues(NamedTuple):
+    """What may change between two steps: numbers, or 0-dimensional tensors that a recorded step
+    reads.
+
+    Args:
+        kl_weight: beta, the weight of the latents' KL.
+        weight_kl_weight: the weight of KL(theta).
+        corruption_level: how much of x a guide in training mode does not see.
+    """
+
+    kl_weight: float | Tensor = 1.0
+    weight_kl_weight: float | Tensor = 1.0
+    corruption_level: float | Tensor = 0.0
+
+
+class TrainingLoss(nn.Module):
+    """The objective of a VAE as one function of its parameters and buffers, which
+    `functional_call` can swap.
+
+    The values that may change between steps are buffers, so that a recorded program reads them.
+
+    Args:
+        vae: the programs.
+        objective: what is minimised.
+        precision: "float32", or "bfloat16" for matrix products.
+        num_data: N; None is what the programs' plate of data says.
+    """
+
+    def __init__(
+        self,
+        vae: VAE,
+        objective: Objective,
+        precision: str = "float32",
+        num_data: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.vae, self.objective, self.precision = vae, objective, precision
+        self.num_data = num_data or vae.num_data
+        device = next(vae.parameters()).device
+        for name, value in zip(StepValues._fields, StepValues()):
+            self.register_buffer(name, torch.tensor(value, device=device))
+        self._set = StepValues()
+
+    @property
+    def values(self) -> StepValues:
+        """The values as they stand, tensors."""
+        return StepValues(*map(self.get_buffer, StepValues._fields))
+
+    def set(self, values: StepValues) -> None:
+        """Give the next step these values, numbers."""
+        if values == self._set:  # on a GPU each is a call
+            return
+        for name, value in zip(StepValues._fields, values):
+            self.get_buffer(name).fill_(value)
+        self._set = values
+
+    def forward(self, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """(loss, report) for one batch."""
+        programs = self.vae.model, self.vae.guide
+        with BFloat16Products() if self.precision == "bfloat16" else contextlib.nullcontext():
+            return self.objective(*programs, batch, self.values, self.num_data)
+
+    def gradients(self, batch: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """(loss, its gradients) of an estimator that only adds up gradients."""
+        programs = self.vae.model, self.vae.guide
+        num_data = self.num_data or len(batch)
+        return self.objective.gradients(*programs, batch, self.values, num_data, parameters)
+
+    def modes(self) -> tuple[bool, ...]:
+        """Training or evaluation, for every module: a recorded program is good for these alone."""
+        return tuple(m.training for m in self.modules())
 
 
 def estimator_text(estimator: str | ELBO) -> str:

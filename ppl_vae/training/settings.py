@@ -10,11 +10,11 @@ from typing import Any
 from pyro.infer import ELBO
 
 from ppl_vae import checks
+from ppl_vae.graphs import TIERS
 from ppl_vae.handlers.corruption import CORRUPTIONS, HIGHEST_LEVEL
 from ppl_vae.training.objective import estimator_text
 from ppl_vae.training.optimizers import optimizer_text
 from ppl_vae.training.schedules import Schedule, schedule, text
-from ppl_vae.training.tiers import TIERS
 
 __all__ = ["Settings"]
 

@@ -45,6 +45,26 @@ class RunState:
     constraint: dict[str, float] = field(default_factory=dict)
     history: History = field(default_factory=History)
 
+    def add(self, report: Tensor, num_rows: int) -> None:
+        """Count a batch whose report (R,), in nats per datum, is a mean over its rows."""
+        if self.sums is None:
+            self.sums = report * num_rows
+        else:
+            self.sums.add_(report, alpha=num_rows)
+        self.rows += num_rows
+        self.batch += 1
+
+    def means(self) -> list[float]:
+        """The reports' means over the data of this epoch so far."""
+        assert self.sums is not None
+        return (self.sums / self.rows).tolist()
+
+    def end_epoch(self, row: dict[str, Any]) -> None:
+        """Count the epoch, whose row of the history this is, and begin the next one."""
+        self.history.rows.append(row)
+        self.epoch += 1
+        self.batch, self.rows, self.sums, self.seconds = 0, 0, None, 0.0
+
 
 def save_run(
     folder: Path,

@@ -10,16 +10,16 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ppl_vae.graphs import NotRecordable, tier_by_work
 from ppl_vae.training.flat import SMALL, FlatStep
+from ppl_vae.training.objective import StepValues, TrainingLoss
 from ppl_vae.training.optimizers import FusedUpdate, Update
 from ppl_vae.training.ranks import Ranks
-from ppl_vae.training.recorded import NotRecordable
-from ppl_vae.training.step import EagerStep, ObjectiveModule, RecordedStep, Step
+from ppl_vae.training.step import EagerStep, RecordedStep, Step
 
-__all__ = ["TIERS", "choose_tier", "make_step", "tier_by_work"]
+__all__ = ["choose_tier", "make_step"]
 
 log = logging.getLogger(__name__)
-TIERS = ("auto", "off", "record", "inductor")
 # compiling costs about 30 s cold and saves 0.5 to 1 ms a step; recording costs half a second and
 # saves about as much
 STEPS_WORTH_COMPILING, STEPS_WORTH_RECORDING = 40_000, 500
@@ -32,25 +32,7 @@ def choose_tier(compile: str, num_steps: int) -> str:
     return tier_by_work(compile, num_steps, STEPS_WORTH_RECORDING, STEPS_WORTH_COMPILING)
 
 
-def tier_by_work(wanted: str, amount: int, worth_recording: int, worth_compiling: int) -> str:
-    """The tier that is wanted, or under "auto" the dearest to start that the amount of work is
-    worth.
-    """
-    if wanted != "auto":
-        return wanted
-    if amount >= worth_compiling:
-        return "inductor"
-    return "record" if amount >= worth_recording else "off"
-
-
-def make_step(
-    module: ObjectiveModule,
-    update: Update,
-    tier: str,
-    batch: Tensor,
-    scheduled: Tensor,
-    ranks: Ranks,
-) -> Step:
+def make_step(module: TrainingLoss, update: Update, tier: str, batch: Tensor, ranks: Ranks) -> Step:
     """The step of a tier; eager, with one logged line, where the programs cannot be recorded."""
     if tier == "off":
         return EagerStep(module, update, ranks)
@@ -60,7 +42,7 @@ def make_step(
         return EagerStep(module, update, ranks)
     recorded = RecordedStep(module, update, tier, ranks)
     try:
-        recorded.check(batch, scheduled)
+        recorded.check(batch)
     except NotRecordable as error:
         log.warning("the programs cannot be recorded (%s); running them eagerly", error)
         return EagerStep(module, update, ranks)
@@ -72,7 +54,7 @@ def make_step(
     # the ranks meet between gradients and update, so a step of several ranks cannot be compiled
     # whole
     if tier == "inductor" and small and ranks.size == 1:
-        return FlatStep(module, update)
+        return FlatStep(recorded, update)
     return recorded
 
 
@@ -94,39 +76,43 @@ class CapturedStep:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(
-        self, batches: Iterator[Tensor], scheduled: Tensor, learning_rates: Sequence[float]
+        self,
+        batches: Iterator[Tensor],
+        values: Sequence[StepValues],
+        learning_rates: Sequence[float],
     ) -> Tensor:
         """One update."""
         x = next(batches)
+        self.step.module.set(values[0])
         if self._graph is None and self._seen >= self.warm_up:
-            self._capture(x, scheduled)
+            self._capture(x)
         if self._graph is None or x.shape != self._x.shape:
             self._seen += 1
-            report = self._beside(x, scheduled, learning_rates)
+            report = self._beside(x, values, learning_rates)
             self.names = self.step.names
             return report
         self._x.copy_(x)
-        self._scheduled.copy_(scheduled)
         self._rate.fill_(learning_rates[0])
         self._graph.replay()
         return self._report.clone()
 
-    def _beside(self, x: Tensor, scheduled: Tensor, learning_rates: Sequence[float]) -> Tensor:
+    def _beside(
+        self, x: Tensor, values: Sequence[StepValues], learning_rates: Sequence[float]
+    ) -> Tensor:
         """A step on a stream of its own, where a capture wants what runs before it to have been."""
         here, beside = torch.cuda.current_stream(), torch.cuda.Stream()
         beside.wait_stream(here)
         with torch.cuda.stream(beside):
-            report = self.step(iter([x]), scheduled, learning_rates)
+            report = self.step(iter([x]), values, learning_rates)
         here.wait_stream(beside)
         return report
 
-    def _capture(self, x: Tensor, scheduled: Tensor) -> None:
-        self._x, self._scheduled, self._rate = x.clone(), scheduled.clone(), x.new_zeros(())
+    def _capture(self, x: Tensor) -> None:
+        self._x, self._rate = x.clone(), x.new_zeros(())
         graph = torch.cuda.CUDAGraph()
         # of several ranks, another thread watches over their messages and calls the driver, too
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            scheduled = self._scheduled[0]
-            report = self.step.advance(self._x, scheduled, self._rate, self.step.failed)
+            report = self.step.advance(self._x, self._rate, self.step.failed)
             self._report = report[None]
         self._graph = graph
 

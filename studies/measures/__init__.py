@@ -6,8 +6,8 @@ Knows tensors and the objective; must not know a study's question.
 
 import torch
 
+from ppl_vae.handlers.modes import local_parameters
 from ppl_vae.training.objective import Objective
-from ppl_vae.training.step import local_parameters
 
 __all__ = ["coverage", "energy_test", "gradient_variance"]
 
@@ -39,12 +39,9 @@ def gradient_variance(vae, x, estimator, draws=20):
     """Sum over parameters of the variance of the gradient of the bound of one minibatch over draws
     of z.
     """
-    parameters, one = list(vae.parameters()), torch.ones(())
+    parameters = list(vae.parameters())
     with local_parameters():
-        losses = (
-            Objective(estimator)(vae.model, vae.guide, x, one, one, one / len(x))[0]
-            for _ in range(draws)
-        )
+        losses = (Objective(estimator)(vae.model, vae.guide, x)[0] for _ in range(draws))
         gradients = [
             torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
             for loss in losses

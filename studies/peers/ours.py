@@ -8,10 +8,10 @@ from torch import Tensor
 
 from peers import BATCH_SIZE, Workload
 from ppl_vae import VAEConfig, build, fit
+from ppl_vae.handlers.modes import local_parameters
 from ppl_vae.training.loop import train_epoch
 from ppl_vae.training.run import Run
 from ppl_vae.training.settings import Settings
-from ppl_vae.training.step import local_parameters
 
 
 def trainer(

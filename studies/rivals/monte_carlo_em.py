@@ -9,7 +9,7 @@ import torch
 
 from ppl_vae.evaluation.density import LogDensity
 from ppl_vae.evaluation.hamiltonian import Chains
-from ppl_vae.training.step import local_parameters
+from ppl_vae.handlers.modes import local_parameters
 
 __all__ = ["monte_carlo_em"]
 

@@ -6,7 +6,7 @@ Knows Pyro programs; knows nothing of a bound, for the two phases share no objec
 import torch
 from pyro import poutine
 
-from ppl_vae.training.step import local_parameters
+from ppl_vae.handlers.modes import local_parameters
 
 __all__ = ["wake_sleep", "wake_sleep_losses"]
 

@@ -15,9 +15,10 @@ import time
 import torch
 
 from ppl_vae import VAEConfig, build
-from ppl_vae.training.objective import Objective
+from ppl_vae.handlers.modes import local_parameters
+from ppl_vae.training.objective import Objective, StepValues, TrainingLoss
 from ppl_vae.training.optimizers import FusedUpdate
-from ppl_vae.training.step import ObjectiveModule, RecordedStep, local_parameters
+from ppl_vae.training.step import RecordedStep
 
 STEPS = 10  # of each kind in a round
 METHODS = {
@@ -44,7 +45,7 @@ METHODS = {
 def step(tier: str, **config: object) -> RecordedStep:
     vae = build(VAEConfig((28, 28), 20, (500,), **config), num_data=10_000, seed=0).train()  # type: ignore[arg-type]
     update = FusedUpdate("adam", [p for p in vae.parameters() if p.requires_grad], 0.0)
-    return RecordedStep(ObjectiveModule(vae, Objective("B", 1)), update, tier)
+    return RecordedStep(TrainingLoss(vae, Objective("B", 1)), update, tier)
 
 
 def main() -> None:
@@ -55,15 +56,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    batches, scheduled = (
-        itertools.repeat(torch.rand(100, 28, 28).round()),
-        torch.tensor([[1.0, 1.0, 1e-4, 0.0]]),
-    )
+    batches = itertools.repeat(torch.rand(100, 28, 28).round())
     with local_parameters():
         for tier in given.tiers.split(","):
             steps = {name: step(tier, **config) for name, config in METHODS.items()}
             rounds = [
-                {name: milliseconds(each, batches, scheduled) for name, each in steps.items()}
+                {name: milliseconds(each, batches) for name, each in steps.items()}
                 for _ in range(given.rounds + 1)
             ][1:]  # the first round warms up
             for name in METHODS:
@@ -77,12 +75,10 @@ def main() -> None:
                 )
 
 
-def milliseconds(
-    each: RecordedStep, batches: "itertools.repeat[torch.Tensor]", scheduled: torch.Tensor
-) -> float:
+def milliseconds(each: RecordedStep, batches: "itertools.repeat[torch.Tensor]") -> float:
     start = time.process_time()
     for _ in range(STEPS):
-        each(batches, scheduled, [1e-3])
+        each(batches, [StepValues()], [1e-3])
     return (time.process_time() - start) / STEPS * 1e3
 
 

@@ -1,14 +1,9 @@
-"""Keep the tensor program of a Python function, Pyro's handlers and all, as one graph, and compile
-it.
+"""Keep the tensor program of a Python function, Pyro's handlers and all, as one graph.
 
-Knows graphs and random operators; knows nothing of what a program computes. Noise is lifted to
-inputs and drawn by the very operators the eager program would call, in their order, so that a
-recorded program draws the eager one's numbers.
+Knows graphs and random operators; knows nothing of what a program computes.
 """
 
 import copy
-import logging
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,23 +12,18 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from ppl_vae.training.rewrites import rewritten
+from ppl_vae.graphs.noise import is_empty, is_random, value_of
 
 __all__ = [
-    "Noise",
     "NotRecordable",
     "changed_attributes",
-    "compiled",
-    "lift_noise",
     "plain_attributes",
     "record",
     "record_twice",
     "stateless",
 ]
 
-log = logging.getLogger(__name__)
 PLAIN = (bool, int, float, str)
-Noise = Callable[[], Tensor]
 
 
 class NotRecordable(Exception):
@@ -138,28 +128,6 @@ def _content(graph: fx.GraphModule) -> list[Sequence[Any]]:
     return content
 
 
-def lift_noise(graph: fx.GraphModule) -> list[Noise]:
-    """Turn every random operator with constant arguments into an input; returns what draws them, in
-    program order.
-
-    If one of them needs a value of the program (a gamma variate given its shape), all stay in the
-    graph, so that the generator is used in the eager order.
-    """
-    random = [node for node in graph.graph.nodes if _is_random(node)]
-    draws = [draw for draw in map(_draw, random) if draw is not None]
-    if len(draws) < len(random):
-        return []
-    last = [node for node in graph.graph.nodes if node.op == "placeholder"][-1]
-    for i, node in enumerate(random):
-        with graph.graph.inserting_after(last):
-            last = graph.graph.placeholder(f"noise_{i}")
-        last.meta = dict(node.meta)
-        _replace(graph.graph, node, last)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return draws
-
-
 def _simplified(graph: fx.GraphModule) -> fx.GraphModule:
     """Drop operators that change no bit: aliases, shapes a tensor already has, x + 0 and x * 1, and
     repetitions.
@@ -168,13 +136,13 @@ def _simplified(graph: fx.GraphModule) -> fx.GraphModule:
     its inputs, or draws numbers, keeps those operators, and nothing is taken for a repetition
     across a write.
     """
-    writes = any(_writes(node) for node in graph.graph.nodes if not _is_random(node))
+    writes = any(_writes(node) for node in graph.graph.nodes if not is_random(node))
     seen: dict[Any, fx.Node] = {}
     for node in list(graph.graph.nodes):
-        if node.op != "call_function" or _is_random(node) or _writes(node):
+        if node.op != "call_function" or is_random(node) or _writes(node):
             continue
         same = _changes_nothing(node)
-        if same is None and not writes and not _is_empty(node):
+        if same is None and not writes and not is_empty(node):
             key = (node.target, repr(node.args), repr(sorted(node.kwargs.items())))
             same = seen.setdefault(key, node)
         if same is not None and same is not node:
@@ -201,14 +169,18 @@ def _changes_nothing(node: fx.Node) -> fx.Node | None:
         return source
     if name == "aten.t.default" and str(source.target) == name:
         return source.args[0] if isinstance(source.args[0], fx.Node) else None
-    if _value(node) is None or _value(source) is None or _value(source).dtype != _value(node).dtype:
+    if (
+        value_of(node) is None
+        or value_of(source) is None
+        or value_of(source).dtype != value_of(node).dtype
+    ):
         return None
     # a sum with 0 may lay its result out anew, and who takes the graph's outputs relies on how they
     # were laid out when it was recorded
-    if _value(source).stride() != _value(node).stride():
+    if value_of(source).stride() != value_of(node).stride():
         return None
     if name in ("aten.expand.default", "aten.view.default", "aten._unsafe_view.default"):
-        return source if _value(source).shape == _value(node).shape else None
+        return source if value_of(source).shape == value_of(node).shape else None
     neutral = {
         "aten.add.Tensor": 0,
         "aten.sub.Tensor": 0,
@@ -217,76 +189,3 @@ def _changes_nothing(node: fx.Node) -> fx.Node | None:
     }
     same = name in neutral and not node.kwargs and isinstance(node.args[1], (int, float))
     return source if same and node.args[1] == neutral[name] else None
-
-
-def _value(node: fx.Node) -> Any:
-    """The shape and type of a node's tensor as recorded; None for a node that is no single
-    tensor.
-    """
-    value = node.meta["val"] if "val" in node.meta else node.meta.get("tensor_meta")
-    return value if hasattr(value, "shape") else None
-
-
-def _is_random(node: fx.Node) -> bool:
-    return node.op == "call_function" and torch.Tag.nondeterministic_seeded in getattr(
-        node.target, "tags", ()
-    )
-
-
-def _is_empty(node: Any) -> bool:
-    return isinstance(node, fx.Node) and "empty" in str(node.target)
-
-
-def _draw(node: fx.Node) -> Noise | None:
-    """What draws this node's value outside the graph; None if an argument is a value of the
-    program.
-    """
-    target: Callable[..., Tensor] = node.target  # type: ignore[assignment]
-    value = _value(node)
-    shape, dtype, device = tuple(value.shape), value.dtype, value.device
-    first_is_storage = (bool(node.args) and _is_empty(node.args[0])) or "like" in str(target)
-    rest = node.args[1:] if first_is_storage else node.args
-    if any(isinstance(argument, fx.Node) for argument in [*rest, *node.kwargs.values()]):
-        return None
-    if (
-        first_is_storage
-    ):  # an in-place draw into fresh storage, or one whose first argument only lends its shape
-        return lambda: target(torch.empty(shape, dtype=dtype, device=device), *rest, **node.kwargs)
-    return lambda: target(*node.args, **node.kwargs)
-
-
-def _replace(graph: fx.Graph, node: fx.Node, placeholder: fx.Node) -> None:
-    source = node.args[0] if node.args and _is_empty(node.args[0]) else None
-    node.replace_all_uses_with(placeholder)
-    graph.erase_node(node)
-    if isinstance(source, fx.Node):
-        source.replace_all_uses_with(
-            placeholder
-        )  # an in-place draw is also seen through the tensor it filled
-        graph.erase_node(source)
-
-
-def compiled(graph: fx.GraphModule, arguments: Sequence[Tensor]) -> Callable[..., Any] | None:
-    """The graph compiled by inductor; None, with one logged line, where there is no working
-    compiler.
-    """
-    import torch._inductor
-
-    graph = rewritten(
-        graph
-    )  # a copy, so that what runs without a compiler stays equal to the eager program bit by bit
-    for node in graph.graph.nodes:
-        # recording leaves values of its own mode there, which the compiler must not mix with its
-        # own
-        node.meta.clear()
-    options = {"cpp_wrapper": True, "fallback_random": True}
-    try:
-        # what the compiler warns of is its own code, not the caller's
-        with warnings.catch_warnings(action="ignore"), torch.no_grad(), torch.random.fork_rng():
-            return torch._inductor.compile(graph, list(arguments), options=options)
-    except Exception as error:
-        log.warning(
-            "compile='inductor' is not available (%s); running the recorded graph",
-            str(error).splitlines()[0],
-        )
-        return None
