@@ -2,8 +2,9 @@
 written by hand.
 
 Rounds of the variants are interleaved, A B C ... A B C ..., and the speed of a variant is its
-median ratio to hand-written eager PyTorch with fused Adam, which reads no loss before a round ends. The
-data lie on the device, and every variant draws its own order of them and gathers its minibatches.
+median ratio to hand-written eager PyTorch with fused Adam, which reads no loss before a round
+ends. The data lie on the device, and every variant draws its own order of them and gathers its
+minibatches.
 """
 
 import cProfile

@@ -88,65 +88,6 @@ TIMED = ["mnist", "dynamic", "throughput", "likelihood", "toy", "frey", "conv"]
 TIMED += ["steps_apart", "profile"]
 # compiled code is cached on disk, so that the timed sections find it there
 NAMES = [*(f"compile_{name}" for name in COMPILED), *CHECKED, *TIMED]
-RESERVE = 15  # seconds kept for the last report
-
-
-class Report:
-    """What a section found, one JSON line a finding, in the order they were made."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        lines = file.read_text().splitlines() if file.exists() else []
-        rows = [json.loads(line) for line in lines]
-        self.begun = {row["case"] for row in rows}
-        self.good = {row["case"] for row in rows if row["verdict"] in ("ok", "measured")}
-
-    def say(self, case: str, verdict: str, **found: Any) -> None:
-        """Add a finding; a `verdict` is "ok", "FAULT", "measured" or "begun"."""
-        with self.file.open("a") as file:
-            file.write(json.dumps({"case": case, "verdict": verdict, **found}) + "\n")
-        if verdict != "begun":
-            print(f"{verdict:8} {case}: {found}", flush=True)
-
-    def case(self, name: str, action: Callable[[], Any]) -> None:
-        """Run an action that returns what it measured, or raises; once in all."""
-        if name in self.begun:
-            return
-        self.say(name, "begun")
-        start = time.perf_counter()
-        try:
-            found = action() or {}
-        except Exception as error:
-            print(traceback.format_exc(), flush=True)
-            text = f"{type(error).__name__}: {error}"
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(place.filename).name}:{place.lineno}"
-            self.say(name, "FAULT", error=text[:600], where=where)
-            if "CUDA" in text or "captur" in text or "cuda" in text:
-                sys.exit(SPOILED)
-            return
-        verdict = found.pop("verdict", "ok")
-        self.say(name, verdict, **found, seconds=round(time.perf_counter() - start, 2))
-
-
-def section_named(name: str) -> Callable[..., None]:
-    """The function of a section; only its own process imports what it needs."""
-    sys.path[:0] = [str(Path(__file__).parent), *PATHS]
-    import gpu_checks
-    import gpu_speed
-
-    compiles = {f"compile_{name}": section for name, section in gpu_speed.COMPILES.items()}
-    return {**gpu_checks.SECTIONS, **gpu_speed.SECTIONS, **compiles}[name]
-
-
-NAMES = (
-    # compiled code is cached on disk, so that the timed sections find it there
-    "compile_mnist compile_dynamic compile_frey compile_toy compile_conv compile_likelihood "
-    "tiers resume features parts_priors parts_posteriors parts_likelihoods evaluation sampling "
-    "diagnostics weights command ranks "
-    "mnist dynamic throughput likelihood toy frey conv steps_apart profile"
-).split()
-TIMED = NAMES[NAMES.index("mnist") :]
 
 
 def run_section(name: str, given: argparse.Namespace, folder: Path, limit: float) -> None:
