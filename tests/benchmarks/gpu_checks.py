@@ -38,14 +38,15 @@ from ppl_vae.evaluation import (
     inference_gaps,
     reconstruction_error,
 )
+from ppl_vae.graphs import lift_noise
 from ppl_vae.guides import POSTERIORS
+from ppl_vae.handlers.modes import local_parameters
 from ppl_vae.likelihoods import LIKELIHOODS
 from ppl_vae.priors import PRIORS
-from ppl_vae.training.objective import Objective
+from ppl_vae.training.objective import Objective, TrainingLoss
 from ppl_vae.training.ranks import Ranks
-from ppl_vae.training.recorded import lift_noise
 from ppl_vae.training.run import Run
-from ppl_vae.training.step import ObjectiveModule, local_parameters, record_gradients
+from ppl_vae.training.step import record_gradients
 from ppl_vae.training.tiers import CapturedStep
 from ppl_vae.vae import VAE
 
@@ -208,15 +209,15 @@ def _gradients(device: str, fields: dict[str, Any]) -> dict[str, Any]:
     noise: list[Tensor] = []
     for where in ("cpu", device):
         vae = small(where, **fields).train()
-        x, scheduled = pixels(20).to(where), torch.tensor([1.0, 1.0, 0.01, 0.0], device=where)
+        x = pixels(20).to(where)
         parameters = list(vae.parameters())
         with local_parameters():
-            module = ObjectiveModule(vae, Objective("B", 1))
-            graph, _, state = record_gradients(module, parameters, x, scheduled)
-        draws = lift_noise(graph)
+            module = TrainingLoss(vae, Objective("B", 1))
+            recorded = record_gradients(module, parameters, x)
+        draws, state = lift_noise(recorded.graph), [*parameters, *recorded.buffers.values()]
         noise = noise or [draw() for draw in draws]
         with torch.no_grad():
-            values = graph(*state, x, scheduled, *(n.to(where) for n in noise))
+            values = recorded.graph(*state, x, *(n.to(where) for n in noise))
         found.append([value.cpu().double() for value in values])
     errors = [((a - b).norm() / a.norm().clamp(min=1e-9)).item() for a, b in zip(*found)]
     # a convolution in TF32 has ten bits of mantissa

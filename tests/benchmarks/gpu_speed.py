@@ -27,12 +27,12 @@ from torch import Tensor, nn
 
 from ppl_vae import VAEConfig, build, log_likelihood
 from ppl_vae.evaluation import importance
+from ppl_vae.handlers.modes import local_parameters
 from ppl_vae.networks import decoder_network, encoder_network
 from ppl_vae.training import fit
 from ppl_vae.training.loop import train_epoch
 from ppl_vae.training.run import Run
 from ppl_vae.training.settings import Settings
-from ppl_vae.training.step import local_parameters
 from ppl_vae.training.tiers import CapturedStep
 
 Train = Callable[[int], int]
@@ -393,17 +393,17 @@ def steps_apart(report: Any, device: str, tiny: bool) -> None:
 
     def parts(tier: str) -> dict[str, Any]:
         run = run_of(x, config, device, tier)
-        scheduled = run.scheduled([0.0])
+        values = run.schedules.values([0.0])
         index = torch.arange(BATCH_SIZE)
         with local_parameters():
             batch = run.batch(index)
             for _ in range(4):
-                report_of_step = run.step(iter([batch]), scheduled, [1e-3])
+                report_of_step = run.step(iter([batch]), values, [1e-3])
             found: dict[str, Any] = {
                 "batch": timed(lambda: run.batch(index)),
-                "step": timed(lambda: run.step(iter([batch]), scheduled, [1e-3])),
-                "scheduled": timed(lambda: run.scheduled([0.0])),
-                "rates": timed(lambda: run.learning_rates([0.0])),
+                "step": timed(lambda: run.step(iter([batch]), values, [1e-3])),
+                "values": timed(lambda: run.schedules.values([0.0])),
+                "rates": timed(lambda: run.schedules.learning_rates([0.0])),
                 "randperm": timed(lambda: torch.randperm(len(x))) if device == "cpu" else 0,
                 "row": timed(lambda: report_of_step[0] * 100),
             }
