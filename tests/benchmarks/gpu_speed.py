@@ -196,6 +196,7 @@ def speeds(report: Any, device: str, tiny: bool, name: str) -> None:
         if case in report.good:  # by a process that the device then failed in another variant
             prepare(variant)
         report.case(case, partial(prepare, variant))
+    report.turn()
     seconds: dict[str, list[float]] = {variant: [] for variant in trains}
     wanted = 4 if tiny else 200
     for _ in range(1 if tiny else ROUNDS):
@@ -218,31 +219,11 @@ def speeds(report: Any, device: str, tiny: bool, name: str) -> None:
         )
 
 
-def compile_speeds(report: Any, device: str, tiny: bool, name: str) -> None:
-    """Compile what a timed section needs, so that it finds the code on disk."""
-    if tiny:
-        return
-    made, _ = variants(name, device, tiny)
-    for variant in ("ours, inductor", "hand, compiled"):
-        report.case(variant, lambda variant=variant: {"steps": made[variant]()(5)})
-
-
 # ---- log p(x)
 
 
 def _mnist() -> VAEConfig:
     return VAEConfig((28, 28), 20, (500,), "tanh")
-
-
-def compile_likelihood(report: Any, device: str, tiny: bool) -> None:
-    """Compile the block of log p(x) for later."""
-    if tiny:
-        return
-    vae, x = build(_mnist(), seed=0).to(device), torch.rand(20, 28, 28).round()
-    report.case(
-        "inductor",
-        lambda: {"mean": log_likelihood(vae, x, 5000, compile="inductor", prior_share=0.0).mean},
-    )
 
 
 def likelihood(report: Any, device: str, tiny: bool) -> None:
@@ -283,6 +264,10 @@ def likelihood(report: Any, device: str, tiny: bool) -> None:
             importance.decoder_rows = kept
         return {"verdict": "measured", "images_a_second": round(len(x) / seconds, 1)}
 
+    if not tiny:
+        compiled = partial(log_likelihood, vae, x[:20], draws, compile="inductor", prior_share=0.0)
+        report.case("prepared: inductor", lambda: {"mean": compiled().mean})
+    report.turn()
     for rows in (1000,) if tiny else (50_000, 250_000):
         report.case(f"products, {rows} rows", partial(products, rows, False))
         report.case(f"products in TF32, {rows} rows", partial(products, rows, True))
@@ -341,18 +326,17 @@ def throughput(report: Any, device: str, tiny: bool) -> None:
 
     def hours(tier: str, batch_size: int, binarization: str) -> dict[str, Any]:
         how = {"batch_size": batch_size, "binarization": binarization}
-        start = time.perf_counter()
         run = run_of(x, _mnist(), device, tier, **how)
         bar = run.bar(progress=False)
         with local_parameters():
             train_epoch(run, bar)
             synchronised(device)
-            begun, epochs = time.perf_counter(), 0
-            while time.perf_counter() - begun < stretch:
+            start, epochs = time.perf_counter(), 0
+            while time.perf_counter() - start < stretch:
                 train_epoch(run, bar)
                 epochs += 1
             synchronised(device)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - start
         samples = epochs * len(x)
         return {
             "verdict": "measured",
@@ -360,9 +344,9 @@ def throughput(report: Any, device: str, tiny: bool) -> None:
             "samples_a_second": round(samples / seconds),
             "hours_for_1e8": round(1e8 / samples * seconds / 3600, 3),
             "microseconds_a_step": round(1e6 * seconds / (epochs * run.num_batches), 1),
-            "first_epoch_seconds": round(begun - start, 2),
         }
 
+    report.turn()
     for batch_size in (100, 1000):
         for binarization in ("none", "dynamic"):
             name = f"record, M = {batch_size}, {binarization}"
@@ -418,6 +402,7 @@ def steps_apart(report: Any, device: str, tiny: bool) -> None:
             found["loop"] = round(1e6 * (time.perf_counter() - start) / run.num_batches, 1)
         return {"verdict": "measured", **found}
 
+    report.turn()
     for tier in ("record",) if tiny else ("record", "inductor"):
         report.case(tier, partial(parts, tier))
 
@@ -453,18 +438,14 @@ def profile(report: Any, device: str, tiny: bool) -> None:
         print(table, flush=True)
         return {}
 
+    report.turn()
     report.case("python", python)
     for tier in ("record",) if tiny else ("record", "inductor"):
         report.case(f"kernels, {tier}", partial(kernels, tier))
 
 
-WORKS = ("mnist", "dynamic", "frey", "toy", "conv")
-COMPILES: dict[str, Callable[..., None]] = {
-    **{name: partial(compile_speeds, name=name) for name in WORKS},
-    "likelihood": compile_likelihood,
-}
 SECTIONS: dict[str, Callable[..., None]] = {
-    **{name: partial(speeds, name=name) for name in WORKS},
+    **{name: partial(speeds, name=name) for name in ("mnist", "dynamic", "frey", "toy", "conv")},
     "throughput": throughput,
     "likelihood": likelihood,
     "steps_apart": steps_apart,

@@ -1,7 +1,8 @@
 """Does everything work on a GPU, and how fast is it there?
 
-Runs the sections of `gpu_checks.py`, a dozen at a time, and then those of `gpu_speed.py`, one at a
-time, each in a process of its own, since an error of the device spoils the process it happens in.
+Runs the sections of `gpu_checks.py`, a dozen at a time, while those of `gpu_speed.py` prepare what
+they will time, and then these, one at a time. Each has a process of its own, since an error of the
+device spoils the process it happens in.
 Whatever is done by the deadline is in OUT/results.json and OUT/report.txt, which are written anew
 after each section; OUT/log.txt has all output. It installs nothing and needs no network. Packages
 that the machine lacks are taken from the folder vendor/, which `vendor.sh` makes elsewhere.
@@ -20,7 +21,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ PATHS = [str(ROOT), str(ROOT / "studies"), str(ROOT / "vendor")]
 SPOILED = 3  # exit status of a process in which the device failed: it is started again, to go on
 AT_ONCE = 12
 CHECKED_BY = 0.48  # the share of the time after which what is timed begins
-LONGEST_CHECK, LONGEST_TIMED = 160.0, 45.0  # seconds a section
+LONGEST_TIMED = 45.0  # seconds a section, once it is prepared
 RESERVE = 15  # seconds kept for the last report
 
 
@@ -42,6 +43,12 @@ class Report:
         rows = [json.loads(line) for line in lines]
         self.begun = {row["case"] for row in rows}
         self.good = {row["case"] for row in rows if row["verdict"] in ("ok", "measured")}
+
+    def turn(self) -> None:
+        """Wait until this section may have the machine for itself."""
+        go = self.file.with_suffix(".go")
+        while not go.exists():
+            time.sleep(0.05)
 
     def say(self, case: str, verdict: str, **found: Any) -> None:
         """Add a finding; a `verdict` is "ok", "FAULT", "measured" or "begun"."""
@@ -77,42 +84,49 @@ def section_named(name: str) -> Callable[..., None]:
     import gpu_checks
     import gpu_speed
 
-    compiles = {f"compile_{name}": section for name, section in gpu_speed.COMPILES.items()}
-    return {**gpu_checks.SECTIONS, **gpu_speed.SECTIONS, **compiles}[name]
+    return {**gpu_checks.SECTIONS, **gpu_speed.SECTIONS}[name]
 
 
-COMPILED = ["mnist", "dynamic", "frey", "toy", "conv", "likelihood"]
 CHECKED = ["tiers", "resume", "features", "parts_priors", "parts_posteriors", "parts_likelihoods"]
 CHECKED += ["evaluation", "sampling", "diagnostics", "weights", "command", "ranks"]
 TIMED = ["mnist", "dynamic", "throughput", "likelihood", "toy", "frey", "conv"]
 TIMED += ["steps_apart", "profile"]
-# compiled code is cached on disk, so that the timed sections find it there
-NAMES = [*(f"compile_{name}" for name in COMPILED), *CHECKED, *TIMED]
+NAMES = [*CHECKED, *TIMED]
 
 
-def run_section(name: str, given: argparse.Namespace, folder: Path, limit: float) -> None:
-    """One section in a process, started again as long as the device fails in another case."""
-    end = time.monotonic() + limit
-    command = [sys.executable, __file__, "--section", name, "--device", given.device]
-    command += ["--out", str(folder)] + (["--tiny"] if given.tiny else [])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
-    if name not in TIMED:
+class Sections:
+    """The sections' processes, each started again as long as the device fails in another case."""
+
+    def __init__(self, given: argparse.Namespace, folder: Path) -> None:
+        self.given, self.folder = given, folder
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.over: set[str] = set()
+
+    def run(self, name: str, end: float) -> None:
+        """One section, whose cases are done, or whose time is over, when this returns."""
+        command = [sys.executable, __file__, "--section", name, "--device", self.given.device]
+        command += ["--out", str(self.folder)] + (["--tiny"] if self.given.tiny else [])
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
         environment |= {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "2"}
-    environment["PPL_VAE_TRUST"] = str(folder / f"trust-{name}.json")
-    while True:
-        with (folder / f"{name}.log").open("a") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        environment["PPL_VAE_TRUST"] = str(self.folder / f"trust-{name}.json")
+        report = Report(self.folder / f"{name}.jsonl")
+        status = SPOILED
+        while status == SPOILED and name not in self.over and time.monotonic() < end:
+            with (self.folder / f"{name}.log").open("a") as log:
+                process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+            self.running[name] = process
             try:
-                status = process.wait(max(1.0, end - time.monotonic()))
+                status = process.wait(end - time.monotonic())
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                Report(folder / f"{name}.jsonl").say("its time", "FAULT", error="it ran out")
-                return
-        if status not in (0, SPOILED):
-            Report(folder / f"{name}.jsonl").say("its process", "FAULT", error=f"status {status}")
-        if status != SPOILED:
-            return
+                self.stop(name)
+                status = process.wait()
+        if status != 0:
+            report.say("its process", "FAULT", error=f"status {status}; -9 is the end of its time")
+
+    def stop(self, name: str) -> None:
+        """End a section's process, for good."""
+        self.over.add(name)
+        self.running[name].kill()
 
 
 def gathered(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -132,6 +146,8 @@ def write(folder: Path, out: Path, machine: dict[str, Any]) -> str:
     (out / "results.json").write_text(json.dumps({"machine": machine, **found}, indent=1))
     lines = [json.dumps(machine)]
     for name, rows in found.items():
+        if not rows:
+            continue
         good = sum(row["verdict"] == "ok" for row in rows)
         lines.append(f"== {name}: {good} ok")
         for row in rows:
@@ -214,7 +230,7 @@ def main() -> None:
         return
     start = time.monotonic()
     end = start + 60 * given.minutes - RESERVE
-    longest = LONGEST_CHECK if given.device != "cpu" else 900.0
+    at_once = AT_ONCE if given.device != "cpu" else 1
     checked = start + CHECKED_BY * 60 * given.minutes
     given.out.mkdir(parents=True, exist_ok=True)
     sys.path[:0] = PATHS
@@ -223,27 +239,22 @@ def main() -> None:
     wanted = [name for name in NAMES if not given.only or name in given.only.split(",")]
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        with reports(folder, given.out, about):
-            with ThreadPoolExecutor(1 if given.device == "cpu" else AT_ONCE) as pool:
-                for name in wanted:
-                    if name not in TIMED:
-                        pool.submit(in_time, name, given, folder, longest, checked)
+        sections = Sections(given, folder)
+        with (
+            reports(folder, given.out, about),
+            ThreadPoolExecutor(len(TIMED)) as prepared,
+            ThreadPoolExecutor(at_once) as pool,
+        ):
+            timed = {n: prepared.submit(sections.run, n, end) for n in TIMED if n in wanted}
+            checks = [pool.submit(sections.run, n, checked) for n in CHECKED if n in wanted]
+            wait(checks)
             print(f"checks took {time.monotonic() - start:.0f} s", flush=True)
-            write(folder, given.out, about)
-            for name in wanted:
-                if name in TIMED:
-                    in_time(name, given, folder, LONGEST_TIMED, end)
-                    write(folder, given.out, about)
+            for name, section in timed.items():
+                write(folder, given.out, about)
+                (folder / f"{name}.go").touch()
+                if wait([section], min(LONGEST_TIMED, end - time.monotonic())).not_done:
+                    sections.stop(name)
         print(short(folder), flush=True)
-
-
-def in_time(name: str, given: argparse.Namespace, folder: Path, limit: float, end: float) -> None:
-    """A section if there is time for one before `end`."""
-    left = end - time.monotonic()
-    if left < 10:
-        Report(folder / f"{name}.jsonl").say("start", "FAULT", error="no time was left")
-        return
-    run_section(name, given, folder, min(limit, left))
 
 
 if __name__ == "__main__":
