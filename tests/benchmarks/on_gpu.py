@@ -28,6 +28,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 PATHS = [str(ROOT), str(ROOT / "studies"), str(ROOT / "vendor")]
 SPOILED = 3  # exit status of a process in which the device failed: it is started again, to go on
+SPOILS = ("CUDA error", "captur", "cudaError", "CUBLAS", "CUDNN")  # in the words of an error
 AT_ONCE = 12
 CHECKED_BY = 0.48  # the share of the time after which what is timed begins
 LONGEST_TIMED = 45.0  # seconds a section, once it is prepared
@@ -71,7 +72,7 @@ class Report:
             place = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(place.filename).name}:{place.lineno}"
             self.say(name, "FAULT", error=text[:600], where=where)
-            if "CUDA" in text or "captur" in text or "cuda" in text:
+            if any(word in text for word in SPOILS):
                 sys.exit(SPOILED)
             return
         verdict = found.pop("verdict", "ok")
