@@ -34,7 +34,8 @@ class Relevance(nn.Module):
         """Sample the site "z"; in training add the datum's share of the hyper-prior."""
         num_data = [frame.full_size for frame in get_plates() if frame.name == "data"]
         if self.training and num_data:
-            hyper = dist.InverseGamma(self.shape, self.rate, validate_args=False)
+            shape, rate = self.log_scale.new_tensor([self.shape, self.rate])
+            hyper = dist.InverseGamma(shape, rate, validate_args=False)
             pyro.factor("relevance", hyper.log_prob((2 * self.log_scale).exp()).sum() / num_data[0])
         return pyro.sample(
             "z",

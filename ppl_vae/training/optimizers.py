@@ -252,7 +252,15 @@ class TorchUpdate:
                 continue
             if tensor.dim() and tensor.shape != p.shape:
                 raise KeyError(f"optimizer/{name} of another shape")
-            self.optimizer.state[p][key] = tensor.clone()
+            self.optimizer.state[p][key] = tensor.to(self._place(key, p)).clone()
+
+    def _place(self, key: str, p: Tensor) -> torch.device:
+        """Where an optimiser of torch keeps a tensor: its count of steps on the processor, unless
+        its kernels read it.
+        """
+        (group,) = [g for g in self.optimizer.param_groups if any(q is p for q in g["params"])]
+        read = group.get("fused") or group.get("capturable")
+        return p.device if key != "step" or read else torch.device("cpu")
 
 
 def _made(make: Callable[[list[Tensor]], Any], parameters: list[Tensor]) -> torch.optim.Optimizer:
@@ -313,8 +321,10 @@ class FusedUpdate:
         Where `failed`, a scalar on the parameters' device, is 1, nothing changes: the kernel looks
         at it there, so that nobody has to wait for the device.
         """
-        made = 1 if failed is None else 1 - failed
-        torch._foreach_add_(self._state[0], made)
+        steps = self._state[0]
+        torch._foreach_add_(steps, 1)
+        if failed is not None:  # as a list: one scalar tensor would be read, which waits for it
+            torch._foreach_sub_(steps, [failed] * len(steps))
         self._kind.kernel(
             self.parameters, list(gradients), self._state, self._group, learning_rate, failed
         )

@@ -178,7 +178,8 @@ class RecordedStep(EagerStep):
         def run(batch: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
             with torch.no_grad():
                 report, *gradients = program(*state, batch, *[draw() for draw in noise])
-            return report, gradients
+            # a compiler lays its results out as it likes
+            return report, laid_out(gradients, parameters)
 
         return run
 
