@@ -63,6 +63,8 @@ def _draw(node: fx.Node) -> Noise | None:
     """
     target: Callable[..., Tensor] = node.target  # type: ignore[assignment]
     value = value_of(node)
+    if value is None:  # several tensors, as of a GPU's dropout
+        return None
     shape, dtype, device = tuple(value.shape), value.dtype, value.device
     first_is_storage = (bool(node.args) and is_empty(node.args[0])) or "like" in str(target)
     rest = node.args[1:] if first_is_storage else node.args
