@@ -82,6 +82,20 @@ def test_a_rival_finds_the_slope_of_probabilistic_pca(name: str) -> None:
     assert slope**2 + 1 == pytest.approx(x.var().item(), rel=0.15)
 
 
+def test_a_run_of_wake_sleep_that_was_left_goes_on_as_if_it_had_not_been() -> None:
+    from rivals import WakeSleep
+
+    x = data_of(1.5, 500)
+    whole, first, second = (WakeSleep(line(0.5, exact=False), x, seed=3) for _ in range(3))
+    whole.train(4000)
+    first.train(1500)
+    second.load_state_dict(first.state_dict())
+    torch.rand(1)  # other draws in between do not count
+    second.train(2500)
+    for expected, value in zip(whole.vae.parameters(), second.vae.parameters(), strict=True):
+        assert torch.equal(expected, value)
+
+
 def test_the_energy_test_tells_a_shift_and_keeps_its_level() -> None:
     """30 p-values of equal samples have mean 1/2 within 0.2 (failure rate 1.5e-4); a shift of one
     is always found.

@@ -8,7 +8,7 @@ from pyro import poutine
 
 from ppl_vae.handlers.modes import local_parameters
 
-__all__ = ["wake_sleep", "wake_sleep_losses"]
+__all__ = ["WakeSleep", "wake_sleep", "wake_sleep_losses"]
 
 
 def wake_sleep_losses(model, guide, x):
@@ -25,14 +25,46 @@ def wake_sleep_losses(model, guide, x):
     return -wake.log_prob_sum() / len(x), -sleep.log_prob_sum() / len(x)
 
 
+class WakeSleep:
+    """A run on x (N, *event_shape) that trains both programs of `vae` in place, each on its own
+    loss, by AdaGrad.
+
+    It may be left and gone on with: one that loads another's `state_dict` goes on as that one
+    would have.
+    """
+
+    def __init__(self, vae, x, batch_size=100, learning_rate=0.02, seed=0):
+        self.vae, self.x, self.batch_size = vae, x, batch_size
+        self.optimizer = torch.optim.Adagrad(vae.parameters(), lr=learning_rate)
+        self.generator_state = torch.Generator().manual_seed(seed).get_state()
+
+    def train(self, num_samples):
+        """As many steps as take `num_samples` data in minibatches."""
+        self.vae.eval()  # a batch stands for itself
+        with torch.random.fork_rng(), local_parameters():
+            torch.set_rng_state(self.generator_state)
+            for _ in range(num_samples // self.batch_size):
+                batch = self.x[torch.randint(len(self.x), (self.batch_size,))]
+                self.optimizer.zero_grad()
+                sum(wake_sleep_losses(self.vae.model, self.vae.guide, batch)).backward()
+                self.optimizer.step()
+            self.generator_state = torch.get_rng_state()
+
+    def state_dict(self):
+        """All that the rest of the run depends on, the data aside."""
+        return {
+            "vae": self.vae.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator_state,
+        }
+
+    def load_state_dict(self, state):
+        """Go on from what `state_dict` gave."""
+        self.vae.load_state_dict(state["vae"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator_state = state["generator"]
+
+
 def wake_sleep(vae, x, num_samples, batch_size=100, learning_rate=0.02, seed=0):
     """Train both programs, each on its own loss."""
-    vae.eval()  # a batch stands for itself
-    optimizer = torch.optim.Adagrad(vae.parameters(), lr=learning_rate)
-    with torch.random.fork_rng(), local_parameters():
-        torch.manual_seed(seed)
-        for _ in range(num_samples // batch_size):
-            batch = x[torch.randint(len(x), (batch_size,))]
-            optimizer.zero_grad()
-            sum(wake_sleep_losses(vae.model, vae.guide, batch)).backward()
-            optimizer.step()
+    WakeSleep(vae, x, batch_size, learning_rate, seed).train(num_samples)
