@@ -21,7 +21,7 @@ the 10,000 for validation, as in the report.
 
 import torch
 from matplotlib.figure import Figure
-from measures.wording import told
+from measures.wording import told, within
 from models import REPLICATION, load, trained
 from rivals import WakeSleep
 
@@ -214,19 +214,9 @@ def _levels(rows, size):
         value = values[size] if isinstance(values[size], float) else values[size][-1]
         text = f"{method} {found} ({source} {value}"
         if method in (B, B_LONG):
-            text += f"; within a nat: **{_within(found, value)}**"
+            text += f"; within a nat: **{within(found, value, 1.0)}**"
         parts.append(text + ")")
     return f"- {size} latents: {', '.join(parts)}."
-
-
-def _within(found, value):
-    """The verdict on "within a nat of `value`"."""
-    if found.seeds < 2:
-        return "no verdict"
-    if found.above(value - 1) and found.below(value + 1):
-        return "confirmed"
-    outside = found.below(value - 1) or found.above(value + 1)
-    return "refuted" if outside else "not shown"
 
 
 def _gaps(sizes):

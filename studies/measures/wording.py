@@ -5,7 +5,7 @@ Knows intervals over seeds; must not know a study's question.
 
 from ppl_vae import study
 
-__all__ = ["told"]
+__all__ = ["told", "within"]
 
 
 def told(found, unit="nats", predicted=None):
@@ -15,3 +15,13 @@ def told(found, unit="nats", predicted=None):
     sign = "+" if found.mean > 0 else ""
     text = f"{sign}{found} {unit}".rstrip()
     return text if predicted is None else f"{text} (**{study.verdict(found, predicted)}**)"
+
+
+def within(found, value, margin):
+    """The verdict on the prediction that the mean is within `margin` of `value`."""
+    if found.seeds < 2:
+        return "no verdict"
+    if found.above(value - margin) and found.below(value + margin):
+        return "confirmed"
+    outside = found.below(value - margin) or found.above(value + margin)
+    return "refuted" if outside else "not shown"
