@@ -96,6 +96,7 @@ def draw(rows):
     left.set_xticks(range(len(LAYERS)), ["z, bottom", "z_2", "z_3", "z_4, top"])
     left.set(ylabel="KL (nats an image)", title="Dotted: 0.1 nats, in use above")
     left.set_yscale("symlog", linthresh=0.01)
+    left.set_ylim(bottom=0)
     left.legend(frameon=False, fontsize="small")
     right.set(xlabel="epoch", ylabel="bound on held-out images (nats)", title="A line a seed")
     return figure
