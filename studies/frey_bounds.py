@@ -13,7 +13,7 @@ samples. The report's own budget, in full.
 
 import torch
 from matplotlib.figure import Figure
-from measures.wording import within
+from measures.wording import all_of, within
 from models import FREY, load, trained
 
 from ppl_vae import study
@@ -130,8 +130,7 @@ def answer(rows):
     falls = {
         size: study.mean_at(rows, "fall", latent_size=size, split="shuffled") for size in sizes
     }
-    verdicts = {study.verdict(fall, "below", 100) for fall in falls.values()}
-    said = verdicts.pop() if len(verdicts) == 1 else "not shown for every size"
+    said = all_of(study.verdict(fall, "below", 100) for fall in falls.values())
     listed = ", ".join(f"{fall} ({size})" for size, fall in falls.items())
     lines.append(
         f"- On frames in between no size falls by more than 100 nats: {listed}: **{said}**."

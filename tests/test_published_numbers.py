@@ -12,6 +12,8 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -31,6 +33,7 @@ NUMBER = re.compile(
 )
 
 Row = dict[str, Any]
+Values = Sequence[float]
 
 
 class Entry(NamedTuple):
@@ -132,14 +135,41 @@ def mean(value: str, side: str, at: float = 0.0, **where: Any) -> Rule:
     return lambda rows: word(list(by_seed(rows, value, **where).values()), side, at)
 
 
-def gain(axis: str, better: Any, base: Any, value: str, side: str = "above", **where: Any) -> Rule:
-    """That the mean of a column at one level of an axis is above (below) that at another."""
+def apart(rows: list[Row], axis: str, first: Any, second: Any, value: str, **where: Any) -> Values:
+    """A column at one level of an axis less that at another, for each seed that has both."""
+    one, other = (by_seed(rows, value, **where, **{axis: level}) for level in (first, second))
+    return [one[seed] - other[seed] for seed in one.keys() & other.keys()]
+
+
+def gain(
+    axis: str,
+    better: Any,
+    base: Any,
+    value: str,
+    side: str = "above",
+    at: float = 0.0,
+    **where: Any,
+) -> Rule:
+    """That the mean of a column at one level of an axis is above (below) that at another, by at
+    least `at`.
+    """
+    return lambda rows: word(apart(rows, axis, better, base, value, **where), side, at)
+
+
+def near(values: Callable[[list[Row]], Values], at: float, margin: float) -> Rule:
+    """That the mean of some values, one a seed, is within `margin` of `at`."""
 
     def rule(rows: list[Row]) -> str:
-        first, second = (by_seed(rows, value, **where, **{axis: level}) for level in (better, base))
-        return word([first[seed] - second[seed] for seed in first.keys() & second.keys()], side)
+        found = values(rows)
+        words = {word(found, "above", at - margin), word(found, "below", at + margin)}
+        return next((said for said in ("refuted", "not shown") if said in words), words.pop())
 
     return rule
+
+
+def level(value: str, **where: Any) -> Callable[[list[Row]], Values]:
+    """The values of a column, one a seed."""
+    return lambda rows: list(by_seed(rows, value, **where).values())
 
 
 def every(rules: Sequence[Rule]) -> Rule:
@@ -202,6 +232,22 @@ def any_refutes(rules: Sequence[Rule]) -> Rule:
     return rule
 
 
+def price_of_a_nat(rows: list[Row]) -> str:
+    """That reconstruction gained over KL gained, from one constraint to the next, lies between the
+    two multipliers, in every run.
+    """
+    learned = sorted(
+        (row for row in rows if row["weighting"] == "learned"),
+        key=lambda row: (row["seed"], row["constraint"]),
+    )
+    for low, high in pairwise(learned):
+        if low["seed"] == high["seed"]:
+            price = (high["reconstruction"] - low["reconstruction"]) / (high["kl"] - low["kl"])
+            if not high["weight"] < price < low["weight"]:
+                return "refuted"
+    return "confirmed"
+
+
 def to_be_run(rows: list[Row]) -> str:
     return "to be run anew"
 
@@ -233,6 +279,8 @@ def lowered(level: str) -> Rule:
 
 
 FREY_SPLITS = {"budget": "epochs", "batch_size": 100.0}
+FREY_SIZES = (2.0, 5.0, 10.0, 20.0)
+CONSTRAINTS = (5.0, 10.0, 20.0, 30.0)
 MNIST = {"data": "mnist"}
 POINT = "point, weight decay"
 SYSTEMS = [(name, "diagonal") for name in ("full_normal", "iaf", "implicit", "two layers")]
@@ -270,6 +318,41 @@ RULES: dict[str, dict[str, Rule]] = {
             "decoder", "per pixel", "shared", "recall", side="below"
         ),
     },
+    "constrained_kl": {
+        "KL in training within 2 % of the constraint": any_refutes(
+            [
+                near(level("training_kl", constraint=c, weighting="learned"), c, 0.02 * c)
+                for c in CONSTRAINTS
+            ]
+        ),
+        "held out within 5 %": any_refutes(
+            [near(level("kl", constraint=c, weighting="learned"), c, 0.05 * c) for c in CONSTRAINTS]
+        ),
+        "the multiplier is above 1 at 5 and 10 nats and below 1 at 30": any_refutes(
+            [
+                mean("weight", side, 1.0, constraint=c)
+                for c, side in ((5.0, "above"), (10.0, "above"), (30.0, "below"))
+            ]
+        ),
+        "it is the price of a nat": price_of_a_nat,
+        "as good as the weight known beforehand, to half a nat": any_refutes(
+            [
+                near(
+                    partial(
+                        apart,
+                        axis="weighting",
+                        first="learned",
+                        second="fixed",
+                        value="lagrangian",
+                        constraint=c,
+                    ),
+                    0.0,
+                    0.5,
+                )
+                for c in CONSTRAINTS
+            ]
+        ),
+    },
     "encoder_depth": {
         "fan-in weights help a fourth layer": gain(
             "init", "fan_in", "normal_0.01", "validation_bound", depth=4.0
@@ -294,6 +377,23 @@ RULES: dict[str, dict[str, Rule]] = {
         ),
         "80 data": mean("less_than_exact", "below", method="point, MAP", num_train=80.0),
         "stochastic-gradient chains": to_be_run,
+    },
+    "frey_bounds": {
+        "20 latents fall by over 100 nats on the film's end": mean(
+            "fall", "above", 100.0, latent_size=20.0, split="ordered"
+        ),
+        "no size does on frames in between": any_refutes(
+            [
+                mean("fall", "below", 100.0, latent_size=size, split="shuffled")
+                for size in FREY_SIZES
+            ]
+        ),
+        "at 20 latents these are over 100 nats above the film's end": gain(
+            "split", "shuffled", "ordered", "test_bound", at=100.0, latent_size=20.0
+        ),
+        "two latents within 50 nats of the report in training": near(
+            level("training_bound", latent_size=2.0, split="ordered"), 768.9, 50.0
+        ),
     },
     "full_bayes": {
         "SWAG ahead of a point, digits": bayes("SWAG", POINT, "digits"),
@@ -364,6 +464,20 @@ RULES: dict[str, dict[str, Rule]] = {
                 for rival in ("wake-sleep", "MCEM")
             ]
         ),
+    },
+    "nvae_hierarchy": {
+        "balancing keeps every layer in use": counted(
+            lambda row: row["layers_in_use"] == 4,
+            lambda row: row["system"] == "balanced warm-up",
+        ),
+        "a plain warm-up loses a layer": counted(
+            lambda row: row["layers_in_use"] < 4, lambda row: row["system"] == "plain warm-up"
+        ),
+        "no warm-up loses more": gain(
+            "system", "no warm-up", "plain warm-up", "layers_in_use", side="below"
+        ),
+        "balancing raises the bound": gain("system", "balanced warm-up", "plain warm-up", "bound"),
+        "above one layer's": gain("system", "balanced warm-up", "one layer", "bound"),
     },
     "pca_and_autoencoders": {
         "linear autoencoder within 2 degrees": mean(

@@ -5,7 +5,7 @@ Knows intervals over seeds; must not know a study's question.
 
 from ppl_vae import study
 
-__all__ = ["told", "within"]
+__all__ = ["all_of", "told", "within"]
 
 
 def told(found, unit="nats", predicted=None):
@@ -25,3 +25,13 @@ def within(found, value, margin):
         return "confirmed"
     outside = found.below(value - margin) or found.above(value + margin)
     return "refuted" if outside else "not shown"
+
+
+def all_of(verdicts):
+    """The verdict on several claims made as one: one that is refuted refutes it, and all have to be
+    confirmed to confirm it.
+    """
+    said = set(verdicts)
+    if said == {"confirmed"}:
+        return "confirmed"
+    return next((word for word in ("no verdict", "refuted") if word in said), "not shown")
