@@ -94,13 +94,12 @@ def draw(rows):
             axes.plot(samples, training, ":", color=colour, linewidth=0.8)
             axes.plot(samples, test, color=colour, linewidth=0.8, label=label)
         at = [1500 * epoch for epoch in EPOCHS]
-        axes.plot(at, [train for train, _ in REPORT[size]], "x", color="#888888")
-        axes.plot(
-            at, [test for _, test in REPORT[size]], "x", color="#cc6677", label="report, test"
-        )
+        training, test = zip(*REPORT[size])
+        axes.plot(at, training, "x", color="#888888", label="report, training")
+        axes.plot(at, test, "x", color="#cc6677", label="report, test")
         axes.plot([3e6], [PAPER[size]], "o", color="black", fillstyle="none", label="paper, test")
         axes.set(title=f"{size} latents", xscale="log", ylabel="bound (nats)")
-        axes.set_ylim(450, 1300)
+        axes.set(xlim=(1e4, 4e6), ylim=(250, 1350))
         axes.label_outer()
     panels = figure.axes
     panels[0].legend(loc="upper left", fontsize="small")

@@ -281,6 +281,11 @@ def lowered(level: str) -> Rule:
 FREY_SPLITS = {"budget": "epochs", "batch_size": 100.0}
 FREY_SIZES = (2.0, 5.0, 10.0, 20.0)
 CONSTRAINTS = (5.0, 10.0, 20.0, 30.0)
+# Held-out bounds at 1e7 samples, by number of latents.
+REPORT_B = {3.0: -142.46, 5.0: -127.86, 10.0: -111.63, 20.0: -106.49, 200.0: -106.74}
+PAPER = {3.0: -138.0, 5.0: -124.1, 10.0: -108.5, 20.0: -104.8, 200.0: -103.9}
+HALF_OF_THE_GAP = {10.0: 6.15 / 2, 20.0: 5.87 / 2, 200.0: 5.01 / 2}
+LONG_STEP = "B, step 0.02"
 MNIST = {"data": "mnist"}
 POINT = "point, weight decay"
 SYSTEMS = [(name, "diagonal") for name in ("full_normal", "iaf", "implicit", "two layers")]
@@ -465,6 +470,41 @@ RULES: dict[str, dict[str, Rule]] = {
             ]
         ),
     },
+    "mnist_bounds": {
+        "B within a nat of the report's": any_refutes(
+            [
+                near(level("bound", method="B", latent_size=size), at, 1.0)
+                for size, at in REPORT_B.items()
+            ]
+        ),
+        "B ahead of A without a weight prior": every(
+            [gain("method", "B", "A", "bound", latent_size=size) for size in REPORT_B]
+        ),
+        "by less than half of the report's gap": any_refutes(
+            [
+                gain("method", "B", "A", "bound", side="below", at=half, latent_size=size)
+                for size, half in HALF_OF_THE_GAP.items()
+            ]
+        ),
+        "a step of 0.02 ahead of 0.01": every(
+            [gain("method", LONG_STEP, "B", "bound", latent_size=size) for size in REPORT_B]
+        ),
+        "and within a nat of the paper's": any_refutes(
+            [
+                near(level("bound", method=LONG_STEP, latent_size=size), at, 1.0)
+                for size, at in PAPER.items()
+            ]
+        ),
+        "ahead of wake-sleep": every(
+            [
+                gain("method", LONG_STEP, "wake-sleep, step 0.02", "bound", latent_size=size)
+                for size in REPORT_B
+            ]
+        ),
+        "200 latents less than a nat behind 20": gain(
+            "latent_size", 200.0, 20.0, "bound", at=-1.0, method="B"
+        ),
+    },
     "nvae_hierarchy": {
         "balancing keeps every layer in use": counted(
             lambda row: row["layers_in_use"] == 4,
@@ -478,6 +518,16 @@ RULES: dict[str, dict[str, Rule]] = {
         ),
         "balancing raises the bound": gain("system", "balanced warm-up", "plain warm-up", "bound"),
         "above one layer's": gain("system", "balanced warm-up", "one layer", "bound"),
+    },
+    "published": {
+        recipe: near(level("obtained", recipe=recipe), at, margin)
+        for recipe, at, margin in (
+            ("linear VAE", 0.0, 0.005),
+            ("Pyro's example", -102.0, 2.0),
+            ("replication, 5e7 samples", -101.53, 1.0),
+            ("unit variance", -740.5, 2.0),
+            ("shared scale", 896.1, 50.0),
+        )
     },
     "pca_and_autoencoders": {
         "linear autoencoder within 2 degrees": mean(
