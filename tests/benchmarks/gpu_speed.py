@@ -232,7 +232,7 @@ def likelihood(report: Any, device: str, tiny: bool) -> None:
     """
     draws = 100 if tiny else 5000
     vae = build(_mnist(), seed=0).to(device)
-    x = torch.rand(20 if tiny else 1000, 28, 28).round()
+    x = torch.rand(20 if tiny else 4000, 28, 28).round()
 
     def products(rows: int, tf32: bool) -> dict[str, Any]:
         z = torch.randn(rows, 20, device=device)

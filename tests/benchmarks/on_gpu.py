@@ -111,18 +111,18 @@ class Sections:
         environment |= {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "2"}
         environment["PPL_VAE_TRUST"] = str(self.folder / f"trust-{name}.json")
         report = Report(self.folder / f"{name}.jsonl")
-        status = SPOILED
+        status, text = SPOILED, "it never began, for want of time"
         while status == SPOILED and name not in self.over and time.monotonic() < end:
             with (self.folder / f"{name}.log").open("a") as log:
                 process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-            self.running[name] = process
+            self.running[name], text = process, "-9 is the end of its time"
             try:
                 status = process.wait(end - time.monotonic())
             except subprocess.TimeoutExpired:
                 self.stop(name)
                 status = process.wait()
         if status != 0:
-            report.say("its process", "FAULT", error=f"status {status}; -9 is the end of its time")
+            report.say("its process", "FAULT", error=f"status {status}: {text}")
 
     def stop(self, name: str) -> None:
         """End a section's process, for good."""
