@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import arviz_versions
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -424,13 +425,15 @@ class TestOneLine:
         status, error = self.said(capsys, "evaluate", str(small_run))
         assert status == 2 and "not what this library writes" in error
 
+    @pytest.mark.arviz
     def test_a_disk_that_fills_up_in_diagnose(
         self, small_run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def full(self: object, path: str) -> None:
             raise RuntimeError("NetCDF: HDF error")
 
-        monkeypatch.setattr("arviz.InferenceData.to_netcdf", full)
+        holder = "xarray.DataTree" if arviz_versions.NEW else "arviz.InferenceData"
+        monkeypatch.setattr(f"{holder}.to_netcdf", full)
         status, error = self.said(capsys, "diagnose", str(small_run), *LOOK)
         assert status == 2 and "posterior.nc" in error and "NetCDF: HDF error" in error
         assert not list(small_run.glob(".posterior*"))

@@ -355,6 +355,7 @@ def test_a_name_of_the_implicit_guide_s_own_is_refused_with_it_alone() -> None:
         build(VAEConfig((6,), 2, (5,), posterior="implicit"), prior=prior)
 
 
+@pytest.mark.arviz
 @pytest.mark.parametrize("name", ["s", "a.b", "z_0", "dim_0", "scale of all", "kl.z", "weights"])
 def test_any_other_name_reaches_the_containers(name: str, tmp_path: Path) -> None:
     def prior() -> Tensor:

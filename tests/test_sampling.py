@@ -405,6 +405,7 @@ def test_nuts_recorded_density_is_the_program_s_and_hyper_sites_keep_their_suppo
     )
 
 
+@pytest.mark.arviz
 class TestArviz:
     def chains(self, markov: bool, count: int = 2) -> WeightPosterior:
         draws = torch.randn(count, 200, 3, 2, generator=torch.Generator().manual_seed(0))

@@ -81,6 +81,7 @@ class TestLikelihood:
         assert found.monte_carlo_error.max() < 0.2
 
 
+@pytest.mark.arviz
 class TestInferenceData:
     def test_posterior_holds_theta_and_says_what_was_drawn(
         self, vae: VAE, means: torch.Tensor

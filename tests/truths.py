@@ -80,10 +80,15 @@ class LinearGaussian:
 
 
 def linear_gaussian(
-    q: str = "exact", latent_size: int = 2, event_size: int = 5, scale: float = 0.5, seed: int = 0
+    q: str = "exact",
+    latent_size: int = 2,
+    event_size: int = 5,
+    scale: float = 0.5,
+    seed: int = 0,
+    event_shape: tuple[int, ...] | None = None,
 ) -> LinearGaussian:
     """The linear-Gaussian VAE whose q is "exact", "overconfident" or "conservative"; in evaluation
-    mode.
+    mode. Its data may be shaped as `event_shape`, of `event_size` numbers.
     """
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(
@@ -92,7 +97,7 @@ def linear_gaussian(
     weight = basis * torch.linspace(1.5, 0.8, latent_size, dtype=torch.float64)
     bias = torch.randn(event_size, generator=generator, dtype=torch.float64)
     config = VAEConfig(
-        event_shape=(event_size,),
+        event_shape=event_shape or (event_size,),
         latent_size=latent_size,
         hidden_sizes=(),
         likelihood="normal_shared",

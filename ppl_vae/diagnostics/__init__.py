@@ -1,7 +1,7 @@
 """What can be believed of q(z|x) and log p(x): draws for arviz, and checks with a value, a
 threshold and a verdict.
 
-Knows evaluation and arviz's containers (in `inference_data.py` alone); knows nothing of training
+Knows evaluation and arviz's containers (in `containers.py` alone); knows nothing of training
 runs or folders.
 """
 

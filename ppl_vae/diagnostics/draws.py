@@ -10,20 +10,23 @@ from typing import Any
 
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ppl_vae import checks
 from ppl_vae.evaluation.blocks import as_float, decoder_rows
 from ppl_vae.evaluation.pareto import pareto_k
 from ppl_vae.evaluation.weights import paired_traces, sites
 from ppl_vae.protocols import is_point
 from ppl_vae.vae import VAE
 
-__all__ = ["Arrays", "posterior_draws", "prior_draws", "weight_draws"]
+__all__ = ["UNITS", "Arrays", "posterior_draws", "prior_draws", "weight_draws"]
 
 Arrays = dict[str, np.ndarray]
+UNITS = ("datum", "entry")  # what one log likelihood is of
 MOST_PREDICTED = 2**26  # pixels of predictive draws kept: 256 MiB in single precision
 
 
@@ -33,15 +36,23 @@ def predictive_size(num_samples: int, rows: int, event_size: int) -> int:
 
 
 def posterior_draws(
-    vae: VAE, x: Tensor, num_samples: int, progress: bool = False
+    vae: VAE, x: Tensor, num_samples: int, progress: bool = False, unit: str = "datum"
 ) -> dict[str, Arrays]:
     """Draws z_s ~ q(z|x_n) of every site, (S, N, *event), and what the programs say of them, in
     nats.
 
-    log_weight = lp - log q(z|x), lp = log p(x, z) and log_likelihood = log p(x|z), each (S, N);
-    pareto_k (N,); x, the posterior predictive draws, (S', N, *event_shape) with S' <= S.
+    log_weight = lp - log q(z|x), lp = log p(x, z) and log_likelihood = log p(x|z), each (S, N),
+    the last (S, N, *event_shape) where the unit is an "entry"; pareto_k (N,); x, the posterior
+    predictive draws, (S', N, *event_shape) with S' <= S.
     """
     kept = predictive_size(num_samples, len(x), math.prod(x.shape[1:]))
+    if unit == "entry" and kept < num_samples:
+        checks.refuse(
+            "unit",
+            f"'entry', for {num_samples} draws of {tuple(x.shape)}",
+            f"at most {kept} draws, which 256 MiB hold",
+            "give fewer draws or fewer data",
+        )
     groups: dict[str, Arrays] = {
         "posterior": {},
         "sample_stats": {},
@@ -49,7 +60,7 @@ def posterior_draws(
         "posterior_predictive": {},
     }
     for columns, rows, block in _blocks(vae, x, num_samples, progress):
-        for group, values in _block_values(block, max(0, kept - rows.start)).items():
+        for group, values in _block_values(block, max(0, kept - rows.start), unit).items():
             shape = (kept if group == "posterior_predictive" else num_samples, len(x))
             for name, value in values.items():
                 target = groups[group].setdefault(
@@ -90,7 +101,7 @@ def _blocks(
 
 
 def _block_values(
-    traces: tuple[poutine.Trace, poutine.Trace], kept: int
+    traces: tuple[poutine.Trace, poutine.Trace], kept: int, unit: str
 ) -> dict[str, dict[str, Tensor]]:
     guide, model = (sites(trace) for trace in traces)
     observed = model["x"]["fn"]
@@ -107,9 +118,27 @@ def _block_values(
             if site["value"].numel()
         },  # a guide's factor has no value
         "sample_stats": {"log_weight": weight, "lp": joint},
-        "log_likelihood": {"x": model["x"]["log_prob"]},
+        "log_likelihood": {"x": _log_likelihood(model["x"], unit)},
     }
     return values | ({"posterior_predictive": {"x": observed.sample()[:kept]}} if kept else {})
+
+
+def _log_likelihood(observed: Any, unit: str) -> Tensor:
+    """log p(x|z), (S, M), or that of each entry, (S, M, *event_shape)."""
+    if unit == "datum":
+        return observed["log_prob"]
+    fn = observed["fn"]
+    shape = (*observed["log_prob"].shape, *fn.event_shape)
+    while isinstance(fn, dist.Independent):
+        fn = fn.base_dist
+    if fn.event_shape:
+        checks.refuse(
+            "unit",
+            f"'entry', under a likelihood {type(fn).__name__}",
+            "one whose entries are independent given z",
+            "use unit='datum'",
+        )
+    return fn.log_prob(observed["value"]).expand(shape)
 
 
 def weight_draws(vae: VAE, num_samples: int) -> Arrays:

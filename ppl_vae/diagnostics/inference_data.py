@@ -1,10 +1,10 @@
 """Draws of the two programs in arviz's own containers, named and labelled as arviz names them.
 
-The one file that knows arviz, which takes seconds to import: only who calls it pays.
+Knows what is drawn and what each array's axes are; which container it becomes is `containers.py`'s
+affair.
 """
 
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,19 +14,33 @@ from torch import Tensor
 
 from ppl_vae import __version__, checks
 from ppl_vae.checkpoint import config_to_json
-from ppl_vae.diagnostics.draws import Arrays, posterior_draws, prior_draws, weight_draws
+from ppl_vae.diagnostics.containers import SAMPLED, Container, container, elpd, labelled, tree
+from ppl_vae.diagnostics.draws import (
+    UNITS,
+    Arrays,
+    posterior_draws,
+    prior_draws,
+    weight_draws,
+)
 from ppl_vae.evaluation.blocks import as_float, checked, evaluation
 from ppl_vae.evaluation.likelihood import LogLikelihood
 from ppl_vae.vae import VAE
 
 if TYPE_CHECKING:
-    from arviz import InferenceData
     from arviz.stats.stats_utils import ELPDData
 
-__all__ = ["convergence", "to_datatree", "to_elpd", "to_inference_data"]
+__all__ = ["to_datatree", "to_elpd", "to_inference_data"]
 
-SAMPLED = ("chain", "draw")
 ALIKE = ("prior", "prior_predictive", "weights")  # one value for all data
+
+# what `az.loo` of the log likelihoods means, said where it reads them
+LOO = {
+    "datum": (
+        "means nothing here: each datum has a latent of its own, and the draws are from q(z|x), "
+        "which saw the very datum that is left out; compare models by to_elpd"
+    ),
+    "entry": "leaves out one entry of a datum, given its others, as far as q(z|x) is p(z|x)",
+}
 
 
 @torch.no_grad()
@@ -37,8 +51,10 @@ def to_inference_data(
     seed: int = 0,
     labels: Any = None,
     progress: bool = False,
-) -> "InferenceData":
-    """Draws from q(z|x), the prior and both predictive distributions as `arviz.InferenceData`.
+    unit: str = "datum",
+) -> Container:
+    """Draws from q(z|x), the prior and both predictive distributions, as the installed arviz takes
+    them: `arviz.InferenceData` for 0.23, an `xarray.DataTree` for 1.
 
     posterior: latent sites, (chain, draw, datum, latent), and sites of theta where weights are
     Bayesian, drawn apart from z and left out beyond 256 MiB. sample_stats: log_weight = log p(x, z)
@@ -50,21 +66,53 @@ def to_inference_data(
     The draws are independent, in one chain: R-hat and effective sample size say nothing of q,
     Pareto k does. `az.loo` takes them for draws of a posterior that all data share; with a latent
     for each datum it is the harmonic mean of p(x|z), whatever q is, and says nothing of x left out:
-    to compare models give `to_elpd` to `az.compare`.
+    to compare models give `to_elpd` to `az.compare`. The group's attribute `loo` says so.
 
     Args:
-        x: (N, *event_shape). num_samples: S draws a datum. seed: of the draws; the global generator
-            is left as it was.
+        vae: the pair of programs.
+        x: (N, *event_shape).
+        num_samples: S, draws a datum.
+        seed: of the draws; the global generator is left as it was.
+        labels: (N,), one a datum.
+        progress: show a progress bar.
+        unit: what one log likelihood is of: a "datum", or an "entry" of x, such as a pixel:
+            log_likelihood is then (chain, draw, datum, *event_shape), and `az.loo_pit` and `az.loo`
+            leave out one entry at a time, which q(z|x) has other entries to make up for.
+
+    Raises:
+        InputError: for data that the likelihood is not defined on, or draws of entries that 256 MiB
+            do not hold.
     """
+    return container(*_groups(vae, x, num_samples, seed, labels, progress, unit))
+
+
+@torch.no_grad()
+def to_datatree(
+    vae: VAE,
+    x: Tensor,
+    num_samples: int = 1000,
+    seed: int = 0,
+    labels: Any = None,
+    progress: bool = False,
+    unit: str = "datum",
+) -> xr.DataTree:
+    """`to_inference_data` as an `xarray.DataTree`, whichever arviz is installed, and without it."""
+    return tree(*_groups(vae, x, num_samples, seed, labels, progress, unit))
+
+
+def _groups(
+    vae: VAE, x: Tensor, num_samples: int, seed: int, labels: Any, progress: bool, unit: str
+) -> tuple[dict[str, xr.Dataset], dict[str, Any]]:
+    """(groups by name, attributes of the whole)."""
     checks.integer("num_samples", num_samples)
+    checks.choice("unit", unit, UNITS)
     with evaluation(vae, seed):
-        groups = posterior_draws(vae, checked(vae, x), num_samples, progress) | prior_draws(
-            vae, num_samples
-        )
+        drawn = posterior_draws(vae, checked(vae, x), num_samples, progress, unit)
+        groups = drawn | prior_draws(vae, num_samples)
         theta = weight_draws(vae, num_samples)
-    constant = {"index": np.arange(len(x))} | (
-        {} if labels is None else {"labels": _labels(labels, len(x))}
-    )
+    constant = {"index": np.arange(len(x))}
+    if labels is not None:
+        constant["labels"] = _labels(labels, len(x))
     groups |= {"observed_data": {"x": as_float(vae, x).cpu().numpy()}, "constant_data": constant}
     attributes = {
         "inference_library": "ppl_vae",
@@ -77,7 +125,10 @@ def to_inference_data(
     sets["posterior"] = sets["posterior"].merge(
         _dataset("weights", theta, attributes), combine_attrs="override"
     )
-    return _container(sets, attributes)
+    likelihood = sets["log_likelihood"]
+    for holder in (likelihood, likelihood["x"]):
+        holder.attrs["loo"] = LOO[unit]
+    return sets, attributes
 
 
 def _labels(labels: Any, num_data: int) -> np.ndarray:
@@ -87,63 +138,21 @@ def _labels(labels: Any, num_data: int) -> np.ndarray:
     return array
 
 
-def to_datatree(
-    vae: VAE,
-    x: Tensor,
-    num_samples: int = 1000,
-    seed: int = 0,
-    labels: Any = None,
-    progress: bool = False,
-) -> xr.DataTree:
-    """`to_inference_data` as an `xarray.DataTree`, which arviz 1 takes."""
-    return to_inference_data(vae, x, num_samples, seed, labels, progress).to_datatree()
-
-
 def to_elpd(likelihood: LogLikelihood) -> "ELPDData":
     """Held-out log p(x_n) as arviz's expected log predictive density, for `az.compare` of two fits
     on the same x.
 
     The values are log predictive densities already, z integrated out and x not trained on, so
-    nothing is left out again. Pareto k is that of their importance weights.
+    nothing is left out again. Pareto k is that of their importance weights; quadrature has no
+    weights, so its result has no k.
+
+    Args:
+        likelihood: what `log_likelihood` returned.
+
+    Returns:
+        The type that the installed arviz has for it: `ELPDData` of 0.23, `ELPDDataLOO` of 1.
     """
-    from arviz.stats.stats_utils import ELPDData
-
-    values, k = (
-        xr.DataArray(t.numpy(), dims=("datum",)) for t in (likelihood.values, likelihood.pareto_k)
-    )
-    size, good = len(likelihood.values), 0.7
-    error = math.sqrt(size * likelihood.values.var(correction=0).item())
-    fields = {
-        "elpd_loo": values.sum().item(),
-        "se": error,
-        "p_loo": 0.0,
-        "n_samples": likelihood.num_samples,
-        "n_data_points": size,
-        "warning": bool((k > good).any()),
-        "loo_i": values.rename("loo_i"),
-        "pareto_k": k,
-        "scale": "log",
-        "good_k": good,
-    }
-    return ELPDData(data=list(fields.values()), index=list(fields))
-
-
-def convergence(draws: np.ndarray) -> tuple[Tensor, Tensor]:
-    """(rank-normalised R-hat, bulk effective sample size), each (N, U), of draws (C, S, N, U)."""
-    import arviz as az
-
-    data = xr.Dataset({"u": (("chain", "draw", "datum", "latent"), draws.astype(np.float64))})
-    with np.errstate(
-        divide="ignore", invalid="ignore"
-    ):  # chains that never moved: an R-hat that is infinite
-        found = (az.rhat(data), az.ess(data))
-    return torch.as_tensor(found[0]["u"].values), torch.as_tensor(found[1]["u"].values)
-
-
-def _container(groups: dict[str, Any], attributes: dict[str, Any]) -> "InferenceData":
-    import arviz as az
-
-    return az.InferenceData(attrs=attributes, **groups)
+    return elpd(likelihood.values, likelihood.pareto_k, likelihood.num_samples)
 
 
 def _dataset(group: str, values: Arrays, attributes: dict[str, Any]) -> xr.Dataset:
@@ -154,10 +163,7 @@ def _dataset(group: str, values: Arrays, attributes: dict[str, Any]) -> xr.Datas
         leading = (SAMPLED if sampled else ()) + (("datum",) if group not in ALIKE else ())
         array = value[None] if sampled else value
         variables[name] = ((*leading, *_event_dims(name, array.ndim - len(leading))), array)
-    sizes = {
-        dim: size for dims, array in variables.values() for dim, size in zip(dims, array.shape)
-    }
-    return xr.Dataset(variables, {dim: np.arange(size) for dim, size in sizes.items()}, attributes)
+    return labelled(variables, attributes)
 
 
 def _event_dims(name: str, count: int) -> tuple[str, ...]:

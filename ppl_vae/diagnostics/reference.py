@@ -13,7 +13,7 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
 from ppl_vae import checks
-from ppl_vae.diagnostics.inference_data import convergence
+from ppl_vae.diagnostics.containers import convergence
 from ppl_vae.evaluation.blocks import as_float, checked, evaluation
 from ppl_vae.evaluation.density import LogDensity
 from ppl_vae.evaluation.hamiltonian import Gradients

@@ -35,7 +35,9 @@ __all__ = [
     "real_site",
 ]
 
-# names of the site of data, of the plates that the library opens, of the dimensions of stored draws
+# names of the site of data, of the plates that the library opens, of the dimensions of stored
+# draws, and of those that arviz adds to them: it drops a variable of the name "sample" unsaid, and
+# stops at the others in a summary or a figure
 RESERVED = (
     "x",
     "data",
@@ -45,6 +47,12 @@ RESERVED = (
     "draw",
     "datum",
     "latent",
+    "sample",
+    "metric",
+    "model",
+    "column",
+    "plot_axis",
+    "ci_bound",
 )
 SHAPE_WORDS = ("shape", "size", "dim", "broadcast", "expand")
 
