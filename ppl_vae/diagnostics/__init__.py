@@ -15,6 +15,7 @@ from ppl_vae.diagnostics.figures import (
 )
 from ppl_vae.diagnostics.inference_data import to_datatree, to_elpd, to_inference_data
 from ppl_vae.diagnostics.predictive import PredictiveCheck, posterior_predictive_check
+from ppl_vae.diagnostics.pyro_runs import from_pyro
 from ppl_vae.diagnostics.reference import NutsReference, nuts_reference
 from ppl_vae.diagnostics.verdicts import Check, Examination, diagnose, examine
 from ppl_vae.diagnostics.weight_posterior import weight_convergence, weights_to_inference_data
@@ -34,6 +35,7 @@ __all__ = [
     "diagnose",
     "examination_figures",
     "examine",
+    "from_pyro",
     "functional_spread",
     "lower_bound_when_pruned",
     "nuts_reference",

@@ -6,7 +6,7 @@ Knows Pyro traces; knows nothing of networks or of how a guide will use a site.
 
 import copy
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from ppl_vae.handlers.own_parameters import with_own_parameters
 from ppl_vae.parts.user_code import fault
 
 __all__ = [
+    "CONTAINERS",
     "LatentSite",
     "base_distribution",
     "check_names",
@@ -35,25 +36,11 @@ __all__ = [
     "real_site",
 ]
 
-# names of the site of data, of the plates that the library opens, of the dimensions of stored
-# draws, and of those that arviz adds to them: it drops a variable of the name "sample" unsaid, and
-# stops at the others in a summary or a figure
-RESERVED = (
-    "x",
-    "data",
-    "draws",
-    "particles",
-    "chain",
-    "draw",
-    "datum",
-    "latent",
-    "sample",
-    "metric",
-    "model",
-    "column",
-    "plot_axis",
-    "ci_bound",
-)
+# names of dimensions of stored draws, and of those that arviz adds to them: it drops a variable of
+# the name "sample" unsaid, and stops at the others in a summary or a figure
+CONTAINERS = ("chain", "draw", "sample", "metric", "model", "column", "plot_axis", "ci_bound")
+# those, and names of the site of data, of its own dimensions and of the plates that are opened
+RESERVED = ("x", "data", "draws", "particles", "datum", "latent", *CONTAINERS)
 SHAPE_WORDS = ("shape", "size", "dim", "broadcast", "expand")
 
 
@@ -180,14 +167,14 @@ def latent_sites(prior: Callable[[], Any], latent_size: int) -> list[LatentSite]
     ]
 
 
-def check_names(subject: str, names: Iterable[str]) -> None:
+def check_names(subject: str, names: Iterable[str], reserved: Sequence[str] = RESERVED) -> None:
     """`InputError` for a site whose name the model, a plate or a container of draws has already."""
     for name in names:
-        if name in RESERVED or re.search(r"_dim_\d+$", name):
+        if name in reserved or re.search(r"_dim_\d+$", name):
             checks.refuse(
                 subject,
                 f"a site named '{name}'",
-                f"any name but {', '.join(RESERVED)} and SITE_dim_0, which data, plates and the "
+                f"any name but {', '.join(reserved)} and SITE_dim_0, which data, plates and the "
                 "dimensions of stored draws have",
                 "rename the site",
             )
