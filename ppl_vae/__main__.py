@@ -1,11 +1,11 @@
 """The command `ppl-vae`, `python -m ppl_vae`: an interruption at any time ends it with one line.
 
-Knows the process; the libraries are loaded once its signals are handled.
+Knows the process; the libraries are loaded once its signals are handled, if they are needed.
 """
 
 import sys
 
-from ppl_vae.terminal import interrupts, keep_descriptors, let_streams_go, stop_at_once
+from ppl_vae.terminal import keep_descriptors, let_streams_go, stop_at_once
 
 __all__ = ["main"]
 
@@ -17,8 +17,7 @@ def main() -> int:
     from ppl_vae.cli import main as command
 
     try:
-        with interrupts():
-            return command()
+        return command()
     except KeyboardInterrupt:  # outside of all that words it
         print("ppl-vae: interrupted", file=sys.stderr)
         return 130

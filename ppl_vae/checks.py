@@ -1,57 +1,27 @@
-"""Every worded error on user input, in one voice: what was got, what was expected, what to try.
+"""Checks of what a user gives, numbers and tensors, in the voice of `wording.py`.
 
 Knows nothing of models. Every other room raises through `refuse` or one of the checks built on it,
 so that the command line can turn any bad value into one line and exit status 2.
 """
 
-import difflib
 import math
 import numbers
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
-__all__ = ["InputError", "refuse"]
+from ppl_vae.wording import InputError, nearest, refuse
+
+__all__ = ["InputError", "nearest", "refuse"]
 
 LARGEST = (
     1e15  # of a value of data: squares of such numbers can still be added up in single precision
 )
 LARGEST_INTEGER = 2**63 - 1
-
-
-class InputError(ValueError):
-    """A value given by the user cannot be used; the message is one line that says what to do
-    instead.
-    """
-
-    def __init__(self, message: str) -> None:
-        # Pyro raises an error of a program that it traces anew, with the shapes of all sites in
-        # lines below it
-        super().__init__(message.partition("\n")[0])
-
-
-def refuse(subject: str, got: object, expected: str, suggestion: str = "") -> NoReturn:
-    """Raise `InputError`: "subject: got ..., expected ...; try ...".
-
-    `got` is shown as it is when it is a string, else by its repr; line breaks are flattened so the
-    error is one line.
-    """
-    text = f"{subject}: got {got if isinstance(got, str) else repr(got)}, expected {expected}"
-    text = f"{text}; {suggestion}" if suggestion else text
-    raise InputError(" ".join(text.split()))
-
-
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """A suggestion, "did you mean 'x'?", when a choice is close to `name`; else the empty
-    string.
-    """
-    close = difflib.get_close_matches(name, list(choices), n=1)
-    return f"did you mean '{close[0]}'?" if close else ""
 
 
 def choice(subject: str, value: object, choices: Iterable[str]) -> str:
@@ -271,6 +241,16 @@ def in_words(support: Constraint) -> str:
         strict = isinstance(support, type(constraints.positive))
         return f"{numbers_} {'above' if strict else 'of at least'} {low:g}"
     return str(support)
+
+
+def moved(subject: str, module: torch.nn.Module, device: object) -> torch.nn.Module:
+    """`module` on a device; `InputError` for one that this machine has not."""
+    if not isinstance(device, str | torch.device):
+        refuse(subject, repr(device), "the name of a device, such as 'cpu' or 'cuda'")
+    try:
+        return module.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        refuse(subject, str(device), "one this machine has", str(error).partition("\n")[0])
 
 
 def _first(rows: torch.Tensor) -> int:

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "ppl_vae"
 # A room (a file, or a folder with all its files) imports only from the rooms before it.
 ROOMS = (
     "terminal",
+    "wording",
     "checks",
     "distributions",
     "protocols",

@@ -37,7 +37,9 @@ from ppl_vae import (
 )
 from ppl_vae.checkpoint import read_tensors
 from ppl_vae.cli import commands, main, options
-from ppl_vae.cli.parser import make_parser, parse
+from ppl_vae.cli.explain import TERMS, explanation
+from ppl_vae.cli.parser import METHODS, make_parser, parse
+from ppl_vae.evaluation.likelihood import METHODS as LIBRARY_METHODS
 
 ROOT = Path(__file__).parents[1]
 QUICK = ["--hidden-sizes", "16", "--latent-size", "2", "--no-progress"]
@@ -221,6 +223,50 @@ class TestOptions:
         assert all(torch.equal(value, initial[name]) for name, value in parameters("run").items())
 
 
+class TestHelp:
+    def test_each_command_shows_examples_that_are_read(self) -> None:
+        for name, parser in {"": make_parser(), **subparsers()}.items():
+            examples = re.findall(r"^  ppl-vae (.*?)(?:  .*| && .*)?$", parser.epilog, re.MULTILINE)
+            assert examples, name
+            for example in examples:
+                assert name in parse(example.split()).command.__name__
+
+    def test_options_stand_in_groups(self) -> None:
+        for name in ("train", "evaluate", "sample", "diagnose"):
+            titles = {group.title for group in subparsers()[name]._action_groups}
+            assert len(titles) >= 4, name
+
+    def test_methods_are_the_library_s(self) -> None:
+        assert tuple(LIBRARY_METHODS) == METHODS
+
+    def test_every_term_is_explained_in_plain_text(self) -> None:
+        for term in TERMS:
+            text = explanation(term)
+            assert len(text.splitlines()) > 2 and "`" not in text and ">>>" not in text, term
+        assert "closed form" in explanation("estimator-b")
+        assert "0.7" in explanation("Pareto k")
+
+    def test_a_word_of_two_meanings_shows_both(self) -> None:
+        both = explanation("ladder")
+        assert "priors.ladder" in both and "guides.ladder" in both
+
+    def test_explain_lists_its_words(self, run: Callable[..., str]) -> None:
+        words = run("explain").split()
+        assert {"pareto-k", "estimator-a", "vamp", "active-units"} < set(words)
+
+    @pytest.mark.parametrize("words", ["--version", "--help", "evaluate --help", "tarin"])
+    def test_it_answers_without_the_libraries(self, words: str) -> None:
+        code = (
+            f"import sys\nsys.argv = ['ppl-vae', *{words.split()!r}]\n"
+            "from ppl_vae.__main__ import main\n"
+            "try:\n    main()\nexcept SystemExit:\n    pass\n"
+            "heavy = {'torch', 'pyro', 'numpy', 'matplotlib', 'arviz', 'xarray', 'scipy'}\n"
+            "print('loaded:', sorted(heavy & sys.modules.keys()))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] == "loaded: []"
+
+
 class TestBadValues:
     @pytest.mark.parametrize(
         "command",
@@ -251,6 +297,9 @@ class TestBadValues:
             "train --likelihood",
             "train --resume nowhere",
             "evaluate nowhere",
+            "evaluate . --method importnace",
+            "evaluate . --prior-share 0.1 --method annealed",
+            "explain pareto-j",
             "evaluate",
             "sample nowhere --num-data 0",
             "demo --epochs 0",
@@ -269,6 +318,39 @@ class TestBadValues:
     def test_a_near_miss_is_named(self, capsys: pytest.CaptureFixture[str]) -> None:
         main(["train", "--activation", "tan"])
         assert "did you mean 'tanh'?" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("command", "meant"),
+        [
+            ("tarin", "train"),
+            ("eval run", "evaluate"),
+            ("d", "did you mean"),
+            ("sample run --num-dta 3", "--num-data"),
+            ("evaluate run --ps 0.1", "--prior-share"),
+            ("train --prio.radius 3", "--prior.radius"),
+            ("train --latentsize 3", "--latent-size"),
+            ("explain actve-units", "active-units"),
+        ],
+    )
+    def test_a_mistyped_command_or_option_is_named(
+        self, command: str, meant: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(command.split()) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert (f"did you mean '{meant}'?" in err) == (meant != "did you mean")
+
+    def test_a_file_without_a_name_says_which_names_it_has(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The file is read, not run."""
+        Path("mine.py").write_text(
+            "raise SystemExit\n\ndef a(): ...\n\nclass B: ...\ndef _c(): ..."
+        )
+        assert main(["train", "--prior", "mine.py"]) == 2
+        assert "it has mine.py:a, mine.py:B" in capsys.readouterr().err
+        assert main(["train", "--posterior", "gone.py"]) == 2
+        assert "a file that can be read" in capsys.readouterr().err
 
     def test_a_file_where_the_folder_should_be(self, capsys: pytest.CaptureFixture[str]) -> None:
         Path("file").touch()
@@ -503,8 +585,48 @@ class TestLookingAtARun:
         )
         assert (
             f"{likelihood.mean:.2f} ± {likelihood.standard_error:.2f} nats per datum (50 "
-            "importance samples)" in out
+            "importance samples, 10% of them the prior's)" in out
         )
+
+    @pytest.mark.parametrize("method", METHODS)
+    def test_evaluate_by_each_method(
+        self, folder: str, method: str, run: Callable[..., str]
+    ) -> None:
+        """What is written is what the library says; quadrature has no Pareto k to show."""
+        words = ("--num-data", "3", "--num-samples", "8", "--method", method, "--no-progress")
+        out = run("evaluate", folder, *words)
+        report = json.loads((Path(folder) / "evaluation.json").read_text())
+        x = load_data("digits", binarization="static").test[:3]
+        share = {"prior_share": 0.1} if method == "importance" else {}
+        found = log_likelihood(load(folder), x, 8, method, seed=0, **share)
+        assert report["log_likelihood"]["mean"] == pytest.approx(found.mean, abs=1e-4)
+        assert report["method"] == method
+        assert ("Pareto k" in out) == (method != "quadrature")
+        side = {"reciprocal": "an upper bound", "quadrature": "half as many points"}
+        assert side.get(method, "a lower bound") in out
+
+    def test_a_plain_autoencoder_s_likelihood_by_a_method_that_asks_no_posterior(
+        self, run: Callable[..., str]
+    ) -> None:
+        run("train", *QUICK, "--posterior", "point", "--epochs", "1", "--out", "run")
+        words = ("--num-data", "2", "--method", "quadrature", "--no-progress")
+        out = run("evaluate", "run", *words)
+        assert "log p(x)" in out and "lower bound  " not in out
+
+    def test_each_command_takes_a_device(self, folder: str, run: Callable[..., str]) -> None:
+        few = ("--num-data", "4", "--device", "cpu", "--no-progress")
+        run("sample", folder, *few)
+        run("evaluate", folder, *few, "--num-samples", "5")
+        run("diagnose", folder, *few, "--num-samples", "5")
+        run("train", "--resume", folder, "--epochs", "4", "--device", "cpu:0", "--no-progress")
+        assert json.loads(Path(folder, "config.json").read_text())["fit"]["device"] == "cpu:0"
+
+    @pytest.mark.parametrize("command", ["sample", "evaluate", "diagnose", "train --resume"])
+    def test_a_device_that_is_not_there_is_one_line(
+        self, folder: str, command: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main([*command.split(), folder, "--device", "cdua"]) == 2
+        assert "device: got cdua, expected one this machine has" in capsys.readouterr().err
 
     def test_numbers_of_grey_pixels_under_a_bernoulli_are_marked(
         self, folder: str, run: Callable[..., str]

@@ -6,6 +6,9 @@ Knows the diagnostics room and the ground truths; must not know how blocks are c
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -302,3 +305,12 @@ def test_a_site_of_a_name_that_containers_have_is_refused_when_built(name: str) 
 
     with pytest.raises(InputError, match=f"a site named '{name}'"):
         build(VAEConfig((3,), 2), prior=prior)
+
+
+def test_arviz_is_loaded_without_a_word(tmp_path: Path) -> None:
+    """0.23 announces its next version once a day, by a folder that is new here."""
+    code = "from ppl_vae.diagnostics.containers import arviz; arviz()"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-W", "error::FutureWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -187,6 +187,7 @@ class TestRun:
         assert np.flatnonzero(data.sample_stats["diverging"][0]).tolist() == sorted(set(places))
         assert groups(data) == {"posterior", "sample_stats"}
 
+    @pytest.mark.filterwarnings("ignore:Estimated shape parameter")
     def test_arviz_takes_it(self, run: MCMC) -> None:
         data = from_pyro(run, groups_model, (Y,))
         assert len(az.summary(data, var_names=["mu"])) == 2

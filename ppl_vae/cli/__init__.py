@@ -1,7 +1,7 @@
-"""The command line: `ppl-vae demo|train|evaluate|sample|diagnose`.
+"""The command line: `ppl-vae demo|train|evaluate|sample|diagnose|explain`.
 
 Knows how errors become one line and an exit status: 0 done, 1 a run that failed, 2 a bad value, 130
-interrupted.
+interrupted. The libraries are loaded once it is known what is asked for: `--help` needs none.
 """
 
 import sys
@@ -9,12 +9,9 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from ppl_vae.checks import InputError
 from ppl_vae.cli.parser import parse
-from ppl_vae.parts.user_code import fault
-from ppl_vae.terminal import patient_streams
+from ppl_vae.terminal import interrupts, patient_streams
+from ppl_vae.wording import InputError
 
 __all__ = ["main"]
 
@@ -31,20 +28,33 @@ def _status(argv: Sequence[str]) -> int:
     except InputError as error:
         return _say(str(error), 2)
     try:
-        return given.command(given)
+        # a library may take an interruption for its own while it is loaded: from here on, none is
+        with interrupts():
+            return given.command(given)
     except InputError as error:
         return _say(str(error), 2)
     except KeyboardInterrupt as interrupt:
         return _say(str(interrupt) or "interrupted", 130)
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (Exception, SystemExit) as error:
+        return _failed(error)
+
+
+def _failed(error: Exception | SystemExit) -> int:
+    """What is left, in one line; a SystemExit is a program of the user's: nothing of ours leaves by
+    one.
+    """
+    import torch
+
+    from ppl_vae.parts.user_code import fault
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
         what = str(error).partition("\n")[0].partition(". ")[0]
         return _say(f"{what or 'out of memory'}; try a smaller --batch-size or --num-data", 1)
-    except (FloatingPointError, OSError) as error:
+    if isinstance(error, FloatingPointError | OSError):
         return _say(f"{type(error).__name__}: {error}", 1)
-    except SystemExit as error:  # of a program of the user's: nothing of ours leaves by one
+    if isinstance(error, SystemExit):
         return _say(fault(error), 1)
-    except Exception as error:
-        return _say(f"{fault(error)}, in {_place(error)}; this was not foreseen", 1)
+    return _say(f"{fault(error)}, in {_place(error)}; this was not foreseen", 1)
 
 
 def _place(error: Exception) -> str:

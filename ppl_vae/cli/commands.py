@@ -15,6 +15,7 @@ from torch import Tensor
 from ppl_vae import __version__, checks, diagnostics
 from ppl_vae.cli.figures import figures
 from ppl_vae.cli.options import config_options
+from ppl_vae.cli.parser import DRAWN
 from ppl_vae.cli.report import check_table, evaluation_lines, evaluation_report, verdict
 from ppl_vae.cli.run_folder import Record, RunFolder, fit_defaults, fresh_folder, shaped_data
 from ppl_vae.datasets import Dataset, load_data
@@ -22,7 +23,7 @@ from ppl_vae.training import History, fit
 from ppl_vae.training.ranks import Ranks, joined_ranks
 from ppl_vae.vae import VAE, VAEConfig, build
 
-__all__ = ["DRAWN", "demo", "diagnose", "evaluate", "sample", "train"]
+__all__ = ["demo", "diagnose", "evaluate", "sample", "train"]
 
 PARTS = ("train", "validation", "test")
 DATA_OPTIONS = {"data": "name", "split": "split", "binarization": "binarization"}
@@ -34,15 +35,14 @@ DEMO = {
     "hidden_sizes": (200, 200),
     "activation": "silu",
 }
-DRAWN = 2000  # data in a figure, where not said otherwise
-RESUME_OPTIONS = ("resume", "epochs", "progress", "trust_code")
+RESUME_OPTIONS = ("resume", "epochs", "device", "progress", "trust_code")
 
 
 def train(given: Namespace) -> int:
     """Train a VAE into a new folder, or go on with the run in an old one."""
     values = {name: value for name, value in vars(given).items() if name != "command"}
-    resumed = RunFolder(values["resume"]).record().fit if "resume" in values else values
-    with joined_ranks(resumed.get("device")) as ranks:
+    before = RunFolder(values["resume"]).record().fit if "resume" in values else {}
+    with joined_ranks((before | values).get("device")) as ranks:
         run, history = _resume(values, ranks) if "resume" in values else _start(values, ranks)
     if ranks.first:
         print(f"{run.path}: {_summary(history)}")
@@ -95,12 +95,14 @@ def _resume(values: dict[str, Any], ranks: Ranks) -> tuple[RunFolder, History]:
                 flag,
                 "a value together with --resume",
                 "the run's own settings",
-                "--epochs may be raised",
+                "--epochs may be raised, and --device be another",
             )
     done = checks.integer(f"epochs of {run.path}", record.fit["epochs"])
     arguments = record.fit | {
         "epochs": checks.integer("--epochs", values.get("epochs", done), done)
     }
+    if "device" in values:
+        arguments["device"] = values["device"]
     vae, data = run.load(record, values.get("trust_code", False)), record.dataset()
     if ranks.first:
         run.write_record(dataclasses.replace(record, fit=arguments))
@@ -180,10 +182,16 @@ def _load(given: Namespace) -> _Loaded:
             "a trained one",
             f"ppl-vae train --resume {run.path}",
         )
-    vae = run.load(record, given.trust_code)
+    vae = _placed(run.load(record, given.trust_code), given)
     data = record.dataset()
     part = checks.choice("--part", given.part, PARTS)
     return _Loaded(run, record, vae, part, getattr(data, part), getattr(data, f"{part}_labels"))
+
+
+def _placed(vae: VAE, given: Namespace) -> VAE:
+    if given.device is not None:
+        checks.moved("--device", vae, given.device)
+    return vae
 
 
 def sample(given: Namespace) -> int:
@@ -194,13 +202,18 @@ def sample(given: Namespace) -> int:
 
 def evaluate(given: Namespace) -> int:
     """Print what a run is worth on held-out data, and write it to evaluation.json."""
-    _evaluate(
-        _load(given).first(given.num_data),
-        given.num_samples,
-        given.seed,
-        getattr(given, "progress", True),
-        given.prior_share,
-    )
+    if given.prior_share is not None and given.method != "importance":
+        checks.refuse(
+            "--prior-share",
+            f"a value together with --method {given.method}",
+            "--method importance, whose samples it shares out",
+        )
+    num_samples = given.num_samples
+    if num_samples is None and given.method == "importance":
+        num_samples = 1000
+    progress = getattr(given, "progress", True)
+    loaded = _load(given).first(given.num_data)
+    _evaluate(loaded, num_samples, given.seed, progress, given.prior_share, given.method)
     return 0
 
 
@@ -232,10 +245,11 @@ def demo(given: Namespace) -> int:
         "learning_rate": decay,
         "seed": given.seed,
         "progress": progress,
+        "device": given.device,
     }
     run, history = _start(DEMO | values, Ranks())
     print(f"{out}: {_summary(history)}\n")
-    record, vae = run.record(), run.load(run.record(), trust_code=False)
+    record, vae = run.record(), _placed(run.load(run.record(), trust_code=False), given)
     data = record.dataset()
     loaded = _Loaded(run, record, vae, "test", data.test, data.test_labels)
     _evaluate(loaded, 1000, given.seed, progress=False)
@@ -247,14 +261,23 @@ def demo(given: Namespace) -> int:
 
 def _evaluate(
     loaded: _Loaded,
-    num_samples: int,
+    num_samples: int | None,
     seed: int,
     progress: bool,
     prior_share: float | None = None,
+    method: str = "importance",
 ) -> None:
     estimator, num_particles = loaded.record.fit["estimator"], loaded.record.fit["num_particles"]
     report = evaluation_report(
-        loaded.vae, loaded.x, estimator, num_particles, num_samples, seed, progress, prior_share
+        loaded.vae,
+        loaded.x,
+        estimator,
+        num_particles,
+        num_samples,
+        seed,
+        progress,
+        prior_share,
+        method,
     )
     print(f"{loaded}\n", *evaluation_lines(report), sep="\n")
     loaded.run.write_json(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ppl_vae import checks
+from ppl_vae.datasets import BINARIZATIONS, SPLITS
 from ppl_vae.guides import POSTERIORS
 from ppl_vae.likelihoods import LIKELIHOODS
 from ppl_vae.networks import ACTIVATIONS, INITIALIZATIONS, NETWORK_OPTIONS, NETWORKS
@@ -24,7 +25,14 @@ from ppl_vae.training import fit
 from ppl_vae.vae import SLOTS, VAEConfig
 from ppl_vae.weights import FAMILIES, SHARED_OPTIONS, WEIGHT_PRIORS
 
-__all__ = ["Option", "add_option", "config_options", "fit_options", "split_dotted"]
+__all__ = [
+    "Option",
+    "add_option",
+    "config_options",
+    "fit_options",
+    "source_options",
+    "split_dotted",
+]
 
 # Arguments of `fit` that the command line gives in another way: as --data, --binarization, --out
 # and --resume.
@@ -79,6 +87,24 @@ class Option:
         if is_dictionary(self.annotation):
             return f"--{self.name.removesuffix('_options')}.NAME"
         return f"--{self.name.replace('_', '-')}"
+
+
+def source_options() -> list[Option]:
+    """Where the data come from and where the run goes."""
+    pixels = f"{', '.join(BINARIZATIONS)}; held-out pixels are drawn the same whatever --seed is"
+    resume = (
+        "go on with the run in this folder, with its own settings; --epochs may be raised, and "
+        "--device be another"
+    )
+    names = f"{', '.join(SPLITS)}, or a .npy or .npz file of your own"
+    new = "the run's folder, which must be new"
+    return [
+        Option("data", str, "digits", names, "digits"),
+        Option("split", str, None, "how the data are split", "the data set's first"),
+        Option("binarization", str, "none", pixels, "none"),
+        Option("out", Path, None, new, "runs/DATA, numbered if taken"),
+        Option("resume", Path, None, resume, "none"),
+    ]
 
 
 def config_options() -> list[Option]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ppl_vae import checks
 from ppl_vae.diagnostics import Check
 from ppl_vae.elbo import estimator_from, kl_report
 from ppl_vae.evaluation import (
@@ -21,6 +22,7 @@ from ppl_vae.evaluation import (
 )
 from ppl_vae.evaluation.blocks import by_blocks
 from ppl_vae.evaluation.importance import default_prior_share
+from ppl_vae.evaluation.likelihood import METHODS
 from ppl_vae.vae import VAE
 
 __all__ = ["check_table", "evaluation_lines", "evaluation_report", "verdict"]
@@ -39,16 +41,20 @@ def evaluation_report(
     x: Tensor,
     estimator: str,
     num_particles: int,
-    num_samples: int,
+    num_samples: int | None,
     seed: int,
     progress: bool,
     prior_share: float | None = None,
+    method: str = "importance",
 ) -> dict[str, Any]:
     """Every number of `evaluation_lines`, in plain values; x (N, *event_shape).
 
-    The bound is that of `estimator` with `num_particles` draws a datum, log p(x) takes
-    `num_samples`, of which `prior_share` (None: a tenth where the guide allows) are the prior's.
+    The bound is that of `estimator` with `num_particles` draws a datum, log p(x) that of `method`
+    with `num_samples`; of those of "importance", `prior_share` (None: a tenth where the guide
+    allows) are the prior's. A plain autoencoder, whose posterior is a point, has no bound, and
+    log p(x) by methods that do not ask the posterior.
     """
+    checks.choice("--method", method, METHODS)
     kl = _kl(vae, x, estimator, seed)
     report = {
         "num_data": len(x),
@@ -61,22 +67,27 @@ def evaluation_report(
         "grey_pixels": vae.config.likelihood == "bernoulli" and bool(((x != 0) & (x != 1)).any()),
         "kl": kl,
     }
-    if "point" in {site["kind"] for site in kl.values()}:  # a plain autoencoder has no bound
+    if "point" not in {site["kind"] for site in kl.values()}:
+        report["lower_bound"] = _mean(lower_bound(vae, x, estimator, num_particles, seed=seed))
+    elif method == "importance":
         return report
-    bound = lower_bound(vae, x, estimator, num_particles, seed=seed)
-    share = default_prior_share(vae, x) if prior_share is None else prior_share
+    options: dict[str, Any] = {}
+    if method == "importance":
+        options["prior_share"] = default_prior_share(vae, x) if prior_share is None else prior_share
     likelihood = log_likelihood(
-        vae, x, num_samples, seed=seed, progress=progress, prior_share=share
+        vae, x, num_samples, method, seed=seed, progress=progress, **options
     )
-    rest = {"num_samples": likelihood.num_samples, "prior_share": share}
-    return report | {"lower_bound": _mean(bound)} | rest | _likelihood(likelihood)
+    return report | options | _likelihood(likelihood)
 
 
 def _likelihood(likelihood: LogLikelihood) -> dict[str, Any]:
     k = likelihood.pareto_k.double()
     high = (k > HIGH_K).double().mean().item()
     return {
+        "method": likelihood.method,
+        "num_samples": likelihood.num_samples,
         "log_likelihood": _mean(likelihood.values),
+        "monte_carlo_error": likelihood.monte_carlo_error.double().mean().item(),
         "pareto_k": {"median": k.median().item(), "largest": k.max().item(), "above_0.7": high},
     }
 
@@ -91,7 +102,7 @@ def _kl(vae: VAE, x: Tensor, estimator: str, seed: int) -> dict[str, dict[str, A
     """For each latent site, how the estimator gets its KL term and what it is, in nats per
     datum.
     """
-    kinds = kl_report(vae.model, vae.guide, x[:2], estimator)
+    kinds = kl_report(vae.model, vae.guide, vae.as_float(x[:2]), estimator)
 
     def of_sites(rows: Tensor) -> Tensor:
         terms = estimator_from(estimator).terms(vae.model, vae.guide, rows)
@@ -121,19 +132,47 @@ def evaluation_lines(report: dict[str, Any]) -> list[str]:
 
 
 def _likelihood_lines(report: dict[str, Any]) -> list[str]:
-    k, draws = report["pareto_k"], report["num_samples"]
-    share = report["prior_share"]
-    source = f", {share:.0%} of them the prior's" if share else ""
     estimator = f"estimator {report['estimator']}, draws a datum: {report['num_particles']}"
+    lines = []
+    if "lower_bound" in report:
+        bound = _plus_minus(report["lower_bound"])
+        lines.append(f"lower bound           {bound} nats per datum ({estimator})")
+    value = _plus_minus(report["log_likelihood"])
+    lines.append(f"log p(x)              {value} nats per datum ({_method(report)}")
+    lines += _pareto_lines(report)
+    return [*lines, GREY] if report["grey_pixels"] else lines
+
+
+def _method(report: dict[str, Any]) -> str:
+    """How log p(x) was computed, and on which side of it the value is."""
+    size, error = report["num_samples"], f"{report['monte_carlo_error']:.2g}"
+    share = report.get("prior_share", 0.0)
+    source = f", {share:.0%} of them the prior's" if share else ""
+    return {
+        "importance": f"{size} importance samples{source}), a lower bound in expectation",
+        "annealed": f"{size} annealed chains, Monte Carlo error {error}), a lower bound in "
+        "expectation",
+        "reciprocal": f"{size} draws of the posterior, Monte Carlo error {error}), an upper bound "
+        "in expectation",
+        "quadrature": f"quadrature, {error} from that of half as many points)",
+    }[report["method"]]
+
+
+def _pareto_lines(report: dict[str, Any]) -> list[str]:
+    """What k says; nothing of quadrature, which has no weights."""
+    k = report["pareto_k"]
+    if math.isnan(k["median"]):
+        return []
+    if math.isinf(k["median"]):
+        return ["Pareto k              too few draws to say"]
+    of = {
+        "importance": "k cannot see modes that no draw reached",
+        "annealed": "k cannot see modes that no chain reached",
+        "reciprocal": "k is that of the reciprocal weights",
+    }[report["method"]]
     return [
-        f"lower bound           {_plus_minus(report['lower_bound'])} nats per datum ({estimator})",
-        f"log p(x)              {_plus_minus(report['log_likelihood'])} nats per datum ({draws} "
-        f"importance samples{source}), a lower bound in expectation",
         f"Pareto k              median {k['median']:.2f}, largest {k['largest']:.2f}; above "
-        f"{HIGH_K} "
-        f"for {100 * k['above_0.7']:.0f} % of the data, whose log p(x) may be too low; k cannot "
-        "see modes that no draw reached",
-        *([GREY] if report["grey_pixels"] else []),
+        f"{HIGH_K} for {100 * k['above_0.7']:.0f} % of the data, whose log p(x) may be wrong; {of}"
     ]
 
 
@@ -141,18 +180,18 @@ def _plus_minus(value: dict[str, float]) -> str:
     return f"{value['mean']:.2f} ± {value['standard_error']:.2f}"
 
 
-def check_table(checks: Sequence[Check]) -> list[str]:
+def check_table(found: Sequence[Check]) -> list[str]:
     """One line a check."""
     rows = [
-        (c.verdict, c.name, f"{c.value:.3g}", f"{c.threshold:g}", c.unit, c.meaning) for c in checks
+        (c.verdict, c.name, f"{c.value:.3g}", f"{c.threshold:g}", c.unit, c.meaning) for c in found
     ]
     return _table(("verdict", "check", "value", "threshold", "unit", "meaning"), rows)
 
 
-def verdict(checks: Sequence[Check]) -> str:
+def verdict(found: Sequence[Check]) -> str:
     """All checks in one line."""
-    failed = [check.name for check in checks if check.verdict != "pass"]
-    passed = f"{len(checks) - len(failed)} of {len(checks)} checks pass"
+    failed = [check.name for check in found if check.verdict != "pass"]
+    passed = f"{len(found) - len(failed)} of {len(found)} checks pass"
     return f"{passed}; look at {', '.join(failed)}" if failed else passed
 
 

@@ -16,6 +16,7 @@ from ppl_vae.parts.user_code import (
     fault,
     is_reference,
     made,
+    refuse_file,
     resolve,
 )
 
@@ -46,6 +47,8 @@ class Slot:
         """
         if isinstance(name, str) and (is_reference(name) or name == CUSTOM):
             return
+        if isinstance(name, str) and name.endswith(".py"):
+            refuse_file(self.kind, name)
         if name is None and not self.builtin:  # what the library makes where nothing is given
             return
         if not self.builtin:

@@ -21,7 +21,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any, TypeGuard
+from typing import Any, NoReturn, TypeGuard
 
 from torch.distributions import Distribution
 
@@ -37,6 +37,7 @@ __all__ = [
     "only_code",
     "recorded_code",
     "reference_file",
+    "refuse_file",
     "resolve",
 ]
 
@@ -177,6 +178,21 @@ def reference_file(reference: str) -> Path | None:
     """The absolute path of a "file.py:Name" reference; None for "package.module:Name"."""
     location = reference.rpartition(":")[0]
     return Path(location).expanduser().resolve() if location.endswith(".py") else None
+
+
+def refuse_file(subject: str, name: str) -> NoReturn:
+    """Raise `InputError` for a file without a name in it, and say which names it has.
+
+    Its text is read, not run.
+    """
+    try:
+        tree = ast.parse(Path(name).expanduser().read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        checks.refuse(subject, f"'{name}'", f"a file that can be read, and a name: {name}:Name")
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    names = [n.name for n in tree.body if isinstance(n, kinds) and not n.name.startswith("_")]
+    held = f"it has {', '.join(f'{name}:{n}' for n in names)}" if names else "it has none"
+    checks.refuse(subject, f"'{name}', a file without a name in it", f"{name}:Name", held)
 
 
 def absolute_reference(reference: str) -> str:
