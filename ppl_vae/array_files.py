@@ -60,15 +60,17 @@ def check_file(path: Path, checksum: str) -> str:
     return found
 
 
-def read_arrays(path: Path, split: str) -> list[tuple[np.ndarray, np.ndarray | None]]:
+def read_arrays(
+    path: Path, split: str, grey_levels: bool = True
+) -> list[tuple[np.ndarray, np.ndarray | None]]:
     """(x, labels) of train, validation and test data: `path`.npz names them, `path`.npy is cut at
-    80 % and 90 %.
+    80 % and 90 %. Bytes are pixels where `grey_levels`, else numbers.
     """
     arrays = _load(path)
     parts = (
         _named_parts(path, arrays) if path.suffix == ".npz" else _cut(path, arrays["array"], split)
     )
-    if all(x.dtype == np.uint8 and x.max() <= 1 for x, _ in parts):
+    if grey_levels and all(x.dtype == np.uint8 and x.max() <= 1 for x, _ in parts):
         checks.refuse(
             f"data file {path}",
             "uint8 values of 0 and 1 alone, which as pixels are all but black",

@@ -22,6 +22,7 @@ LARGEST = (
     1e15  # of a value of data: squares of such numbers can still be added up in single precision
 )
 LARGEST_INTEGER = 2**63 - 1
+GREY_LEVELS = torch.arange(256.0) / 255
 
 
 def choice(subject: str, value: object, choices: Iterable[str]) -> str:
@@ -207,15 +208,27 @@ def finite(subject: str, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def inside(subject: str, x: torch.Tensor, support: Constraint, owner: str) -> torch.Tensor:
+def inside(
+    subject: str, x: torch.Tensor, support: Constraint, owner: str, integers: bool = False
+) -> torch.Tensor:
     """`x` if all of it lies in `support`, which is what `owner` is defined on.
 
-    Bytes are grey levels, which lie in [0, 1], unless the support is one of whole numbers.
+    Bytes are grey levels, k / 255, unless `integers` are data as they are. Where each column of a
+    table has a support of its own, the refusal names the column.
     """
-    if support is constraints.real or (x.dtype == torch.uint8 and not support.is_discrete):
+    if isinstance(support, constraints.stack):
+        for column, own in enumerate(support.cseq):
+            values = x.select(support.dim, column)
+            inside(f"{subject}, column {column}", values, own, owner, integers)
+        return x
+    hint = "rescale x, or use a normal likelihood"
+    if integers:
+        hint = "remove or recode these rows, or use a likelihood of such numbers"
+    grey = x.dtype == torch.uint8 and not integers
+    if support is constraints.real or (grey and bool(support.check(GREY_LEVELS).all())):
         return x
     for start, rows in _blocks(x):
-        wrong = ~support.check(rows)
+        wrong = ~support.check(rows / 255 if grey else rows)
         if wrong.any():
             where = in_words(support)
             got = f"values outside {where} from row {start + _first(wrong)} on"
@@ -223,7 +236,7 @@ def inside(subject: str, x: torch.Tensor, support: Constraint, owner: str) -> to
                 f"{subject} for {owner}",
                 got,
                 "values inside",
-                "rescale x, or use a normal likelihood",
+                hint,
             )
     return x
 
@@ -236,7 +249,8 @@ def in_words(support: Constraint) -> str:
     if support is constraints.boolean:
         return "{0, 1}"
     if low is not None and high is not None:
-        return f"[{low:g}, {high:g}]"
+        whole = "whole numbers in " if support.is_discrete else ""
+        return f"{whole}[{low:g}, {high:g}]"
     if low is not None:
         strict = isinstance(support, type(constraints.positive))
         return f"{numbers_} {'above' if strict else 'of at least'} {low:g}"

@@ -77,6 +77,7 @@ def load_data(
     seed: int = 0,
     num_data: int | None = None,
     checksum: str = "",
+    grey_levels: bool = True,
 ) -> Dataset:
     """The data set called `name`, or in the file of that name, as a frozen `Dataset` of tensors
     (N, *event_shape).
@@ -106,8 +107,9 @@ def load_data(
     `binarization`: "none" keeps grey values; "static" draws every pixel b ~ Bernoulli(x) once, from
     `seed`; "dynamic" draws validation and test so, and leaves `train` grey for `fit` to draw anew
     each epoch. `binarized_mnist` is always "static". `seed` also draws the `uniform_square`;
-    `num_data` is that set's alone. Of a user's file, uint8 values are divided by 255, floats and
-    booleans are taken as they are; with `checksum`, it has to be the very file.
+    `num_data` is that set's alone. Of a user's file, uint8 values are grey levels, divided by 255;
+    without `grey_levels` they are numbers as they are, such as counts. Floats and booleans are
+    taken as they are. With `checksum`, it has to be the very file.
 
     Raises `InputError`, in one line, for an unknown name, split or binarisation, for `num_data`
     where it has no meaning, and for a file that is missing, damaged or not what its name says.
@@ -126,13 +128,14 @@ def load_data(
     split = checks.choice(f"split of {name}", known[0] if split is None else split, known)
     checks.seed(seed)
     checks.choice("binarization", binarization, BINARIZATIONS)
+    checks.truth("grey_levels", grey_levels)
     if not isinstance(checksum, str):
         checks.refuse("checksum", repr(checksum), "a text such as 'sha256:...', or '' for none")
     _check_meaning(name, binarization, num_data, "" if own else checksum)
     if own:
         name = str(Path(os.path.expanduser(name)).resolve())
         checksum = check_file(Path(name), checksum)
-        parts = _own_parts(Path(name), split, binarization)
+        parts = _own_parts(Path(name), split, binarization, grey_levels)
     else:
         parts = (
             _uniform_square(seed, num_data or 10_000)
@@ -296,16 +299,18 @@ def _read_pickled_frames(path: Path) -> np.ndarray:
 # - The data sets
 
 
-def _own_parts(path: Path, split: str, binarization: str) -> list[_Part]:
-    arrays = read_arrays(path, split)
+def _own_parts(path: Path, split: str, binarization: str, grey_levels: bool) -> list[_Part]:
+    arrays = read_arrays(path, split, grey_levels)
     for x, _ in arrays:
-        if binarization != "none" and x.dtype.kind == "f" and not ((x >= 0) & (x <= 1)).all():
+        grey = x.dtype == np.uint8 and grey_levels
+        if binarization != "none" and not grey and not ((x >= 0) & (x <= 1)).all():
             refused, hint = (
                 f"values from {x.min():.4g} to {x.max():.4g}",
                 "use 'none' for data that are no pixels",
             )
             checks.refuse(f"binarization of {path}", refused, "values in [0, 1]", hint)
-    return [_Part(x, 255 if x.dtype == np.uint8 else 1, labels) for x, labels in arrays]
+    pixels = [255 if x.dtype == np.uint8 and grey_levels else 1 for x, _ in arrays]
+    return [_Part(x, most, labels) for (x, labels), most in zip(arrays, pixels)]
 
 
 def _digits(split: str) -> list[_Part]:

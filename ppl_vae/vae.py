@@ -15,6 +15,7 @@ import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from ppl_vae import checks
 from ppl_vae.guides import (
@@ -225,10 +226,17 @@ class VAE(nn.Module):
 
     @property
     def counts(self) -> bool:
-        """Whether the likelihood is one of whole numbers, such as counts, and not of grey levels
-        that a Bernoulli stands for.
+        """Whether integers and bytes are data as they are: under a likelihood of counts, codes or
+        columns, and not of grey levels.
         """
-        return self.model.decoder.likelihood.support.is_discrete
+        return self.model.decoder.likelihood.counts
+
+    @property
+    def whole_numbers(self) -> bool:
+        """Whether every value of x is a whole number: all counts, codes or truth values."""
+        support = self.model.decoder.likelihood.support
+        parts = support.cseq if isinstance(support, constraints.stack) else [support]
+        return self.counts and all(part.is_discrete for part in parts)
 
     def checked(self, x: Tensor, subject: str = "x", minimum_rows: int = 1) -> Tensor:
         """x (N, *event_shape) if it is data that the likelihood is defined on; raises
@@ -237,12 +245,13 @@ class VAE(nn.Module):
         shape = self.config.event_shape
         found = checks.data(subject, x, shape, minimum_rows, integers=self.counts)
         support = self.model.decoder.likelihood.support
-        return checks.inside(subject, found, support, f"likelihood '{self.config.likelihood}'")
+        owner = f"likelihood '{self.config.likelihood}'"
+        return checks.inside(subject, found, support, owner, integers=self.counts)
 
     def as_float(self, x: Tensor) -> Tensor:
         """x in the precision and on the device of the parameters.
 
-        Bytes are grey levels, divided by 255, unless the likelihood is one of whole numbers.
+        Bytes are grey levels, divided by 255, unless `counts`.
         """
         like = next(self.parameters())
         moved = x.to(like.device).to(like.dtype)

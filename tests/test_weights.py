@@ -516,9 +516,16 @@ class TestConfig:
         assert torch.allclose(vae.decode(z).base_dist.logits, logits, atol=1e-6)
 
 
+LIKELIHOOD_OPTIONS = {
+    "categorical": {"categories": 2},
+    "columns": {"columns": ["real", "count", "binary", "categorical:3"] * 2},
+}
+
+
 @pytest.mark.parametrize("likelihood", sorted(LIKELIHOODS.keys() - {"decoder"}))
 def test_trains_and_loads_with_every_likelihood(likelihood: str, tmp_path: Path) -> None:
-    vae = build(small(likelihood=likelihood), seed=0)
+    options = LIKELIHOOD_OPTIONS.get(likelihood, {})
+    vae = build(small(likelihood=likelihood, likelihood_options=options), seed=0)
     x = data()
     if likelihood in ("beta", "log_normal"):  # which 0 and 1 are no draws of
         x = 0.25 + 0.5 * x

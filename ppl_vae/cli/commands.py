@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ppl_vae import __version__, checks, diagnostics
+from ppl_vae.array_files import FILE_SPLITS
 from ppl_vae.cli.figures import figures
 from ppl_vae.cli.options import config_options
 from ppl_vae.cli.parser import DRAWN
@@ -58,14 +59,11 @@ def _start(values: dict[str, Any], ranks: Ranks) -> tuple[RunFolder, History]:
     source = {"name": "digits"} | {
         name: values[option] for option, name in DATA_OPTIONS.items() if option in values
     }
-    data = load_data(**source)
     fields = {
         option.name: values[option.name] for option in config_options() if option.name in values
     }
-    config = VAEConfig(**{"event_shape": data.event_shape, **fields})
-    data = shaped_data(data, config.event_shape)
     arguments = fit_defaults() | {name: values[name] for name in fit_defaults() if name in values}
-    vae = build(config, num_data=len(data.train), seed=arguments["seed"])
+    data, vae = _data_and_vae(source, fields, arguments["seed"])
     source |= {
         f: getattr(data, f)
         for f in ("name", "split", "binarization", "checksum")
@@ -82,6 +80,19 @@ def _start(values: dict[str, Any], ranks: Ranks) -> tuple[RunFolder, History]:
         if ranks.first:
             run.remove_if_untrained()
         raise
+
+
+def _data_and_vae(source: dict[str, Any], fields: dict[str, Any], seed: int) -> tuple[Dataset, VAE]:
+    """The data and the VAE of them, whose likelihood says whether bytes in a file are numbers."""
+    own = Path(source["name"]).suffix in FILE_SPLITS
+    first = source | {"binarization": "none", "grey_levels": False} if own else source
+    data = load_data(**first)
+    config = VAEConfig(**{"event_shape": data.event_shape, **fields})
+    vae = build(config, num_data=len(data.train), seed=seed)
+    if own:
+        source["grey_levels"] = not vae.counts
+        data = load_data(**source)
+    return shaped_data(data, config.event_shape), vae
 
 
 def _resume(values: dict[str, Any], ranks: Ranks) -> tuple[RunFolder, History]:

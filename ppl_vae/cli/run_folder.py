@@ -152,7 +152,8 @@ class RunFolder:
             checks.refuse(
                 f"{file}", "not what this library writes", "a JSON object with config, data and fit"
             )
-        checks.options(f"data in {file}", data, ("name", "split", "binarization", "checksum"))
+        known = ("name", "split", "binarization", "checksum", "grey_levels")
+        checks.options(f"data in {file}", data, known)
         checks.options(f"fit in {file}", arguments, fit_defaults())
         for option in fit_options():
             if option.annotation is bool and option.name in arguments:

@@ -60,7 +60,8 @@ def to_inference_data(
     Bayesian, drawn apart from z and left out beyond 256 MiB. sample_stats: log_weight = log p(x, z)
     - log q(z|x) and lp = log p(x, z), (chain, draw, datum), and pareto_k, (datum), in nats.
     log_likelihood: log p(x|z), (chain, draw, datum). posterior_predictive and prior_predictive: x,
-    with as many draws as 256 MiB hold. prior, observed_data, constant_data (index of the datum, and
+    with as many draws as 256 MiB hold, integers where every value of x is a whole number, which
+    `az.plot_ppc` draws as such. prior, observed_data, constant_data (index of the datum, and
     `labels` if given).
 
     The draws are independent, in one chain: R-hat and effective sample size say nothing of q,
@@ -114,6 +115,9 @@ def _groups(
     if labels is not None:
         constant["labels"] = _labels(labels, len(x))
     groups |= {"observed_data": {"x": as_float(vae, x).cpu().numpy()}, "constant_data": constant}
+    if vae.whole_numbers:
+        for name in ("observed_data", "posterior_predictive", "prior_predictive"):
+            groups[name]["x"] = groups[name]["x"].astype(np.int64)
     attributes = {
         "inference_library": "ppl_vae",
         "inference_library_version": __version__,

@@ -4,8 +4,22 @@ Knows torch and Pyro's base classes alone; knows nothing of priors, guides or li
 """
 
 from ppl_vae.distributions.censored_beta import CensoredBeta
+from ppl_vae.distributions.codes import Codes
 from ppl_vae.distributions.continuous_bernoulli import ContinuousBernoulli
+from ppl_vae.distributions.discretized_logistic import DiscretizedLogistic, GreyLevels
+from ppl_vae.distributions.in_units import InUnits
 from ppl_vae.distributions.logistic_sigmoid import LogisticSigmoid
 from ppl_vae.distributions.remembered import RememberingSigmoid
+from ppl_vae.distributions.table import Table
 
-__all__ = ["CensoredBeta", "ContinuousBernoulli", "LogisticSigmoid", "RememberingSigmoid"]
+__all__ = [
+    "CensoredBeta",
+    "Codes",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "GreyLevels",
+    "InUnits",
+    "LogisticSigmoid",
+    "RememberingSigmoid",
+    "Table",
+]

@@ -20,6 +20,8 @@ from torch import nn
 
 from ppl_vae import checks
 from ppl_vae.likelihoods import functions
+from ppl_vae.likelihoods.columns import Columns
+from ppl_vae.likelihoods.discrete import Categorical, DiscretizedLogistic
 from ppl_vae.likelihoods.own import DecoderDistribution, FunctionLikelihood
 from ppl_vae.likelihoods.pixels import (
     Bernoulli,
@@ -58,6 +60,9 @@ LIKELIHOODS: dict[str, Callable[..., Any]] = {
     "poisson": functions.poisson,
     "negative_binomial": functions.negative_binomial,
     "zero_inflated_negative_binomial": functions.zero_inflated_negative_binomial,
+    "categorical": Categorical,
+    "discretized_logistic": DiscretizedLogistic,
+    "columns": Columns,
     "decoder": DecoderDistribution,
 }
 LIKELIHOOD = Slot("likelihood", LIKELIHOODS, ("event_shape",))

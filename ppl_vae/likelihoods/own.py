@@ -53,6 +53,11 @@ class FunctionLikelihood(nn.Module):
             )
         self.support = self._support(event_shape)
 
+    @property
+    def counts(self) -> bool:
+        """Whether x is whole numbers, so that integers and bytes are data as they are."""
+        return self.support.is_discrete
+
     def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
         """The distribution of x at outputs (*, num_outputs, *event_shape)."""
         found = self.program(*outputs.unbind(-self.event_dim - 1))
@@ -79,6 +84,11 @@ class DecoderDistribution(nn.Module):
         super().__init__()
         self.event_shape = event_shape
         self.support: Constraint = constraints.real
+
+    @property
+    def counts(self) -> bool:
+        """Whether x is whole numbers, so that integers and bytes are data as they are."""
+        return self.support.is_discrete
 
     def read(self, decoder: Callable[[Tensor], Any], latent_size: int) -> None:
         """Take the support from the decoder's distribution at z = 0, and check its shape."""

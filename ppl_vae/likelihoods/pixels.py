@@ -33,11 +33,13 @@ class PixelLikelihood(nn.Module):
     """Abstract: a likelihood that takes its maps in one tensor, and the batch that a fitted scale
     is fitted to.
 
-    `num_outputs` is the number of maps, `support` where x may lie.
+    `num_outputs` is the number of maps, `support` where x may lie. Where `counts`, integers and
+    bytes are data as they are; else bytes are grey levels, which are divided by 255.
     """
 
     num_outputs: int
     support: Constraint
+    counts = False
 
     def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
         """The distribution of x, batch shape (*,), at outputs (*, num_outputs, *event_shape)."""

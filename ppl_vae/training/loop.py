@@ -222,7 +222,8 @@ def _checked(
     for subject, x in parts.items():
         vae.checked(x, subject)
         if binarization == "dynamic":
-            checks.inside(subject, x, constraints.unit_interval, "binarization 'dynamic'")
+            unit = constraints.unit_interval
+            checks.inside(subject, x, unit, "binarization 'dynamic'", integers=vae.counts)
     if early_stopping is not None and validation is None:
         checks.refuse(
             "early_stopping", early_stopping, "validation data to stop by", "pass validation=..."
