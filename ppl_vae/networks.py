@@ -26,6 +26,7 @@ __all__ = [
     "NETWORKS",
     "NETWORK_OPTIONS",
     "TRANSPOSED",
+    "InUnits",
     "OwnDecoder",
     "OwnEncoder",
     "decoder_network",
@@ -69,6 +70,21 @@ class Unflatten(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         return rows.reshape(*rows.shape[:-1], *self.shape)
+
+
+class InUnits(nn.Module):
+    """x (*, *event_shape) -> (x - center) / scale, whose buffers training sets from the data."""
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, event_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(*event_shape))
+        self.register_buffer("scale", torch.ones(*event_shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.center) / self.scale
 
 
 class Images(nn.Module):

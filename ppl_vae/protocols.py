@@ -25,7 +25,9 @@ __all__ = [
 
 
 class InitialisedFromData:
-    """Abstract: a prior that training shows its data before the first step."""
+    """Abstract: a prior or a pair of programs that training shows its data before the first
+    step.
+    """
 
     def start_from(self, data: Tensor) -> None:
         """Set initial values.

@@ -40,12 +40,14 @@ from ppl_vae.likelihoods import (
     Likelihood,
     build_likelihood,
 )
+from ppl_vae.likelihoods.start import Blocks, OutputStart
 from ppl_vae.networks import (
     ACTIVATIONS,
     DECODER,
     ENCODER,
     INITIALIZATIONS,
     NETWORKS,
+    InUnits,
     OwnDecoder,
     decoder_network,
     encoder_network,
@@ -55,13 +57,16 @@ from ppl_vae.networks import (
 from ppl_vae.parts.slot import copies
 from ppl_vae.parts.user_code import fault, recorded_code
 from ppl_vae.priors import PRIOR, build_prior, made_of_posterior
-from ppl_vae.protocols import ClosedFormPosterior, Posterior
+from ppl_vae.protocols import ClosedFormPosterior, InitialisedFromData, Posterior
 from ppl_vae.weights import bayesian_pair, check_options
 
 __all__ = ["VAE", "Decoder", "Guide", "Model", "VAEConfig", "build", "evaluating"]
 
 # the parts of a VAE that may be the user's own
 SLOTS = (PRIOR, LIKELIHOOD, POSTERIOR, ENCODER, DECODER)
+# where the decoder's outputs start: at what the data say, at 0, or as the likelihood has it
+OUTPUT_STARTS = ("auto", "data", "zero")
+STARTED_FROM = 10_000  # rows of data looked at together
 # data encoded at once: where q's mean has no closed form, hundreds of draws of each are held
 ENCODED = 500
 
@@ -70,6 +75,12 @@ ENCODED = 500
 class VAEConfig:
     """Everything that determines the two programs, in plain data: what a checkpoint stores and a
     command line sets.
+
+    With `output_start="data"` the first fit sets where the library's own decoder starts: its
+    outputs are at the mean of each entry, its scales at the data's standard deviation, both
+    networks work in units of the data, and a run is the same whatever unit x is in. "auto" does so
+    where the likelihood has a scale, counts, or is a table, but not for pixels under a Bernoulli,
+    where a scale is given, and under Bayesian weights, whose prior is in units of x.
     """
 
     event_shape: tuple[int, ...]
@@ -79,6 +90,7 @@ class VAEConfig:
     network: str = "mlp"
     network_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     init: str = "fan_in"
+    output_start: str = "auto"
     likelihood: str = "bernoulli"
     likelihood_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prior: str = "standard_normal"
@@ -101,6 +113,7 @@ class VAEConfig:
             "activation": ACTIVATIONS,
             "network": NETWORKS,
             "init": INITIALIZATIONS,
+            "output_start": OUTPUT_STARTS,
         }
         for field, names in choices.items():
             checks.choice(field, getattr(self, field), names)
@@ -123,16 +136,47 @@ class Decoder(nn.Module):
     """z (*, latent_size) -> the distribution of x, batch shape (*,), event shape `event_shape`."""
 
     likelihood: Likelihood
+    offset: Tensor | None
+    factor: Tensor | None
+    started: Tensor | None
 
-    def __init__(self, network: nn.Module, likelihood: Likelihood) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        likelihood: Likelihood,
+        event_shape: tuple[int, ...],
+        starts_from_data: bool = False,
+    ) -> None:
         super().__init__()
         self.network, self.likelihood = network, likelihood
+        for name in ("offset", "factor", "started"):
+            self.register_buffer(name, None)
+        if starts_from_data:
+            maps = likelihood.num_outputs, *event_shape
+            self.register_buffer("offset", torch.zeros(maps))
+            self.register_buffer("factor", torch.ones(maps))
+            self.register_buffer("started", torch.tensor(False))
+            likelihood.prepare_start()
 
     def forward(self, z: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
         """The distribution; `x`, if given, is the batch a calibrated likelihood may fit its scale
         to in training.
         """
-        return self.likelihood(self.network(z), x)
+        outputs = self.network(z)
+        if self.offset is not None and self.factor is not None:
+            outputs = self.offset + self.factor * outputs
+        return self.likelihood(outputs, x)
+
+    @torch.no_grad()
+    def start_from(self, blocks: Blocks) -> OutputStart | None:
+        """Set where the outputs start, given the data, if nothing was learned yet."""
+        if self.offset is None or self.factor is None or self.started is None or self.started:
+            return None
+        start = self.likelihood.start_from(blocks)
+        self.offset.copy_(start.offset)
+        self.factor.copy_(start.factor.expand_as(self.factor))
+        self.started.fill_(True)  # a second fit, or a resumed one, goes on from what was learned
+        return start
 
 
 class Model(DataProgram):
@@ -187,7 +231,7 @@ class Guide(DataProgram):
         return {} if self.weights is None else named(self.weights.mean(), prefix)
 
 
-class VAE(nn.Module):
+class VAE(nn.Module, InitialisedFromData):
     """The pair of programs, `model` and `guide`, and what is asked of them: encode, decode, sample,
     reconstruct.
     """
@@ -247,6 +291,22 @@ class VAE(nn.Module):
         support = self.model.decoder.likelihood.support
         owner = f"likelihood '{self.config.likelihood}'"
         return checks.inside(subject, found, support, owner, integers=self.counts)
+
+    @torch.no_grad()
+    def start_from(self, data: Tensor) -> None:
+        """Set where the decoder's outputs start and what unit both networks work in."""
+
+        def blocks() -> Iterator[Tensor]:
+            for first in range(0, len(data), STARTED_FROM):
+                yield self.as_float(data[first : first + STARTED_FROM])
+
+        start = self.model.decoder.start_from(blocks)
+        if start is None:
+            return
+        for module in self.guide.modules():
+            if isinstance(module, InUnits):
+                module.center.copy_(start.center)
+                module.scale.copy_(start.scale)
 
     def as_float(self, x: Tensor) -> Tensor:
         """x in the precision and on the device of the parameters.
@@ -432,10 +492,10 @@ def _build(config: VAEConfig, given: Mapping[str, Any], num_data: int | None) ->
     found = [slot.find(given[slot.kind], names[slot.kind]) for slot in SLOTS]
     source, likelihood, own, own_encoding, own_decoding = copies(*found)
     posterior = given["posterior"]
-    encoder, feature_size = _encoder(c, own_encoding)
-    decoder = _decoder(
-        c, own_decoding, build_likelihood(likelihood, c.event_shape, c.likelihood_options)
-    )
+    head = build_likelihood(likelihood, c.event_shape, c.likelihood_options)
+    from_data = _starts_from_data(c, own_decoding, head)
+    encoder, feature_size = _encoder(c, own_encoding, from_data)
+    decoder = _decoder(c, own_decoding, head, from_data)
     offers = {
         "encoder": encoder,
         "feature_size": feature_size,
@@ -479,15 +539,33 @@ def _build(config: VAEConfig, given: Mapping[str, Any], num_data: int | None) ->
     )
 
 
-def _encoder(c: VAEConfig, own: Any) -> tuple[nn.Module, int]:
+def _starts_from_data(c: VAEConfig, own_decoder: Any, likelihood: Likelihood) -> bool:
+    """Whether the decoder's outputs start at what the data say."""
+    by_default = None if own_decoder is not None else likelihood.starts_from_data
+    if c.output_start == "data" and by_default is None:
+        checks.refuse(
+            "output_start",
+            f"'data' under likelihood '{c.likelihood}'"
+            + (" with a decoder of your own" if own_decoder is not None else ""),
+            "the library's own decoder and a likelihood of numbers in any unit, of counts or of "
+            "categories",
+            "a network of one's own starts where it says itself",
+        )
+    if c.output_start == "auto":
+        return bool(by_default) and c.weights is None
+    return c.output_start == "data"
+
+
+def _encoder(c: VAEConfig, own: Any, in_units: bool) -> tuple[nn.Module, int]:
     if own is not None:
         return own_encoder(own, c.encoder_options, c.event_shape)
     checks.options("encoder_options without an encoder of your own", c.encoder_options, ())
     network = c.activation, c.init, dict(c.network_options)
-    return encoder_network(c.network, c.event_shape, c.hidden_sizes, *network)
+    body, size = encoder_network(c.network, c.event_shape, c.hidden_sizes, *network)
+    return (nn.Sequential(InUnits(c.event_shape), body) if in_units else body), size
 
 
-def _decoder(c: VAEConfig, own: Any, likelihood: Likelihood) -> Decoder:
+def _decoder(c: VAEConfig, own: Any, likelihood: Likelihood, from_data: bool) -> Decoder:
     shape = (c.latent_size, likelihood.num_outputs, c.event_shape)
     if own is None:
         checks.options("decoder_options without a decoder of your own", c.decoder_options, ())
@@ -505,7 +583,7 @@ def _decoder(c: VAEConfig, own: Any, likelihood: Likelihood) -> Decoder:
             f"outputs for it, {(3, *shape[1:2], *c.event_shape)} for 3 latents",
             "likelihood='decoder' takes the distribution that a decoder returns",
         )
-    return Decoder(body, likelihood)
+    return Decoder(body, likelihood, c.event_shape, from_data)
 
 
 def _with_weights(vae: VAE) -> VAE:

@@ -26,13 +26,14 @@ from models import load, trained
 
 from ppl_vae import log_likelihood, lower_bound, plots, study
 
-UNIT, PIXELWISE = {"likelihood": "normal_unit"}, {"likelihood": "normal_pixelwise"}
+ZERO = {"output_start": "zero"}  # as the reports' networks start, for each decoder alike
+UNIT, PIXELWISE = {"likelihood": "normal_unit"}, {"likelihood": "normal_pixelwise", **ZERO}
 DECODERS = {
     "unit": UNIT,
     "unit, KL weight 0.1": UNIT | {"kl_weight": 0.1},
     "unit, KL weight 0.02": UNIT | {"kl_weight": 0.02},
     "shared": {"likelihood": "normal_shared", "likelihood_options": {"initial_scale": 0.3}},
-    "optimal": {"likelihood": "normal_optimal"},
+    "optimal": {"likelihood": "normal_optimal", **ZERO},
     "per pixel": PIXELWISE,
     "per pixel, floor 0.1": {**PIXELWISE, "likelihood_options": {"scale_floor": 0.1}},
 }

@@ -50,6 +50,10 @@ MEANINGS = {
     "activation": ", ".join(ACTIVATIONS),
     "network": ", ".join(NETWORKS),
     "init": f"initial weights: {', '.join(INITIALIZATIONS)}",
+    "output_start": (
+        "where the decoder's outputs start: data (their mean and scale), zero, or auto: as the "
+        "likelihood has it"
+    ),
     "likelihood": f"{', '.join(LIKELIHOODS)}, or your own: file.py:Name or package.module:Name",
     "prior": f"{', '.join(PRIORS)}, or your own: file.py:Name or package.module:Name",
     "posterior": f"{', '.join(POSTERIORS)}, or your own: file.py:Name or package.module:Name",

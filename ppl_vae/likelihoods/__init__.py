@@ -88,6 +88,7 @@ def build_likelihood(
             type(likelihood).__name__,
             f"one of {', '.join(LIKELIHOODS)}, or a function of the decoder's outputs",
         )
+    start = functions.STARTS.get(likelihood) if inspect.isfunction(likelihood) else None
     if inspect.isclass(likelihood):
         likelihood = LIKELIHOOD.make(likelihood, options, event_shape=event_shape)
     elif isinstance(likelihood, nn.Module):
@@ -97,7 +98,7 @@ def build_likelihood(
         likelihood = functools.partial(likelihood, **options) if options else likelihood
     if isinstance(likelihood, PixelLikelihood | DecoderDistribution):
         return likelihood
-    return FunctionLikelihood(likelihood, event_shape)
+    return FunctionLikelihood(likelihood, event_shape, start)
 
 
 def _check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> None:

@@ -12,8 +12,24 @@ from torch.distributions.constraints import Constraint
 from torch.nn.functional import softplus
 
 from ppl_vae import checks, distributions
-from ppl_vae.likelihoods.functions import SMALLEST, log_normal, negative_binomial
+from ppl_vae.likelihoods.functions import (
+    SMALLEST,
+    log_normal,
+    negative_binomial,
+    start_log_normal,
+    start_negative_binomial,
+    start_student_t,
+)
 from ppl_vae.likelihoods.pixels import PixelLikelihood
+from ppl_vae.likelihoods.start import (
+    Blocks,
+    OutputStart,
+    log_shares,
+    logit,
+    moments,
+    per_entry,
+    units,
+)
 
 __all__ = ["Columns"]
 
@@ -22,11 +38,14 @@ EXPECTED = "one of real, positive, count, binary, categorical:K"
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of column: its maps of the decoder, its distribution given them, where x may lie."""
+    """A kind of column: its maps of the decoder, its distribution given them, where x may lie, and
+    where the maps start, given the columns (n,) in units of their own.
+    """
 
     num_maps: int
     distribution: Callable[..., dist.TorchDistribution]
     support: Constraint
+    start: Callable[[Blocks], Tensor]
 
 
 def _real(location: Tensor, raw_scale: Tensor) -> dist.TorchDistribution:
@@ -41,11 +60,16 @@ def _codes(*logits: Tensor) -> dist.TorchDistribution:
     return distributions.Codes(logits=torch.stack(logits, -1), validate_args=False)
 
 
+def _start_binary(blocks: Blocks) -> Tensor:
+    return logit(moments(blocks).share())[None]
+
+
+COUNTS = constraints.nonnegative_integer
 KINDS = {
-    "real": Kind(2, _real, constraints.real),
-    "positive": Kind(2, log_normal, constraints.positive),
-    "count": Kind(2, negative_binomial, constraints.nonnegative_integer),
-    "binary": Kind(1, _binary, constraints.boolean),
+    "real": Kind(2, _real, constraints.real, start_student_t),
+    "positive": Kind(2, log_normal, constraints.positive, start_log_normal),
+    "count": Kind(2, negative_binomial, COUNTS, start_negative_binomial),
+    "binary": Kind(1, _binary, constraints.boolean, _start_binary),
 }
 
 
@@ -56,7 +80,8 @@ def _kind(subject: str, name: object) -> Kind:
         if not categories.isdecimal() or int(categories) < 2:
             checks.refuse(subject, repr(name), "categorical:K with K >= 2 categories")
         size = int(categories)
-        return Kind(size, _codes, constraints.integer_interval(0, size - 1))
+        support = constraints.integer_interval(0, size - 1)
+        return Kind(size, _codes, support, lambda blocks: log_shares(blocks, size))
     if not isinstance(name, str) or name not in KINDS:
         hint = checks.nearest(str(name), [*KINDS, "categorical:3"])
         checks.refuse(subject, repr(name), EXPECTED, hint)
@@ -76,6 +101,8 @@ class Columns(PixelLikelihood):
     """
 
     counts = True
+    center: Tensor | None
+    unit: Tensor | None
 
     def __init__(
         self, event_shape: tuple[int, ...], columns: Sequence[str] | str | None = None
@@ -90,6 +117,34 @@ class Columns(PixelLikelihood):
         for i, name in enumerate(self.names):
             indices = [j for j, other in enumerate(names) if other == name]
             self.register_buffer(f"columns_{i}", torch.tensor(indices), persistent=False)
+        self.register_buffer("center", None)
+        self.register_buffer("unit", None)
+
+    @property
+    def starts_from_data(self) -> bool | None:
+        """By default."""
+        return True
+
+    def prepare_start(self) -> None:
+        """Make room for the unit of each column."""
+        width = sum(len(self.get_buffer(f"columns_{i}")) for i in range(len(self.names)))
+        self.register_buffer("center", torch.zeros(width))
+        self.register_buffer("unit", torch.ones(width))
+
+    def start_from(self, blocks: Blocks) -> OutputStart:
+        """Where each column's maps start, by its kind; sets its unit."""
+        assert self.center is not None and self.unit is not None
+        found = moments(blocks)
+        offset = found.mean.new_zeros(self.num_outputs, len(found.mean))
+        scale = found.unit
+        for i, name in enumerate(self.names):
+            index, kind = self.get_buffer(f"columns_{i}"), self.kinds[name]
+            rows = _columns(blocks, index)
+            center, unit = units(kind.support, rows)
+            self.center[index], self.unit[index] = center.to(self.center), unit.to(self.unit)
+            offset[: kind.num_maps, index] = kind.start(_in_units(rows, center, unit))
+            scale[index] = per_entry(moments(rows), offset, kind.support.is_discrete).scale
+        return OutputStart(offset, torch.ones_like(offset), found.mean, scale)
 
     def forward(self, outputs: Tensor, x: Tensor | None = None) -> distributions.Table:
         """The distribution of rows, at outputs (*, num_outputs, D)."""
@@ -97,8 +152,19 @@ class Columns(PixelLikelihood):
         for i, name in enumerate(self.names):
             index, kind = self.get_buffer(f"columns_{i}"), self.kinds[name]
             maps = outputs[..., : kind.num_maps, :].index_select(-1, index)
-            groups.append((index, kind.distribution(*maps.unbind(-2))))
+            found = kind.distribution(*maps.unbind(-2))
+            if self.center is not None and self.unit is not None and not kind.support.is_discrete:
+                found = distributions.InUnits(found, self.center[index], self.unit[index])
+            groups.append((index, found))
         return distributions.Table(groups, self.support)
+
+
+def _columns(blocks: Blocks, index: Tensor) -> Blocks:
+    return lambda: (rows[:, index] for rows in blocks())
+
+
+def _in_units(blocks: Blocks, center: Tensor, unit: Tensor) -> Blocks:
+    return lambda: ((rows - center) / unit for rows in blocks())
 
 
 def _names(columns: Any, event_shape: tuple[int, ...]) -> list[str]:

@@ -1,6 +1,9 @@
 """Likelihoods of categories and of grey levels: log p(x|z) is the logarithm of a probability."""
 
+import math
+
 import pyro.distributions as dist
+import torch
 from torch import Tensor
 from torch.distributions import constraints
 from torch.nn.functional import softplus
@@ -8,6 +11,14 @@ from torch.nn.functional import softplus
 from ppl_vae import checks, distributions
 from ppl_vae.likelihoods.functions import SMALLEST
 from ppl_vae.likelihoods.pixels import PixelLikelihood
+from ppl_vae.likelihoods.start import (
+    Blocks,
+    OutputStart,
+    inverse_softplus,
+    log_shares,
+    moments,
+    per_entry,
+)
 
 __all__ = ["Categorical", "DiscretizedLogistic"]
 
@@ -38,6 +49,16 @@ class Categorical(PixelLikelihood):
         self.num_outputs = checks.integer("likelihood_options.categories", categories, 2)
         self.support = constraints.integer_interval(0, self.num_outputs - 1)
 
+    @property
+    def starts_from_data(self) -> bool | None:
+        """By default."""
+        return True
+
+    def start_from(self, blocks: Blocks) -> OutputStart:
+        """Logits at the logarithm of each category's share."""
+        offset = log_shares(blocks, self.num_outputs)
+        return per_entry(moments(blocks), offset, whole_numbers=True)
+
     def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
         logits = outputs.movedim(-self.event_dim - 1, -1)
         codes = distributions.Codes(logits=logits, validate_args=False)
@@ -58,6 +79,23 @@ class DiscretizedLogistic(PixelLikelihood):
         super().__init__()
         self.event_dim = len(event_shape)
         self.support = distributions.GreyLevels()
+
+    @property
+    def starts_from_data(self) -> bool | None:
+        """By default."""
+        return True
+
+    def start_from(self, blocks: Blocks) -> OutputStart:
+        """m = mean of the data + unit * output, and s that of a logistic of this unit, one standard
+        deviation for all entries.
+        """
+        found = moments(blocks)
+        unit = found.common_unit
+        scale = inverse_softplus(unit * math.sqrt(3) / math.pi)
+        offset = torch.stack([found.mean, scale.expand_as(found.mean)])
+        factor = torch.ones_like(offset)
+        factor[0] = unit
+        return OutputStart(offset, factor, found.mean, unit.expand_as(found.mean))
 
     def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
         location, raw_scale = outputs.unbind(-self.event_dim - 1)

@@ -14,6 +14,8 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from ppl_vae import checks
+from ppl_vae.distributions import InUnits
+from ppl_vae.likelihoods.start import Blocks, OutputStart, StartsFromData, moments, per_entry, units
 from ppl_vae.parts.user_code import fault
 
 __all__ = ["DecoderDistribution", "FunctionLikelihood", "output_maps"]
@@ -27,7 +29,7 @@ def output_maps(program: Callable[..., Any]) -> list[str]:
     return [p.name for p in parameters if p.kind in positional and p.default is p.empty]
 
 
-class FunctionLikelihood(nn.Module):
+class FunctionLikelihood(StartsFromData):
     """p(x|z) = f(maps of the decoder), f a function or a module that returns a distribution.
 
     Dimensions of the event that the distribution does not declare are independent.
@@ -35,13 +37,26 @@ class FunctionLikelihood(nn.Module):
     Args:
         program: f, with an argument a map, each (*, *event_shape).
         event_shape: that of a datum.
+        start: where the maps start, given the data in units of their own; without it they start at
+            what the network makes of z.
 
     Raises:
         InputError: where f raises, or returns no distribution of a datum.
     """
 
-    def __init__(self, program: Callable[..., Any], event_shape: tuple[int, ...]) -> None:
+    center: Tensor | None
+    unit: Tensor | None
+
+    def __init__(
+        self,
+        program: Callable[..., Any],
+        event_shape: tuple[int, ...],
+        start: Callable[[Blocks], Tensor] | None = None,
+    ) -> None:
         super().__init__()
+        self.start, self.event_shape = start, event_shape
+        self.register_buffer("center", None)
+        self.register_buffer("unit", None)
         self.program, self.event_dim = program, len(event_shape)
         self.num_outputs = len(output_maps(program))
         if not self.num_outputs:
@@ -61,7 +76,39 @@ class FunctionLikelihood(nn.Module):
     def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
         """The distribution of x at outputs (*, num_outputs, *event_shape)."""
         found = self.program(*outputs.unbind(-self.event_dim - 1))
+        if self.center is not None and self.unit is not None:
+            found = InUnits(found, self.center, self.unit)
         return found.to_event(self.event_dim - found.event_dim)
+
+    @property
+    def has_units(self) -> bool:
+        """Whether x is a number that has a unit, each entry by itself."""
+        return self.independent and self.support in (constraints.real, constraints.positive)
+
+    @property
+    def starts_from_data(self) -> bool | None:
+        """By default where it is known how; in units of the data if asked, where they have any."""
+        if self.start is not None:
+            return True
+        return False if self.has_units else None
+
+    def prepare_start(self) -> None:
+        """Make room for the unit of each entry."""
+        if self.has_units:
+            self.register_buffer("center", torch.zeros(self.event_shape))
+            self.register_buffer("unit", torch.ones(self.event_shape))
+
+    def start_from(self, blocks: Blocks) -> OutputStart:
+        """Where the maps start, given the data; sets the unit of each entry."""
+        center, unit = units(self.support, blocks)
+        if self.center is not None and self.unit is not None:
+            self.center.copy_(center)
+            self.unit.copy_(unit)
+        if self.start is None:
+            offset = center.new_zeros(self.num_outputs, *self.event_shape)
+        else:
+            offset = self.start(lambda: ((rows - center) / unit for rows in blocks()))
+        return per_entry(moments(blocks), offset, self.support.is_discrete)
 
     def _support(self, event_shape: tuple[int, ...]) -> Constraint:
         """Where x may lie, read from the distribution at outputs of 0; checks the program."""
@@ -72,10 +119,12 @@ class FunctionLikelihood(nn.Module):
                 found = self.program(*outputs.unbind(1))
         except Exception as error:
             checks.refuse("likelihood", fault(error), expected)
-        return checked_support("likelihood", found, (3,), event_shape)
+        support = checked_support("likelihood", found, (3,), event_shape)
+        self.independent = found.event_dim == 0
+        return support
 
 
-class DecoderDistribution(nn.Module):
+class DecoderDistribution(StartsFromData):
     """p(x|z) = what the decoder returns: a distribution of x, made by a decoder of one's own."""
 
     num_outputs = 1

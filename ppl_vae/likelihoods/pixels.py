@@ -14,6 +14,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from ppl_vae import checks, distributions
+from ppl_vae.likelihoods.start import Blocks, OutputStart, StartsFromData, logit, moments
 from ppl_vae.protocols import CouplesData
 
 __all__ = [
@@ -26,10 +27,12 @@ __all__ = [
     "PixelLikelihood",
 ]
 
+GREY_LEVEL = 1 / 256
+LEAST_VARIANCE = 1e-8  # that a scale fitted to a batch may have, in squared units of the data
 MEANS = {"identity": lambda outputs: outputs, "sigmoid": torch.sigmoid}
 
 
-class PixelLikelihood(nn.Module):
+class PixelLikelihood(StartsFromData):
     """Abstract: a likelihood that takes its maps in one tensor, and the batch that a fitted scale
     is fitted to.
 
@@ -59,6 +62,17 @@ class Bernoulli(PixelLikelihood):
     def __init__(self, event_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.event_dim = len(event_shape)
+
+    @property
+    def starts_from_data(self) -> bool | None:
+        """Only if asked: the reports' networks start at even odds for every pixel."""
+        return False
+
+    def start_from(self, blocks: Blocks) -> OutputStart:
+        """Logits at those of the mean of each pixel; the encoder sees pixels as they are."""
+        offset = logit(moments(blocks).share())[None]
+        one = torch.ones_like(offset[0])
+        return OutputStart(offset, one, torch.zeros_like(one), one)
 
     def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
         logits = outputs.squeeze(-self.event_dim - 1)
@@ -98,6 +112,25 @@ class NormalUnit(PixelLikelihood):
         self.event_dim = len(event_shape)
         self.mean = checks.choice("likelihood_options.mean", mean, MEANS)
 
+    @property
+    def starts_from_data(self) -> bool | None:
+        """Only if asked: the unit variance is a unit of its own. A sigmoid's mean has none."""
+        return None if self.mean == "sigmoid" else False
+
+    def start_from(self, blocks: Blocks) -> OutputStart:
+        """m = mean of the data + unit * output, the unit one standard deviation for all entries."""
+        found = moments(blocks)
+        unit = found.common_unit
+        rest = found.mean.new_zeros(self.num_outputs - 1, *found.mean.shape)
+        offset = torch.cat([found.mean[None], rest])
+        factor = torch.ones_like(offset)
+        factor[0] = unit
+        self._start_scale(unit, blocks, offset)
+        return OutputStart(offset, factor, found.mean, unit.expand_as(found.mean))
+
+    def _start_scale(self, unit: Tensor, blocks: Blocks, offset: Tensor) -> None:
+        """Start a scale that is not given at the unit, a standard deviation of the data."""
+
     def scale(self, mean: Tensor, x: Tensor | None) -> Tensor:
         """The standard deviation, broadcastable to the mean's shape, in units of x."""
         return mean.new_ones(())
@@ -111,18 +144,31 @@ class NormalShared(NormalUnit):
     """log p(x|z) = log N(x; m, s^2 I) with one learned scale s = exp(log_scale), a parameter of the
     model.
 
-    An optimiser such as Adam moves log s by no more than its learning rate a step: of short runs,
-    `initial_scale` is best the data's own standard deviation.
+    An optimiser such as Adam moves log s by no more than its learning rate a step. Where no
+    `initial_scale` is given, in units of x, training starts at the data's standard deviation.
     """
 
     def __init__(
-        self, event_shape: tuple[int, ...], mean: str = "identity", initial_scale: float = 1.0
+        self,
+        event_shape: tuple[int, ...],
+        mean: str = "identity",
+        initial_scale: float | None = None,
     ) -> None:
         super().__init__(event_shape, mean)
-        initial = checks.number(
-            "likelihood_options.initial_scale", initial_scale, 0.0, exclusive=True
-        )
+        self.initial_scale, initial = initial_scale, 1.0
+        if initial_scale is not None:
+            subject = "likelihood_options.initial_scale"
+            initial = checks.number(subject, initial_scale, 0.0, exclusive=True)
         self.log_scale = nn.Parameter(torch.tensor(math.log(initial)))
+
+    @property
+    def starts_from_data(self) -> bool | None:
+        """By default where no scale is given; a sigmoid's mean has no unit."""
+        return None if self.mean == "sigmoid" else self.initial_scale is None
+
+    def _start_scale(self, unit: Tensor, blocks: Blocks, offset: Tensor) -> None:
+        if self.initial_scale is None:
+            self.log_scale.fill_(unit.log().item())
 
     def scale(self, mean: Tensor, x: Tensor | None) -> Tensor:
         return self.log_scale.exp()
@@ -139,6 +185,7 @@ class NormalOptimal(NormalUnit, CouplesData):
 
     variance: Tensor
     num_batches: Tensor
+    least: Tensor | None
 
     def __init__(
         self, event_shape: tuple[int, ...], mean: str = "identity", momentum: float = 0.1
@@ -149,11 +196,27 @@ class NormalOptimal(NormalUnit, CouplesData):
         )
         self.register_buffer("variance", torch.ones(()))
         self.register_buffer("num_batches", torch.zeros(()))
+        self.register_buffer("least", None)
+
+    @property
+    def starts_from_data(self) -> bool | None:
+        """By default; a sigmoid's mean has no unit."""
+        return None if self.mean == "sigmoid" else True
+
+    def prepare_start(self) -> None:
+        """The least variance of a batch is in units of the data, too."""
+        self.register_buffer("least", torch.tensor(LEAST_VARIANCE))
+
+    def _start_scale(self, unit: Tensor, blocks: Blocks, offset: Tensor) -> None:
+        assert self.least is not None
+        self.variance.fill_(unit.square().item())
+        self.least.fill_(LEAST_VARIANCE * unit.square().item())
 
     def scale(self, mean: Tensor, x: Tensor | None) -> Tensor:
         if not self.training or x is None:
             return self.variance.sqrt()
-        batch_variance = (x - mean).square().mean().clamp(min=1e-8)
+        least = LEAST_VARIANCE if self.least is None else self.least
+        batch_variance = (x - mean).square().mean().clamp(min=least)
         self.num_batches.add_(1.0)
         # a plain mean of the first batches, so that nothing is left of the 1 it begins with
         rate = self.num_batches.reciprocal().clamp(min=self.momentum)
@@ -188,20 +251,46 @@ class NormalPixelwise(NormalUnit):
     units of x.
 
     The floor bounds the density, which is unbounded on 8-bit data otherwise; the default is one
-    grey level, 1/256.
+    grey level, 1/256 of the data's range where training starts from the data, else 1/256.
     """
 
     num_outputs = 2
+    floor: Tensor | None
 
     def __init__(
-        self, event_shape: tuple[int, ...], mean: str = "identity", scale_floor: float = 1 / 256
+        self,
+        event_shape: tuple[int, ...],
+        mean: str = "identity",
+        scale_floor: float | None = None,
     ) -> None:
         super().__init__(event_shape, mean)
-        self.scale_floor = checks.number("likelihood_options.scale_floor", scale_floor, 0.0)
+        self.given = scale_floor is not None
+        floor = GREY_LEVEL if scale_floor is None else scale_floor
+        self.scale_floor = checks.number("likelihood_options.scale_floor", floor, 0.0)
+        self.register_buffer("floor", None)
+
+    @property
+    def starts_from_data(self) -> bool | None:
+        """By default where no floor is given; a sigmoid's mean has no unit."""
+        return None if self.mean == "sigmoid" else not self.given
+
+    def prepare_start(self) -> None:
+        """The floor is in units of the data, too, unless it is given."""
+        if not self.given:
+            self.register_buffer("floor", torch.tensor(self.scale_floor))
+
+    def _start_scale(self, unit: Tensor, blocks: Blocks, offset: Tensor) -> None:
+        offset[1] = 2 * unit.log()
+        if self.floor is not None:
+            highest = max(rows[~rows.isnan()].max().item() for rows in blocks())
+            lowest = min(rows[~rows.isnan()].min().item() for rows in blocks())
+            self.floor.fill_(GREY_LEVEL * (highest - lowest or 1.0))
 
     def forward(self, outputs: Tensor, x: Tensor | None = None) -> dist.TorchDistribution:
         location, log_variance = outputs.unbind(-self.event_dim - 1)
-        if self.scale_floor > 0.0:  # log(e^l + f^2)
+        if self.floor is not None:
+            log_variance = torch.logaddexp(log_variance, 2 * self.floor.log())
+        elif self.scale_floor > 0.0:  # log(e^l + f^2)
             floor = log_variance.new_full((), 2 * math.log(self.scale_floor))
             log_variance = torch.logaddexp(log_variance, floor)
         mean = MEANS[self.mean](location)

@@ -112,6 +112,8 @@ class Run:
             self._restore()
         self.state.history.kl_kinds = kinds
         started = bool(self.state.history.rows or self.state.batch)
+        if not started:
+            self.vae.start_from(self.data)
         prior = users_program(self.vae.model.prior)
         if isinstance(prior, InitialisedFromData) and not started:
             prior.start_from(self.data)

@@ -20,7 +20,12 @@ def trainer(
     """The epochs of `fit` at one tier of `compile`."""
     likelihood = "normal_pixelwise" if w.normal else "bernoulli"
     config = VAEConfig(
-        (w.data_size,), w.latent_size, w.hidden_sizes, w.activation, likelihood=likelihood
+        (w.data_size,),
+        w.latent_size,
+        w.hidden_sizes,
+        w.activation,
+        likelihood=likelihood,
+        output_start="zero",
     )
     defaults = {name: p.default for name, p in inspect.signature(fit).parameters.items()}
     chosen = defaults | {
