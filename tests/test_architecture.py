@@ -41,6 +41,7 @@ ROOMS = (
     "plots",
     "study",
     "cli",
+    "testing",
     "__main__",
     "__init__",
 )

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from ppl_vae import log_likelihood
 from ppl_vae.elbo import estimator_from
+from ppl_vae.testing import PriorBattery
 from tests.examples import pixels, tiny
-from tests.prior_battery import PriorBattery
 
 
 class IndexedMixture(nn.Module):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.prior_battery import PriorBattery
+from ppl_vae.testing import PriorBattery
 
 
 class ProductDensity(dist.MixtureSameFamily):

@@ -22,8 +22,9 @@ from ppl_vae.distributions import CensoredBeta
 from ppl_vae.elbo import estimator_from, kl_report
 from ppl_vae.guides import divergences
 from ppl_vae.handlers.modes import local_parameters
+from ppl_vae.testing import PriorBattery
+from ppl_vae.testing.priors import LIMIT
 from tests.examples import pixels, tiny
-from tests.prior_battery import LIMIT, PriorBattery
 
 
 class TestStandardNormal(PriorBattery):

@@ -11,6 +11,7 @@ from ppl_vae.distributions.in_units import InUnits
 from ppl_vae.distributions.logistic_sigmoid import LogisticSigmoid
 from ppl_vae.distributions.remembered import RememberingSigmoid
 from ppl_vae.distributions.table import Table
+from ppl_vae.distributions.zero_inflated import ZeroInflatedNegativeBinomial
 
 __all__ = [
     "CensoredBeta",
@@ -22,4 +23,5 @@ __all__ = [
     "LogisticSigmoid",
     "RememberingSigmoid",
     "Table",
+    "ZeroInflatedNegativeBinomial",
 ]

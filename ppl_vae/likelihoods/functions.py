@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from ppl_vae.distributions import ZeroInflatedNegativeBinomial
 from ppl_vae.likelihoods.start import (
     UNIT_SCALE,
     Blocks,
@@ -69,9 +70,7 @@ def zero_inflated_negative_binomial(
     log_total: Tensor, logits: Tensor, gate_logits: Tensor
 ) -> dist.TorchDistribution:
     """Negative binomial counts, which are 0 besides with probability sigmoid(gate_logits)."""
-    return dist.ZeroInflatedNegativeBinomial(
-        log_total.exp(), logits=logits, gate_logits=gate_logits
-    )
+    return ZeroInflatedNegativeBinomial(log_total.exp(), logits, gate_logits)
 
 
 def start_student_t(blocks: Blocks) -> Tensor:
