@@ -35,8 +35,8 @@ __all__ = [
 ]
 
 # Arguments of `fit` that the command line gives in another way: as --data, --binarization, --out
-# and --resume.
-GIVEN_BY_THE_RUN = ("vae", "data", "binarization", "checkpoint", "resume")
+# and --resume, or not at all.
+GIVEN_BY_THE_RUN = ("vae", "data", "binarization", "checkpoint", "resume", "callbacks")
 NUMBER = "a number or linear:start:end:epochs"
 # What the fields of `VAEConfig` mean, and those arguments of `fit` whose docstring is about Python
 # rather than text.

@@ -5,8 +5,9 @@ Knows estimators, optimisers, schedules and checkpoints; knows nothing of evalua
 command line.
 """
 
+from ppl_vae.training.callbacks import Event
 from ppl_vae.training.history import History
 from ppl_vae.training.loop import fit
 from ppl_vae.training.schedules import Linear
 
-__all__ = ["History", "Linear", "fit"]
+__all__ = ["Event", "History", "Linear", "fit"]

@@ -8,7 +8,7 @@ left as it was.
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from pyro.infer import ELBO
@@ -21,6 +21,7 @@ from ppl_vae.checkpoint import run_lock
 from ppl_vae.datasets import Dataset
 from ppl_vae.handlers.modes import local_parameters
 from ppl_vae.terminal import deferred_interrupts
+from ppl_vae.training.callbacks import Callback, checked_callbacks
 from ppl_vae.training.history import History
 from ppl_vae.training.run import Run
 from ppl_vae.training.schedules import Schedule
@@ -57,6 +58,7 @@ def fit(
     checkpoint_every: int = 1,
     resume: bool = False,
     progress: bool = True,
+    callbacks: Iterable[Callback] = (),
 ) -> History:
     """Train `vae` in place by maximising the evidence lower bound; leaves it in evaluation mode.
 
@@ -107,6 +109,11 @@ def fit(
         resume: go on from the folder's checkpoint; the result equals, bit for bit, that of a run
             never stopped.
         progress: show a progress bar.
+        callbacks: functions f(event), each called before the first step, after each epoch and at
+            the end. `event.kind` is "start", "epoch" or "end", `event.row` that epoch's row of
+            the history, `event.vae` the VAE. One that returns True after an epoch stops the run,
+            which can be resumed. What a callback does to random generators, to the row or to a
+            module's mode has no effect. Of several ranks, the first one calls them.
 
     Gradients are enabled inside, whatever the caller's mode is. Returns the history. Raises
     `InputError` for bad values and `FloatingPointError` when the loss or its gradient is not
@@ -141,6 +148,7 @@ def fit(
         checks.refuse("resume", True, "checkpoint=, the folder of the run to go on with")
     checks.integer("checkpoint_every", checkpoint_every)
     checks.truth("progress", progress)
+    callbacks = checked_callbacks(callbacks)
     vae.num_data = len(data)
     with contextlib.ExitStack() as held:
         for mode in (torch.inference_mode(False), torch.enable_grad()):
@@ -152,16 +160,20 @@ def fit(
             held.enter_context(run_lock(folder))
         run.start(resume)
         held.callback(run.step.release)
+        run.tell(callbacks, "start")
+        asked_to_stop = False
         with deferred_interrupts() as interrupted, local_parameters(), run.bar(progress) as bar:
-            while run.state.epoch < epochs and not run.state.history.stopped:
+            while run.going_on and not asked_to_stop:
                 train_epoch(run, bar, interrupted)
-                if (
-                    run.state.epoch % checkpoint_every == 0
-                    or run.state.epoch == epochs
-                    or run.state.history.stopped
-                ):
+                asked_to_stop = run.tell(callbacks, "epoch")
+                due = run.state.epoch % checkpoint_every == 0
+                if due or asked_to_stop or not run.going_on:
                     run.save()
-        return run.finish()
+        history = run.finish()
+        if asked_to_stop and run.going_on:  # said here alone, so that a resumed run goes on
+            history.stopped = "a callback returned True"
+        run.tell(callbacks, "end")
+        return history
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from ppl_vae.handlers.modes import local_parameters
 from ppl_vae.handlers.own_parameters import users_program
 from ppl_vae.protocols import InitialisedFromData
 from ppl_vae.terminal import Stream
+from ppl_vae.training.callbacks import Callback, call_all
 from ppl_vae.training.held_out import EarlyStopping, HeldOut
 from ppl_vae.training.history import History, HistoryFile
 from ppl_vae.training.objective import Objective, TrainingLoss
@@ -250,6 +251,29 @@ class Run:
             save_run(self.folder, self.vae, self.update, self.state, self.plain_settings())
             with side_matter("the history is in the checkpoint alone"):
                 file.write(rows)
+
+    @property
+    def going_on(self) -> bool:
+        """Whether there are epochs left to train."""
+        return self.state.epoch < self.settings.epochs and not self.state.history.stopped
+
+    def tell(self, callbacks: Sequence[Callback], kind: str) -> bool:
+        """Call the callbacks, on the first rank; whether one of them asked to stop.
+
+        One that raises ends the run by its own exception, once the epoch is saved.
+        """
+        if not callbacks:
+            return False
+        stop, rows = False, self.state.history.rows
+        if self.ranks.first:
+            try:
+                stop = call_all(callbacks, kind, rows[-1] if rows else {}, self.vae)
+            except BaseException:
+                if kind == "epoch":
+                    with side_matter("the epoch before a callback's exception is not saved"):
+                        self.save()
+                raise
+        return self.ranks.agree(stop)
 
     def interrupt(self) -> None:
         """Save, and raise the `KeyboardInterrupt` that says how to go on."""
