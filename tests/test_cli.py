@@ -130,6 +130,7 @@ class TestOptions:
             "binarization": "--binarization",
             "checkpoint": "--out",
             "resume": "--resume",
+            "callbacks": None,
         }
         flags = {
             flag for action in subparsers()["train"]._actions for flag in action.option_strings
