@@ -1,76 +1,294 @@
-"""A user's own arrays, as numpy.save and numpy.savez wrote them: whole, or mapped from disk.
+"""A user's own files of arrays and tables, whole or mapped from disk.
 
-Knows two file formats; knows nothing of named data sets. Nothing in a file is executed: pickled
-objects are refused.
+Knows the formats; knows nothing of named data sets. Nothing in a file is executed: pickled objects
+are refused.
 """
 
+import csv
 import hashlib
 import os
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ppl_vae import checks
+from ppl_vae.inputs import Rows, Source, frame_to_array
+from ppl_vae.permutation import KeyedPermutation
 
-__all__ = ["FILE_SPLITS", "check_file", "map_data", "read_arrays"]
+__all__ = [
+    "ARRAYS",
+    "FILE_SPLITS",
+    "FOLDER",
+    "LARGE",
+    "SMALLEST",
+    "LargeFile",
+    "Shards",
+    "check_file",
+    "file_kind",
+    "map_data",
+    "read_arrays",
+]
 
+FOLDER = "a folder"
 # The splits of each kind of file; the first is its default.
-FILE_SPLITS = {".npy": ("shuffled", "ordered"), ".npz": ("given",)}
+FILE_SPLITS = {
+    ".npy": ("shuffled", "ordered"),
+    ".npz": ("given",),
+    ".csv": ("shuffled", "ordered"),
+    ".parquet": ("shuffled", "ordered"),
+    FOLDER: ("shuffled", "ordered"),
+}
+TABLES = (".csv", ".parquet")
+ARRAYS = (".npy", ".npz", FOLDER)
 PARTS = ("train", "validation", "test")
-EXPECTED = "an array written by numpy.save (.npy) or arrays written by numpy.savez (.npz)"
+EXPECTED = {
+    ".npy": "an array written by numpy.save (.npy) or arrays written by numpy.savez (.npz)",
+    ".npz": "an array written by numpy.save (.npy) or arrays written by numpy.savez (.npz)",
+    ".csv": "a table of numbers with commas between them, one line a datum",
+    ".parquet": "a table of numbers as pandas' to_parquet writes it",
+    FOLDER: "a folder of .npy files of one type and shape, which are read in the order of names",
+}
 SMALL_ARCHIVE, HIGHEST_RATIO = 2**28, 200  # bytes; of expanded to packed size
 SMALLEST = 10  # rows of which a tenth can be held out
+# Bytes of a .npy file from which on it is mapped from disk rather than read.
+LARGE = 2**30
+# Rows held out of data that are not in memory, for validation and for test each.
+HELD_OUT = 10_000
+# Bytes at either end of a large file that its checksum is made of, together with its size.
+ENDS = 2**20
+# Rows read from mapped files until the mappings are let go, and with them their pages of memory;
+# and how many files are mapped at once.
+ROWS_MAPPED, FILES_MAPPED = 2**14, 500
 
 
-def map_data(path: str | os.PathLike[str]) -> Tensor:
-    """The array in a .npy file as a tensor x (N, *event_shape) mapped from disk: for data larger
-    than memory.
+def file_kind(name: str) -> str:
+    """What a user's own data are kept in: one of the keys of `FILE_SPLITS`; "" where `name` is no
+    such file.
+    """
+    suffix = Path(name).suffix
+    if suffix in FILE_SPLITS:
+        return suffix
+    return FOLDER if os.path.isdir(os.path.expanduser(name)) else ""
+
+
+def map_data(path: str | os.PathLike[str]) -> Source:
+    """The array in a .npy file, or in a folder of these, as x (N, *event_shape) mapped from disk:
+    for data larger than memory.
 
     A row is read when it is used, so that `fit` holds a minibatch at a time. uint8 pixels take the
-    least room, and need no look through the whole file before a run. The file is never written to.
-    Raises `InputError`.
+    least room, and need no look through the whole file before a run; nor do data in a folder, each
+    minibatch of which is checked as it is read. No file is ever written to.
+
+    Args:
+        path: of a file, or of a folder whose .npy files hold the rows, in the order of their names.
+
+    Returns:
+        A tensor, or for a folder a map-style data set of torch's.
+
+    Raises:
+        InputError: for a file that is missing, damaged or of another type.
     """
+    if os.path.isdir(path):
+        return Shards(path)
     try:
         # copy on write: what a caller does in place happens to memory of this process
         array = np.lib.format.open_memmap(path, "c")
     except Exception as error:  # see _load
         _refuse(Path(path), error)
-    if array.dtype not in (np.uint8, np.float32, np.float64):  # in this machine's byte order
-        checks.refuse(
-            f"data file {path}", f"dtype {array.dtype.str}", "uint8 pixels, float32 or float64"
-        )
+    _check_mapped(Path(path), array.dtype)
     return torch.from_numpy(array)
 
 
-def check_file(path: Path, checksum: str) -> str:
-    """The file's checksum; `InputError` if it is another than `checksum`, where one is given, or
-    there is no file.
+def _check_mapped(path: Path, dtype: np.dtype) -> None:
+    """`InputError` unless numbers of this type can be used as they lie on the disk."""
+    signed = dtype.kind in "if" and dtype.itemsize <= 8
+    if not dtype.isnative or not (signed or dtype == np.uint8):
+        checks.refuse(
+            f"data file {path}",
+            f"dtype {dtype.str}",
+            "uint8 pixels, float32 or float64, or signed whole numbers that are counts",
+            "save array.astype('float32')",
+        )
+
+
+class Shards(Rows):
+    """The rows of a .npy file, or of all such files in a folder in the order of their names.
+
+    Args:
+        path: of a file, or of a folder whose files are all of one type and one event shape.
+
+    Raises:
+        InputError: for a folder without such files, and for files that do not fit together.
     """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._shards = [_Shard.of(file) for file in _array_files(Path(path))]
+        if not self._shards:
+            checks.refuse(f"data in {path}", "no .npy files", EXPECTED[FOLDER])
+        first = self._shards[0]
+        for shard in self._shards:
+            if (shard.dtype, shard.shape[1:]) != (first.dtype, first.shape[1:]):
+                checks.refuse(
+                    f"data file {shard.path}",
+                    f"rows {shard.shape[1:]} of {shard.dtype}",
+                    f"those of {first.path.name}, {first.shape[1:]} of {first.dtype}",
+                )
+        self._ends = np.cumsum([shard.shape[0] for shard in self._shards])
+        self.event_shape, self.dtype = first.shape[1:], first.dtype
+        self._mapped: dict[int, np.ndarray] = {}
+        self._rows_read = 0
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def read(self, index: np.ndarray) -> Tensor:
+        found = np.empty((len(index), *self.event_shape), self.dtype)
+        of_shard = np.searchsorted(self._ends, index, side="right")
+        for number in np.unique(of_shard):
+            here = of_shard == number
+            first = self._ends[number] - self._shards[number].shape[0]
+            found[here] = self._array(int(number))[index[here] - first]
+        self._rows_read += len(index)
+        if self._rows_read > ROWS_MAPPED:
+            self._let_go()
+        return torch.from_numpy(found)
+
+    def _array(self, number: int) -> np.ndarray:
+        if number not in self._mapped:
+            if len(self._mapped) >= FILES_MAPPED:
+                self._let_go()
+            self._mapped[number] = self._shards[number].mapped()
+        return self._mapped[number]
+
+    def _let_go(self) -> None:
+        self._mapped.clear()
+        self._rows_read = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process that reads: it maps the files itself."""
+        return {**self.__dict__, "_mapped": {}, "_rows_read": 0}
+
+
+class _Shard:
+    """One .npy file: where its numbers begin, and what they are."""
+
+    def __init__(self, path: Path, offset: int, array: np.memmap) -> None:
+        self.path, self.offset = path, offset
+        self.shape, self.dtype = array.shape, array.dtype
+
+    @classmethod
+    def of(cls, path: Path) -> "_Shard":
+        try:
+            array = np.lib.format.open_memmap(path, "r")
+        except Exception as error:  # see _load
+            _refuse(path, error)
+        _check_mapped(path, array.dtype)
+        if array.ndim < 2 or not array.size:
+            checks.refuse(
+                f"data file {path}", f"shape {array.shape}", "rows of values, (N, *event_shape)"
+            )
+        if not array.flags.c_contiguous:
+            hint = "save np.ascontiguousarray(array)"
+            checks.refuse(f"data file {path}", "columns first", "rows first", hint)
+        return cls(path, array.offset, array)
+
+    def mapped(self) -> np.ndarray:
+        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
+
+
+class LargeFile(Rows):
+    """The training part of data that stay on the disk; what is held out is read.
+
+    Args:
+        source: all rows.
+        split: "shuffled" draws the parts at random, the same in every process; "ordered" takes the
+            last rows for validation and test.
+    """
+
+    def __init__(self, source: Rows, split: str) -> None:
+        size = len(source)
+        held_out = min(size // 10, HELD_OUT)
+        self._source, self._size = source, size - 2 * held_out
+        self._order = KeyedPermutation(size, 0) if split == "shuffled" else None
+        self.validation, self.test = (
+            self._read(np.arange(start, start + held_out))
+            for start in (self._size, self._size + held_out)
+        )
+
+    def __len__(self) -> int:
+        return self._size
+
+    def read(self, index: np.ndarray) -> Tensor:
+        return self._read(index)
+
+    def _read(self, index: np.ndarray) -> Tensor:
+        return self._source.read(index if self._order is None else self._order(index))
+
+
+def check_file(path: Path, checksum: str) -> str:
+    """The checksum of a file or a folder; `InputError` if it is another than `checksum`, where one
+    is given, or there is no such file.
+
+    That of more than a gigabyte is made of the files' sizes and of a megabyte at either end of
+    each.
+    """
+    files = _array_files(path)
     try:
-        with path.open("rb") as file:
-            found = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+        size = sum(file.stat().st_size for file in files)
+        found = _whole_digest(files) if size < LARGE else _ends_digest(files)
     except OSError as error:
-        checks.refuse(f"data file {path}", str(error.strerror), EXPECTED)
+        checks.refuse(f"data file {path}", str(error.strerror), EXPECTED[file_kind(str(path))])
     if checksum and found != checksum:
         hint = "the file has changed since: put the old one back, or start a new run"
         checks.refuse(f"data file {path}", found, checksum, hint)
     return found
 
 
+def _array_files(path: Path) -> list[Path]:
+    """The file itself, or the .npy files of a folder."""
+    return sorted(path.glob("*.npy")) if path.is_dir() else [path]
+
+
+def _whole_digest(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        if len(files) > 1:
+            digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _ends_digest(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(ENDS))
+            file.seek(max(0, size - ENDS))
+            digest.update(file.read(ENDS))
+    return f"ends-sha256:{digest.hexdigest()}"
+
+
 def read_arrays(
-    path: Path, split: str, grey_levels: bool = True
+    path: Path, split: str, grey: bool = True
 ) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """(x, labels) of train, validation and test data: `path`.npz names them, `path`.npy is cut at
-    80 % and 90 %. Bytes are pixels where `grey_levels`, else numbers.
+    """(x, labels) of train, validation and test data: `path`.npz names them, an array or a table is
+    cut at 80 % and 90 %. Whole numbers other than bytes are refused where bytes are `grey` levels.
     """
+    if path.suffix in TABLES:
+        return _cut(path, _read_table(path), split, grey)
     arrays = _load(path)
-    parts = (
-        _named_parts(path, arrays) if path.suffix == ".npz" else _cut(path, arrays["array"], split)
-    )
-    if grey_levels and all(x.dtype == np.uint8 and x.max() <= 1 for x, _ in parts):
+    if path.suffix == ".npz":
+        parts = _named_parts(path, arrays, grey)
+    else:
+        parts = _cut(path, arrays["array"], split, grey)
+    if grey and all(x.dtype == np.uint8 and x.max() <= 1 for x, _ in parts):
         checks.refuse(
             f"data file {path}",
             "uint8 values of 0 and 1 alone, which as pixels are all but black",
@@ -80,8 +298,49 @@ def read_arrays(
     return parts
 
 
-def _cut(path: Path, array: np.ndarray, split: str) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    x = _values(path, "array", array)
+def _read_table(path: Path) -> np.ndarray:
+    """The numbers of a table, (N, columns)."""
+    try:
+        import pandas
+    except ImportError:
+        checks.refuse(
+            f"data file {path}", "no package pandas", "it installed", "pip install pandas"
+        )
+    try:
+        frame = pandas.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    except ImportError:
+        hint = "pip install pyarrow"
+        checks.refuse(f"data file {path}", "no package pyarrow", "it installed", hint)
+    except Exception as error:  # readers raise many kinds of errors on damaged files
+        _refuse(path, error)
+    first = frame.columns[0] if len(frame.columns) else ""
+    numbered = str(first).startswith("Unnamed: 0")
+    if numbered and np.array_equal(frame[first], np.arange(len(frame))):
+        hint = "write it by frame.to_csv(path, index=False)"
+        checks.refuse(f"data file {path}", "a first column of row numbers", "data alone", hint)
+    return frame_to_array(f"data file {path}", frame)
+
+
+def _read_csv(path: Path) -> Any:
+    """A table with commas; its first line is a datum if it is made of numbers alone."""
+    import pandas
+
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        first = next(csv.reader(file), [])
+    return pandas.read_csv(path, header=None if _all_numbers(first) else 0, encoding="utf-8-sig")
+
+
+def _all_numbers(texts: list[str]) -> bool:
+    try:
+        return bool([float(text) for text in texts])
+    except ValueError:
+        return False
+
+
+def _cut(
+    path: Path, array: np.ndarray, split: str, grey: bool
+) -> list[tuple[np.ndarray, np.ndarray | None]]:
+    x = _values(path, "array", array, grey)
     if len(x) < SMALLEST:
         checks.refuse(
             f"data file {path}",
@@ -110,9 +369,8 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         _refuse(path, error)
     odd = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
     if odd or isinstance(content, np.ndarray) == (path.suffix == ".npz"):
-        checks.refuse(
-            f"data file {path}", odd[0] if odd else "the content of another kind of file", EXPECTED
-        )
+        got = odd[0] if odd else "the content of another kind of file"
+        checks.refuse(f"data file {path}", got, EXPECTED[path.suffix])
     return arrays
 
 
@@ -146,13 +404,16 @@ def _used_arrays(path: Path, archive: np.lib.npyio.NpzFile) -> dict[str, np.ndar
 
 
 def _refuse(path: Path, error: Exception) -> NoReturn:
-    checks.refuse(f"data file {path}", f"{type(error).__name__}: {error}", EXPECTED)
+    expected = EXPECTED.get(path.suffix, EXPECTED[".npy"])
+    checks.refuse(f"data file {path}", f"{type(error).__name__}: {error}", expected)
 
 
 def _named_parts(
-    path: Path, arrays: dict[str, np.ndarray]
+    path: Path, arrays: dict[str, np.ndarray], grey: bool
 ) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    parts = [(_values(path, part, arrays[part]), arrays.get(f"{part}_labels")) for part in PARTS]
+    parts = [
+        (_values(path, part, arrays[part], grey), arrays.get(f"{part}_labels")) for part in PARTS
+    ]
     first = parts[0][0]
     for part, (x, labels) in zip(PARTS, parts):
         if x.shape[1:] != first.shape[1:]:
@@ -173,14 +434,15 @@ def _named_parts(
     return parts
 
 
-def _values(path: Path, name: str, array: np.ndarray) -> np.ndarray:
+def _values(path: Path, name: str, array: np.ndarray, grey: bool) -> np.ndarray:
     """The array as it is, if it can be data x (N, *event_shape)."""
     if array.ndim < 2 or not array.size:
         checks.refuse(
             f"{name} in {path}", f"shape {array.shape}", "rows of values, (N, *event_shape)"
         )
-    if array.dtype != np.uint8 and array.dtype.kind not in "fb":
+    if array.dtype != np.uint8 and array.dtype.kind not in ("fb" if grey else "fbiu"):
         hint = "save array.astype('uint8') for pixels from 0 to 255, else array.astype('float32')"
+        hint += ", or take a likelihood of counts" if array.dtype.kind in "iu" else ""
         checks.refuse(
             f"{name} in {path}", f"dtype {array.dtype}", "uint8 pixels, floats or booleans", hint
         )

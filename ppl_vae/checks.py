@@ -143,21 +143,34 @@ def data(
             if parts
             else "torch.as_tensor(..., dtype=torch.float32)"
         )
-        refuse(subject, type(x).__name__, "a torch.Tensor", hint)
-    shape = f"(N, {', '.join(map(str, event_shape))})"
+        refuse(subject, type(x).__name__, "a torch.Tensor, an array or a frame", hint)
     if tuple(x.shape[1:]) != event_shape or x.dim() != len(event_shape) + 1:
-        hint = " or x[None] for a single datum" if tuple(x.shape) == event_shape else ""
-        refuse(
-            f"{subject}'s shape",
-            str(tuple(x.shape)),
-            shape,
-            f"use x.reshape(-1, {', '.join(map(str, event_shape))}){hint}",
-        )
+        shape = f"(N, {', '.join(map(str, event_shape))})"
+        hint = _shape_hint(tuple(x.shape), event_shape)
+        refuse(f"{subject}'s shape", str(tuple(x.shape)), shape, hint)
     if len(x) < minimum_rows:
         refuse(f"{subject}'s number of rows", len(x), f"at least {minimum_rows}")
     if integers and not x.is_floating_point() and not x.is_complex():
         return dense(subject, x)
     return finite(subject, x)
+
+
+def _shape_hint(shape: tuple[int, ...], event_shape: tuple[int, ...]) -> str:
+    """What makes data of this shape data of that event shape."""
+    rest, sizes_ = shape[1:], ", ".join(map(str, event_shape))
+    if len(event_shape) > 1 and rest == (*event_shape[1:], event_shape[0]):
+        return "use np.moveaxis(x, -1, 1), or x.movedim(-1, 1) of a tensor: channels come first"
+    if event_shape == (1, *rest):
+        return "use x[:, None]"
+    if rest == (1, *event_shape):
+        return "use x[:, 0]"
+    if shape == event_shape:
+        return f"use x.reshape(-1, {sizes_}) or x[None] for a single datum"
+    if len(shape) == 2 and shape[:1] == event_shape:
+        return "use x.T: a datum is a row"
+    if math.prod(rest) == math.prod(event_shape) or math.prod(shape) % math.prod(event_shape) == 0:
+        return f"use x.reshape(-1, {sizes_})"
+    return f"build the VAE with event_shape={rest}"
 
 
 def latents(subject: str, z: object, latent_size: int, like: torch.Tensor) -> torch.Tensor:
@@ -194,7 +207,10 @@ def finite(subject: str, x: torch.Tensor) -> torch.Tensor:
         return x
     if not x.is_floating_point():
         refuse(
-            f"{subject}'s dtype", str(x.dtype), "floating point, or uint8 pixels", "use x.float()"
+            f"{subject}'s dtype",
+            str(x.dtype),
+            "floating point, or uint8 pixels",
+            "use x.float(), of an array x.astype('float32')",
         )
     for start, rows in _blocks(x):
         bad = ~torch.isfinite(rows)
@@ -239,6 +255,12 @@ def inside(
                 hint,
             )
     return x
+
+
+def on_unit_interval(support: Constraint) -> bool:
+    """Whether a support is [0, 1], the numbers that grey levels are, and not {0, 1} of it."""
+    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    return not support.is_discrete and (low, high) == (0, 1)
 
 
 def in_words(support: Constraint) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pooch
 
 from ppl_vae import checks
+from ppl_vae.files import saved, side_matter
 
 FOLDER_VARIABLE = "PPL_VAE_DATA"
 
@@ -23,7 +24,8 @@ class Source:
     checksum.
 
     `archive` is a file that may lie in a data folder instead of the downloads, holding the same
-    arrays.
+    arrays. The checksum "" stands for one that nobody has published: what is read first, and found
+    to be what it should, is remembered, and no other file is taken from then on.
     """
 
     mirrors: tuple[str, ...]
@@ -78,6 +80,14 @@ SOURCES = {
             "frey_faces.npz": "sha256:3c70375e0a9c4751ad49ad5f1f692bd094c46f133cf4aa8ea77d1cb14e1efcd1",
         },
     ),
+    "omniglot": Source(
+        folder="omniglot",
+        mirrors=(
+            "https://raw.githubusercontent.com/yburda/iwae/master/datasets/OMNIGLOT/",
+            "https://github.com/yburda/iwae/raw/master/datasets/OMNIGLOT/",
+        ),
+        checksums={"chardata.mat": ""},
+    ),
 }
 
 
@@ -95,21 +105,44 @@ def _digest(path: Path, checksum: str) -> str:
     return f"{algorithm}:{pooch.file_hash(str(path), alg=algorithm)}"
 
 
+def _note(source: Source, filename: str) -> Path:
+    """Where the checksum of a file is remembered that nobody has published."""
+    return _cache_folder() / source.folder / f"{filename}.checksum"
+
+
+def _checksum(source: Source, filename: str) -> str:
+    """That of a file, published or remembered; "" where it is neither."""
+    published, note = source.checksums[filename], _note(source, filename)
+    if published or not note.is_file():
+        return published
+    return note.read_text(encoding="ascii", errors="replace").strip()
+
+
+def remember(source: Source, filename: str, path: Path) -> None:
+    """Take this very file from now on, and no other, for one whose checksum nobody has published."""
+    if not _checksum(source, filename):
+        with side_matter(f"the checksum of {filename} is not remembered"):
+            text = _digest(path, "sha256:")
+            with saved(_note(source, filename)) as file:
+                file.write(text.encode())
+
+
 def find(source: Source, filename: str) -> Path | None:
     """The verified file in the user's folder or else in the cache; a damaged copy in the cache
     counts as absent.
     """
-    checksum = source.checksums[filename]
+    checksum = _checksum(source, filename)
     folder = _user_folder()
     if folder is not None and (path := folder / source.folder / filename).is_file():
-        if (got := _digest(path, checksum)) != checksum:
+        if checksum and (got := _digest(path, checksum)) != checksum:
             hint = "the file is damaged, cut short or another one: remove it to have it downloaded"
             checks.refuse(
                 f"checksum of {path}", f"{got} ({path.stat().st_size} bytes)", checksum, hint
             )
         return path
     path = _cache_folder() / source.folder / filename
-    return path if path.is_file() and _digest(path, checksum) == checksum else None
+    sound = path.is_file() and (not checksum or _digest(path, checksum) == checksum)
+    return path if sound else None
 
 
 def fetch(source: Source, filename: str) -> Path:
@@ -120,12 +153,12 @@ def fetch(source: Source, filename: str) -> Path:
     """
     if (found := find(source, filename)) is not None:
         return found
-    checksum, folder, failures = source.checksums[filename], _cache_folder() / source.folder, []
+    checksum, folder, failures = _checksum(source, filename), _cache_folder() / source.folder, []
+    (folder / filename).unlink(missing_ok=True)  # a damaged copy
     for mirror in source.mirrors:
         try:
-            return Path(
-                pooch.retrieve(mirror + filename, checksum, filename, folder, progressbar=True)
-            )
+            where = mirror + filename, checksum or None, filename, folder
+            return Path(pooch.retrieve(*where, progressbar=True))
         except (
             OSError,
             ValueError,

@@ -19,8 +19,19 @@ import torch
 from torch import Tensor
 
 from ppl_vae import checks
-from ppl_vae.array_files import FILE_SPLITS, check_file, map_data, read_arrays
-from ppl_vae.data_files import SOURCES, fetch, find
+from ppl_vae.array_files import (
+    FILE_SPLITS,
+    FOLDER,
+    LARGE,
+    SMALLEST,
+    LargeFile,
+    Shards,
+    check_file,
+    file_kind,
+    map_data,
+    read_arrays,
+)
+from ppl_vae.data_files import SOURCES, fetch, find, remember
 
 __all__ = ["BINARIZATIONS", "SPLITS", "Dataset", "load_data", "map_data"]
 
@@ -32,8 +43,13 @@ SPLITS = {
     "fashion_mnist": ("standard",),
     "binarized_mnist": ("standard",),
     "frey_faces": ("shuffled", "ordered"),
+    "omniglot": ("standard",),
     "uniform_square": ("standard",),
 }
+# Omniglot's characters to train on, to test on, and those of the former that validate.
+OMNIGLOT = (24_345, 8_070, 1_345)
+# By which grey levels that were computed may lie outside [0, 1].
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,20 +60,23 @@ class Dataset:
     user's file are as they are there); the matching labels are int64 tensors (N,), or None where
     the data have none. `split` and `binarization` name how the tensors were made. Under "dynamic",
     `train` holds the grey values, read as probabilities from which `fit` draws anew each epoch.
-    `checksum` is that of a user's own file; named data are checked against the library's.
+    `checksum` is that of a user's own file; named data are checked against the library's. Of a
+    file larger than memory `train` is a map-style data set, which reads what is asked for. `grey`
+    says whether bytes of a file are grey levels, in [0, 1] here, or numbers as they are there.
     """
 
     name: str
     split: str
     binarization: str
     event_shape: tuple[int, ...]
-    train: Tensor
+    train: Any
     validation: Tensor
     test: Tensor
     train_labels: Tensor | None = None
     validation_labels: Tensor | None = None
     test_labels: Tensor | None = None
     checksum: str = ""
+    grey: bool = True
 
     def __repr__(self) -> str:
         """One line: name, split and sizes."""
@@ -77,7 +96,7 @@ def load_data(
     seed: int = 0,
     num_data: int | None = None,
     checksum: str = "",
-    grey_levels: bool = True,
+    grey: bool = True,
 ) -> Dataset:
     """The data set called `name`, or in the file of that name, as a frozen `Dataset` of tensors
     (N, *event_shape).
@@ -92,12 +111,21 @@ def load_data(
       labels.
     - `frey_faces`, (28, 20): `shuffled` 1565 / 200 / 200, or `ordered`: the film's first 1500
       frames / 465.
+    - `omniglot`, (28, 28): `standard` 23000 / 1345 / 8070 grey characters, the first two parts
+      permuted as by Burda et al.; the label is the alphabet, 0 to 49. Nobody has published the
+      file's checksum: that of the file read first is remembered.
     - `uniform_square`, (2,): `standard` num_data (default 10000) / a tenth / a tenth; the label is
       the quadrant.
     - `PATH.npy`, the array's shape: `shuffled` 80 % / 10 % / 10 %, or `ordered`: the same in the
       file's order.
     - `PATH.npz`, the arrays' shape: `given`: arrays `train`, `validation`, `test`, and if any
       `train_labels`, ...
+    - `PATH.csv`, `PATH.parquet`, (columns,): as `PATH.npy`; columns of numbers, a first line of
+      names or none. Needs pandas, `.parquet` pyarrow as well.
+    - `FOLDER`, of .npy files whose rows follow one another: as `PATH.npy`.
+
+    A folder, and a .npy file of more than a gigabyte, stay on the disk: a minibatch is read when it
+    is used, and a tenth each, but no more than 10000 rows, is held out.
 
     Frey Face is a film, so neighbouring frames are near copies: `ordered` asks for extrapolation to
     unseen poses, `shuffled` (permuted by seed 123) for interpolation. `ordered` has no third part:
@@ -107,35 +135,42 @@ def load_data(
     `binarization`: "none" keeps grey values; "static" draws every pixel b ~ Bernoulli(x) once, from
     `seed`; "dynamic" draws validation and test so, and leaves `train` grey for `fit` to draw anew
     each epoch. `binarized_mnist` is always "static". `seed` also draws the `uniform_square`;
-    `num_data` is that set's alone. Of a user's file, uint8 values are grey levels, divided by 255;
-    without `grey_levels` they are numbers as they are, such as counts. Floats and booleans are
-    taken as they are. With `checksum`, it has to be the very file.
+    `num_data` is that set's alone. Of a user's file, uint8 values are divided by 255, floats and
+    booleans are taken as they are; with `grey=False` whole numbers of any type are numbers as they
+    are, such as counts. With `checksum`, it has to be the very file.
 
     Raises `InputError`, in one line, for an unknown name, split or binarisation, for `num_data`
     where it has no meaning, and for a file that is missing, damaged or not what its name says.
 
     Sources: LeCun et al., Gradient-based learning applied to document recognition, 1998; Xiao et
     al., Fashion-MNIST, 2017; Larochelle and Murray, The neural autoregressive distribution
-    estimator, 2011, section 6; the shuffled Frey
+    estimator, 2011, section 6; Omniglot: Lake et al., Human-level concept learning through
+    probabilistic program induction, 2015, in the form of Burda et al., Importance weighted
+    autoencoders, 2016, section 5; the shuffled Frey
     split: van den Berg et al., Sylvester normalizing flows for variational inference, 2018, section
     5.
     """
-    suffix = Path(str(name)).suffix
-    own = suffix in FILE_SPLITS
+    name = os.fspath(name) if isinstance(name, os.PathLike) else name
+    own = file_kind(name) if isinstance(name, str) and name not in SPLITS else ""
     if not own:
-        checks.choice("data set (a name, or a .npy or .npz file)", name, SPLITS)
-    known = FILE_SPLITS[suffix] if own else SPLITS[name]
+        files = ", ".join(suffix for suffix in FILE_SPLITS if suffix != FOLDER)
+        checks.choice(f"data set (a name, a file {files}, or a folder of .npy)", name, SPLITS)
+    known = FILE_SPLITS[own] if own else SPLITS[name]
     split = checks.choice(f"split of {name}", known[0] if split is None else split, known)
     checks.seed(seed)
     checks.choice("binarization", binarization, BINARIZATIONS)
-    checks.truth("grey_levels", grey_levels)
     if not isinstance(checksum, str):
         checks.refuse("checksum", repr(checksum), "a text such as 'sha256:...', or '' for none")
+    if not checks.truth("grey", grey) and (not own or binarization != "none"):
+        subject = f"grey of {name}" if not own else f"grey under binarization '{binarization}'"
+        checks.refuse(subject, "False", "True: its values are grey levels")
     _check_meaning(name, binarization, num_data, "" if own else checksum)
     if own:
         name = str(Path(os.path.expanduser(name)).resolve())
         checksum = check_file(Path(name), checksum)
-        parts = _own_parts(Path(name), split, binarization, grey_levels)
+        if own == FOLDER or (own == ".npy" and os.path.getsize(name) >= LARGE):
+            return _large(Path(name), split, binarization, seed, checksum, grey)
+        parts = _own_parts(Path(name), split, binarization, grey)
     else:
         parts = (
             _uniform_square(seed, num_data or 10_000)
@@ -150,7 +185,7 @@ def load_data(
         for part in parts
     ]
     made = "static" if name == "binarized_mnist" else binarization
-    arrays: list[Any] = [*tensors, *labels, checksum]
+    arrays: list[Any] = [*tensors, *labels, checksum, grey]
     return Dataset(name, split, made, tuple(tensors[0].shape[1:]), *arrays)
 
 
@@ -299,18 +334,51 @@ def _read_pickled_frames(path: Path) -> np.ndarray:
 # - The data sets
 
 
-def _own_parts(path: Path, split: str, binarization: str, grey_levels: bool) -> list[_Part]:
-    arrays = read_arrays(path, split, grey_levels)
+def _large(
+    path: Path, split: str, binarization: str, seed: int, checksum: str, grey: bool
+) -> Dataset:
+    """Data whose training part stays on the disk."""
+    if binarization == "static":
+        checks.refuse(
+            f"binarization of {path}",
+            "'static'",
+            "'none' or 'dynamic': the data stay on the disk as they are",
+        )
+    source = Shards(path)
+    if len(source) < SMALLEST:
+        checks.refuse(f"data in {path}", f"{len(source)} rows", f"{SMALLEST} or more")
+    train = LargeFile(source, split)
+    held_out = [
+        _unit_interval(rows.numpy(), 255 if grey and rows.dtype == torch.uint8 else 1)
+        for rows in (train.validation, train.test)
+    ]
+    if binarization == "dynamic":
+        _, *held_out = _binarize([torch.empty(0), *held_out], binarization, seed)
+    validation, test = held_out
+    return Dataset(
+        str(path),
+        split,
+        binarization,
+        tuple(validation.shape[1:]),
+        train,
+        validation,
+        test,
+        checksum=checksum,
+        grey=grey,
+    )
+
+
+def _own_parts(path: Path, split: str, binarization: str, grey: bool) -> list[_Part]:
+    arrays = read_arrays(path, split, grey)
     for x, _ in arrays:
-        grey = x.dtype == np.uint8 and grey_levels
-        if binarization != "none" and not grey and not ((x >= 0) & (x <= 1)).all():
+        are_levels = x.dtype == np.uint8 and grey
+        if binarization != "none" and not are_levels and not ((x >= 0) & (x <= 1)).all():
             refused, hint = (
                 f"values from {x.min():.4g} to {x.max():.4g}",
                 "use 'none' for data that are no pixels",
             )
             checks.refuse(f"binarization of {path}", refused, "values in [0, 1]", hint)
-    pixels = [255 if x.dtype == np.uint8 and grey_levels else 1 for x, _ in arrays]
-    return [_Part(x, most, labels) for (x, labels), most in zip(arrays, pixels)]
+    return [_Part(x, 255 if grey and x.dtype == np.uint8 else 1, labels) for x, labels in arrays]
 
 
 def _digits(split: str) -> list[_Part]:
@@ -371,6 +439,49 @@ def _frey_frames() -> np.ndarray:
     return _read_pickled_frames(fetch(source, "freyfaces.pkl"))
 
 
+def _omniglot(split: str) -> list[_Part]:
+    """The file's arrays have a datum in each column, and in it an image column after column."""
+    source, name = SOURCES["omniglot"], "chardata.mat"
+    path = fetch(source, name)
+    arrays = _read_mat(path, ("data", "testdata", "target", "testtarget"))
+    known, test, validation = OMNIGLOT
+    parts = []
+    for pixels, alphabets, size in (("data", "target", known), ("testdata", "testtarget", test)):
+        x, y = arrays[pixels], arrays[alphabets]
+        shapes = x.shape, y.shape[1]
+        if shapes != ((784, size), size) or not ((x > -ROUNDING) & (x < 1 + ROUNDING)).all():
+            checks.refuse(
+                f"arrays in {path}",
+                f"{pixels} {x.shape} and {alphabets} {y.shape}",
+                f"(784, {size}), in [0, 1], and (alphabets, {size})",
+                "remove it and load again",
+            )
+        parts.append((x.clip(0, 1).T.reshape(-1, 28, 28).transpose(0, 2, 1), y.argmax(0)))
+    remember(source, name, path)
+    (x, labels), held_out = parts
+    order = np.split(np.random.RandomState(123).permutation(known), [known - validation])
+    return [
+        *(_Part(x[rows], 1, labels[rows]) for rows in order),
+        _Part(held_out[0], 1, held_out[1]),
+    ]
+
+
+def _read_mat(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """These arrays of numbers in a MATLAB file."""
+    from scipy.io import loadmat
+
+    try:
+        arrays = loadmat(path, variable_names=list(names))
+    except Exception as error:  # of many kinds where a file is damaged
+        got = f"{type(error).__name__}: {error}"
+        checks.refuse(f"{path}", got, "a MATLAB file", "remove it and load again")
+    missing = [name for name in names if np.ndim(arrays.get(name)) != 2]
+    if missing:
+        hint = "remove it and load again"
+        checks.refuse(f"{path}", f"no array {missing[0]}", f"arrays {', '.join(names)}", hint)
+    return {name: arrays[name] for name in names}
+
+
 def _uniform_square(seed: int, num_data: int) -> list[_Part]:
     """Points uniform on [0, 1]^2; label 0 lower left, 1 lower right, 2 upper left, 3 upper
     right.
@@ -386,4 +497,5 @@ _READERS: Mapping[str, Callable[[str], list[_Part]]] = {
     "fashion_mnist": _idx_images("fashion_mnist"),
     "binarized_mnist": _binarized_mnist,
     "frey_faces": _frey_faces,
+    "omniglot": _omniglot,
 }

@@ -33,7 +33,8 @@ class InitialisedFromData:
         """Set initial values.
 
         Args:
-            data: the training data x, (N, *event_shape), uint8 where they are bytes.
+            data: the training data x, (N, *event_shape), uint8 where they are grey levels in bytes;
+                of data that are not in memory some thousand rows.
         """
         raise NotImplementedError
 

@@ -34,10 +34,12 @@ from ppl_vae.handlers import call
 from ppl_vae.handlers.corruption import evidence
 from ppl_vae.handlers.modes import evaluating
 from ppl_vae.handlers.own_parameters import check_owned, stated
+from ppl_vae.inputs import Data, in_memory
 from ppl_vae.likelihoods import (
     LIKELIHOOD,
     DecoderDistribution,
     Likelihood,
+    PixelLikelihood,
     build_likelihood,
 )
 from ppl_vae.likelihoods.start import Blocks, OutputStart
@@ -282,12 +284,28 @@ class VAE(nn.Module, InitialisedFromData):
         parts = support.cseq if isinstance(support, constraints.stack) else [support]
         return self.counts and all(part.is_discrete for part in parts)
 
-    def checked(self, x: Tensor, subject: str = "x", minimum_rows: int = 1) -> Tensor:
-        """x (N, *event_shape) if it is data that the likelihood is defined on; raises
-        `InputError`.
+    @property
+    def grey(self) -> bool:
+        """Whether bytes are grey levels, to be divided by 255: under a likelihood of pixels, and
+        under one on [0, 1].
         """
-        shape = self.config.event_shape
-        found = checks.data(subject, x, shape, minimum_rows, integers=self.counts)
+        likelihood = self.model.decoder.likelihood
+        of_pixels = isinstance(likelihood, PixelLikelihood)
+        return of_pixels or checks.on_unit_interval(likelihood.support)
+
+    def checked(self, x: Data, subject: str = "x", minimum_rows: int = 1) -> Tensor:
+        """x as a tensor (N, *event_shape) of data that the likelihood is defined on.
+
+        Args:
+            x: a tensor, an array, a frame of numbers or a map-style data set.
+            subject: what to call it in an error.
+            minimum_rows: the least N.
+
+        Raises:
+            InputError: for what is no such data, with what makes it so.
+        """
+        shape, tensor = self.config.event_shape, in_memory(subject, x)
+        found = checks.data(subject, tensor, shape, minimum_rows, integers=not self.grey)
         support = self.model.decoder.likelihood.support
         owner = f"likelihood '{self.config.likelihood}'"
         return checks.inside(subject, found, support, owner, integers=self.counts)
@@ -309,26 +327,29 @@ class VAE(nn.Module, InitialisedFromData):
                 module.scale.copy_(start.scale)
 
     def as_float(self, x: Tensor) -> Tensor:
-        """x in the precision and on the device of the parameters.
+        """x in the precision and on the device of the parameters, row after row in memory.
 
-        Bytes are grey levels, divided by 255, unless `counts`.
+        Bytes are grey levels, divided by 255, under a likelihood of these (`grey`), else numbers.
         """
         like = next(self.parameters())
-        moved = x.to(like.device).to(like.dtype)
-        return moved / 255 if x.dtype == torch.uint8 and not self.counts else moved
+        # sums over a datum are then the same to the bit, however an array or a frame lay
+        moved = x.to(like.device).to(like.dtype).contiguous()
+        return moved / 255 if x.dtype == torch.uint8 and self.grey else moved
 
     @torch.no_grad()
-    def encode(self, x: Tensor, num_samples: int | None = None) -> Tensor:
+    def encode(self, x: Data, num_samples: int | None = None) -> Tensor:
         """Posterior mean of z given x, (N, latent_size); with `num_samples=K`, draws (K, N,
         latent_size).
         """
-        x = self.as_float(checks.data("x", x, self.config.event_shape, integers=self.counts))
+        shape, integers = self.config.event_shape, not self.grey
+        tensor = self.as_float(checks.data("x", in_memory("x", x), shape, integers=integers))
         if num_samples is not None:
-            return self._posterior_site(x, checks.integer("num_samples", num_samples))["value"]
+            return self._posterior_site(tensor, checks.integer("num_samples", num_samples))["value"]
         posterior = self.guide.posterior
         one_run = isinstance(posterior, Posterior) and posterior.mean_field
         num_draws = None if one_run else 100
-        means = [mean(self._posterior_site(rows, num_draws)["fn"]) for rows in x.split(ENCODED)]
+        blocks = tensor.split(ENCODED)
+        means = [mean(self._posterior_site(rows, num_draws)["fn"]) for rows in blocks]
         return torch.cat(means if num_draws is None else [each.mean(0) for each in means])
 
     def _posterior_site(self, x: Tensor, num_samples: int | None) -> Any:
@@ -371,7 +392,7 @@ class VAE(nn.Module, InitialisedFromData):
         return x.mean if mean else x.sample()
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(self, x: Data) -> Tensor:
         """The mean of p(x | z) at the posterior mean of z, (N, *event_shape)."""
         return self.decode(self.encode(x)).mean
 

@@ -7,6 +7,7 @@ bytes are skipped unless $PPL_VAE_DATA names a folder with them.
 import dataclasses
 import hashlib
 import http.server
+import io
 import os
 import signal
 import struct
@@ -20,8 +21,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.io import savemat
 
-from ppl_vae import data_files
+from ppl_vae import data_files, datasets
 from ppl_vae.checks import InputError
 from ppl_vae.datasets import SPLITS, load_data
 
@@ -302,6 +304,117 @@ def test_a_process_killed_in_the_middle_of_a_download_leaves_no_file_under_its_n
     assert not (empty_cache / name).exists()
     set_mirrors(monkeypatch, "mnist", server.address + "good/")
     assert data_files.fetch(data_files.SOURCES["mnist"], name).read_bytes() == files[name]
+
+
+@pytest.fixture
+def few_characters(monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+    """Omniglot of 30 + 12 characters, 8 of them for validation, as MATLAB would hold it."""
+    monkeypatch.setattr(datasets, "OMNIGLOT", (30, 12, 8))
+    random = np.random.default_rng(0)
+    return {
+        "data": random.random((784, 30)),
+        "testdata": random.random((784, 12)),
+        "target": np.eye(50)[:, random.integers(0, 50, 30)],
+        "testtarget": np.eye(50)[:, random.integers(0, 50, 12)],
+    }
+
+
+def mat(arrays: dict[str, np.ndarray]) -> bytes:
+    file = io.BytesIO()
+    savemat(file, arrays, do_compression=True)
+    return file.getvalue()
+
+
+def test_omniglot_is_split_as_published_and_its_characters_stand_upright(
+    few_characters: dict[str, np.ndarray],
+    serve: Callable,
+    no_folder: None,
+    empty_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The reshape and the permutation are those of the code of the importance weighted
+    autoencoders, written out; the mirror is asked once.
+    """
+    server = serve({"chardata.mat": mat(few_characters)})
+    set_mirrors(monkeypatch, "omniglot", server.address + "gone/", server.address + "good/")
+    data = load_data("omniglot")
+
+    def reshaped(x: np.ndarray) -> np.ndarray:
+        return x.reshape((-1, 28, 28)).reshape((-1, 28 * 28), order="F")
+
+    order = np.random.RandomState(seed=123).permutation(30)
+    known = reshaped(few_characters["data"].T.astype("float32"))[order]
+    test = reshaped(few_characters["testdata"].T.astype("float32"))
+    expected = [known[:-8], known[-8:], test]
+    for part, x in zip((data.train, data.validation, data.test), expected, strict=True):
+        np.testing.assert_array_equal(part.flatten(1).numpy(), x)
+    assert data.train_labels is not None and data.test_labels is not None
+    labels = few_characters["target"].argmax(0)[order]
+    np.testing.assert_array_equal(data.train_labels.numpy(), labels[:-8])
+    assert data.event_shape == (28, 28) and data.split == "standard"
+    asked = len(server.asked)
+    drawn = load_data("omniglot", binarization="static")
+    assert set(drawn.train.unique().tolist()) == {0.0, 1.0} and len(server.asked) == asked
+
+
+def test_of_a_file_without_a_published_checksum_the_first_one_is_the_only_one(
+    few_characters: dict[str, np.ndarray],
+    serve: Callable,
+    no_folder: None,
+    empty_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = mat(few_characters)
+    other = mat({**few_characters, "data": 1 - few_characters["data"]})
+    set_mirrors(monkeypatch, "omniglot", serve({"chardata.mat": first}).address + "good/")
+    data = load_data("omniglot")
+    file = empty_cache / "omniglot" / "chardata.mat"
+    note = file.with_name("chardata.mat.checksum")
+    assert note.read_text() == f"sha256:{hashlib.sha256(first).hexdigest()}"
+    file.write_bytes(other)  # a damaged copy in the cache is downloaded anew
+    assert torch.equal(load_data("omniglot").train, data.train) and file.read_bytes() == first
+    file.unlink()
+    set_mirrors(monkeypatch, "omniglot", serve({"chardata.mat": other}).address + "good/")
+    with pytest.raises(InputError, match="wrong checksum"):
+        load_data("omniglot")
+    assert not file.exists()
+    (tmp_path / "omniglot").mkdir()
+    (tmp_path / "omniglot" / "chardata.mat").write_bytes(other)
+    monkeypatch.setenv("PPL_VAE_DATA", str(tmp_path))
+    with pytest.raises(InputError, match="the file is damaged, cut short or another one"):
+        load_data("omniglot")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda arrays: b"no MATLAB file", "a MATLAB file"),
+        (lambda arrays: mat(arrays)[:5000], "a MATLAB file"),
+        (lambda arrays: mat({"data": arrays["data"]}), "no array testdata"),
+        (lambda arrays: mat({**arrays, "data": arrays["data"][:, :20]}), "data (784, 20)"),
+        (lambda arrays: mat({**arrays, "data": 255 * arrays["data"]}), "in [0, 1]"),
+        (lambda arrays: mat({**arrays, "target": "text"}), "no array target"),
+    ],
+)
+def test_a_file_that_is_not_omniglot_is_refused_and_not_remembered(
+    damage: Callable[[dict[str, np.ndarray]], bytes],
+    words: str,
+    few_characters: dict[str, np.ndarray],
+    empty_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "omniglot").mkdir()
+    file = tmp_path / "omniglot" / "chardata.mat"
+    file.write_bytes(damage(few_characters))
+    monkeypatch.setenv("PPL_VAE_DATA", str(tmp_path))
+    with pytest.raises(InputError) as caught:
+        load_data("omniglot")
+    assert words in str(caught.value) and str(file) in str(caught.value)
+    assert files_in(empty_cache) == []
+    file.write_bytes(mat(few_characters))
+    assert len(load_data("omniglot").train) == 22
 
 
 def python2_pickle(array: np.ndarray) -> bytes:

@@ -224,5 +224,5 @@ class TestCommandLine:
         np.save(tmp_path / "x.npy", np.eye(20, dtype=np.uint8))
         with pytest.raises(InputError, match="all but black"):
             load_data(str(tmp_path / "x.npy"))
-        data = load_data(str(tmp_path / "x.npy"), grey_levels=False)
+        data = load_data(str(tmp_path / "x.npy"), grey=False)
         assert data.train.max() == 1

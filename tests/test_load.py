@@ -149,9 +149,9 @@ def test_mapped_data_train_as_the_same_data_in_memory_and_stay_as_they_are(tmp_p
         ("text.npy", b"1, 2, 3", "expected an array written by numpy.save"),
         ("objects.npy", np.array([{}], object), "expected an array written by numpy.save"),
         (
-            "integers.npy",
-            np.ones((3, 2), np.int64),
-            "got dtype <i8, expected uint8 pixels, float32 or float64",
+            "unsigned.npy",
+            np.ones((3, 2), np.uint16),
+            "got dtype <u2, expected uint8 pixels, float32 or float64",
         ),
         ("swapped.npy", np.ones((3, 2), ">f4"), "got dtype >f4"),
         ("several.npz", {"x": np.ones(3)}, "expected an array written by numpy.save"),

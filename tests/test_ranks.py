@@ -243,3 +243,48 @@ def test_a_rank_that_dies_ends_the_run_with_one_line_and_leaves_a_checkpoint(tmp
         for line in said
     )
     load("run")
+
+
+KILLED = """
+import sys
+import torch
+torch.set_num_threads(1)
+from ppl_vae import fit
+from ppl_vae.training.ranks import joined_ranks
+from ppl_vae.training.run import Run
+from tests.examples import pixels, tiny
+
+folder, last, resume = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "resume"
+add = Run.add
+
+def stop(self, *given):
+    add(self, *given)
+    if self.steps == last:
+        sys.exit(0)
+
+Run.add = stop
+options = {"epochs": 2, "batch_size": 10, "progress": False, "compile": "off"}
+with joined_ranks(None):
+    fit(tiny(), pixels(60), checkpoint=folder, checkpoint_every="4 steps", resume=resume, **options)
+"""
+
+
+def test_two_ranks_go_on_from_a_save_inside_an_epoch_to_the_bit(tmp_path):
+    """Of 12 steps they stop after the tenth, saved after the eighth: the noise of the second rank
+    is that of each step, too.
+    """
+    (tmp_path / "killed.py").write_text(KILLED)
+
+    def run(folder, last, resume):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command = [sys.executable, *launcher, "killed.py", folder, str(last), resume]
+        subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, timeout=300)
+
+    run("whole", 0, "new")
+    run("stopped", 10, "new")
+    header = read_tensors(tmp_path / "stopped" / CHECKPOINT)[1]
+    assert (header["run"]["epoch"], header["run"]["batch"]) == (1, 2)
+    run("stopped", 0, "resume")
+    first, second = parameters(tmp_path / "whole"), parameters(tmp_path / "stopped")
+    assert first.keys() == second.keys()
+    assert all(torch.equal(value, second[name]) for name, value in first.items())

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch import nn
 from ppl_vae.checkpoint import CHECKPOINT, read_tensors, save, write_tensors
 from ppl_vae.checks import InputError
 from ppl_vae.protocols import InitialisedFromData
-from ppl_vae.training import fit, history
+from ppl_vae.training import fit, history, saving
 from ppl_vae.training.history import HistoryFile
 from ppl_vae.training.run import Run
 from tests.examples import PRIORS, pixels, tiny
@@ -517,6 +518,98 @@ def test_checkpoints_come_every_so_many_epochs_and_at_the_end(tmp_path, monkeypa
     monkeypatch.setattr(Run, "save", lambda self: (saved.append(self.state.epoch), save_run(self)))
     fit(tiny(), pixels(40), epochs=5, checkpoint=tmp_path, checkpoint_every=2, **QUIET)
     assert saved == [2, 4, 5]
+
+
+def saves_of(monkeypatch):
+    """A list that fills with (epoch, batch) of each save."""
+    made, save_run = [], Run.save
+
+    def noted(self):
+        made.append((self.state.epoch, self.state.batch))
+        save_run(self)
+
+    monkeypatch.setattr(Run, "save", noted)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [
+        (2, [(2, 0), (3, 0)]),
+        ("2 epochs", [(2, 0), (3, 0)]),
+        ("1 epoch", [(1, 0), (2, 0), (3, 0)]),
+        ("3 steps", [(0, 3), (1, 2), (2, 1), (3, 0)]),
+        ("4steps", [(1, 0), (2, 0), (3, 0)]),
+        ("100 steps", [(3, 0)]),
+        ("1 hour", [(3, 0)]),
+    ],
+)
+def test_checkpoints_come_by_epochs_or_by_steps(tmp_path, monkeypatch, every, expected):
+    """Three epochs of four steps."""
+    made = saves_of(monkeypatch)
+    fit(tiny(), pixels(40), epochs=3, checkpoint=tmp_path, checkpoint_every=every, **QUIET)
+    assert made == expected
+
+
+def test_checkpoints_come_by_the_clock(tmp_path, monkeypatch):
+    """A step takes a minute of this clock, and a save none of it."""
+    made, now, add = saves_of(monkeypatch), [0.0], Run.add
+
+    def slow(self, *given):
+        add(self, *given)
+        now[0] += 60
+
+    monkeypatch.setattr(Run, "add", slow)
+    monkeypatch.setattr(saving, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    fit(tiny(), pixels(40), epochs=3, checkpoint=tmp_path, checkpoint_every="5 min", **QUIET)
+    assert made == [(1, 1), (2, 2), (3, 0)]
+
+
+class Killed(Exception):
+    """The process went."""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_killed_after_a_save_inside_an_epoch_goes_on_as_if_it_never_was(
+    name, tmp_path, monkeypatch
+):
+    """Saved after 16 of 36 steps, in the third epoch, and killed after 19."""
+    vae, expected = train(name)
+    add, steps = Run.add, []
+
+    def counted(self, *given):
+        add(self, *given)
+        steps.append(self.state.batch)
+        if len(steps) == 19:
+            raise Killed
+
+    monkeypatch.setattr(Run, "add", counted)
+    with pytest.raises(Killed):
+        train(name, checkpoint=tmp_path, checkpoint_every="16 steps")
+    monkeypatch.setattr(Run, "add", add)
+    run = read_tensors(tmp_path / CHECKPOINT)[1]["run"]
+    assert (run["epoch"], run["batch"]) == (2, 4)
+    again, found = train(name, checkpoint=tmp_path, checkpoint_every="16 steps", resume=True)
+    assert same_rows(found, expected) and same(again, vae)
+
+
+def test_a_run_that_saves_often_is_the_run_that_saves_once_and_its_seconds_add_up(tmp_path):
+    first, second = tiny(), tiny()
+    expected = fit(first, pixels(40), epochs=3, **QUIET)
+    began = time.perf_counter()
+    found = fit(
+        second, pixels(40), epochs=3, checkpoint=tmp_path, checkpoint_every="1 step", **QUIET
+    )
+    assert same_rows(found, expected) and same(first, second)
+    assert 0 < sum(row["seconds"] for row in found.rows) < time.perf_counter() - began
+
+
+@pytest.mark.parametrize(
+    "every", [0, -1, 1.5, True, "", "ten minutes", "5", "0 steps", "1.5 steps", "3 days", "0 min"]
+)
+def test_an_interval_between_saves_that_has_no_meaning_is_refused(tmp_path, every):
+    with pytest.raises(InputError, match="checkpoint_every"):
+        fit(tiny(), pixels(40), epochs=1, checkpoint=tmp_path, checkpoint_every=every, **QUIET)
 
 
 @pytest.mark.parametrize("prior", ["mixture", "gamma_scale"])

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from ppl_vae import __version__, checks, diagnostics
-from ppl_vae.array_files import FILE_SPLITS
+from ppl_vae.array_files import ARRAYS, file_kind
 from ppl_vae.cli.figures import figures
 from ppl_vae.cli.options import config_options
 from ppl_vae.cli.parser import DRAWN
 from ppl_vae.cli.report import check_table, evaluation_lines, evaluation_report, verdict
 from ppl_vae.cli.run_folder import Record, RunFolder, fit_defaults, fresh_folder, shaped_data
-from ppl_vae.datasets import Dataset, load_data
+from ppl_vae.datasets import SPLITS, Dataset, load_data
+from ppl_vae.inputs import in_memory
 from ppl_vae.training import History, fit
 from ppl_vae.training.ranks import Ranks, joined_ranks
 from ppl_vae.vae import VAE, VAEConfig, build
@@ -69,6 +70,8 @@ def _start(values: dict[str, Any], ranks: Ranks) -> tuple[RunFolder, History]:
         for f in ("name", "split", "binarization", "checksum")
         if getattr(data, f)
     }
+    if not data.grey:
+        source["grey"] = False
     run = RunFolder(
         ranks.agree(values.get("out") or fresh_folder(Path("runs") / Path(data.name).stem))
     )
@@ -83,16 +86,16 @@ def _start(values: dict[str, Any], ranks: Ranks) -> tuple[RunFolder, History]:
 
 
 def _data_and_vae(source: dict[str, Any], fields: dict[str, Any], seed: int) -> tuple[Dataset, VAE]:
-    """The data and the VAE of them, whose likelihood says whether bytes in a file are numbers."""
-    own = Path(source["name"]).suffix in FILE_SPLITS
-    first = source | {"binarization": "none", "grey_levels": False} if own else source
-    data = load_data(**first)
+    """The data, and a VAE of their shape, whose likelihood says what bytes in a file are."""
+    arrays = source["name"] not in SPLITS and file_kind(str(source["name"])) in ARRAYS
+    numbers = arrays and source.get("binarization", "none") == "none"
+    data = load_data(**source, grey=not numbers)
     config = VAEConfig(**{"event_shape": data.event_shape, **fields})
+    data = shaped_data(data, config.event_shape)
     vae = build(config, num_data=len(data.train), seed=seed)
-    if own:
-        source["grey_levels"] = not vae.counts
-        data = load_data(**source)
-    return shaped_data(data, config.event_shape), vae
+    if numbers and vae.grey:
+        data = shaped_data(load_data(**source), config.event_shape)
+    return data, vae
 
 
 def _resume(values: dict[str, Any], ranks: Ranks) -> tuple[RunFolder, History]:
@@ -167,7 +170,7 @@ class _Loaded:
     record: Record
     vae: VAE
     part: str
-    x: Tensor
+    x: Any
     labels: Tensor | None
 
     def __str__(self) -> str:
@@ -176,7 +179,7 @@ class _Loaded:
     def first(self, num_data: int | None) -> "_Loaded":
         """The same with the first `num_data` of the data only."""
         if num_data is None:
-            return self
+            return dataclasses.replace(self, x=in_memory("x", self.x))
         n = checks.integer("--num-data", num_data, 2)  # one datum has no variance between data
         return dataclasses.replace(
             self, x=self.x[:n], labels=None if self.labels is None else self.labels[:n]

@@ -69,7 +69,8 @@ MEANINGS = {
     "corruption_level": f"how strong the corruption is: {NUMBER}",
     "weight_penalty": "lambda in lambda ||parameters||^2 / (2 N), counted once for all data",
     "seed": "fixes initial weights, data order and noise",
-    "checkpoint_every": "epochs between two saved states",
+    "num_workers": "processes that read ahead, of data in files that stay on the disk",
+    "checkpoint_every": "between two saved states: a number of epochs, '5000 steps', '10 minutes'",
 }
 
 
@@ -100,7 +101,10 @@ def source_options() -> list[Option]:
         "go on with the run in this folder, with its own settings; --epochs may be raised, and "
         "--device be another"
     )
-    names = f"{', '.join(SPLITS)}, or a .npy or .npz file of your own"
+    names = (
+        f"{', '.join(SPLITS)}, or a file of your own (.npy, .npz, .csv, .parquet), or a folder of "
+        ".npy files"
+    )
     new = "the run's folder, which must be new"
     return [
         Option("data", str, "digits", names, "digits"),

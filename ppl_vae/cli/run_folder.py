@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from ppl_vae import __version__, checks
 from ppl_vae.checkpoint import (
@@ -55,6 +56,11 @@ def shaped_data(data: Dataset, event_shape: tuple[int, ...]) -> Dataset:
     """The same data with each datum reshaped; `InputError` if the number of values differs."""
     if data.event_shape == event_shape:
         return data
+    if not isinstance(data.train, Tensor):
+        hint = "save them in that shape"
+        checks.refuse(
+            "event_shape", str(event_shape), f"that of the files, {data.event_shape}", hint
+        )
     parts = {name: getattr(data, name) for name in ("train", "validation", "test")}
     try:
         parts = {name: part.reshape(len(part), *event_shape) for name, part in parts.items()}
@@ -152,8 +158,9 @@ class RunFolder:
             checks.refuse(
                 f"{file}", "not what this library writes", "a JSON object with config, data and fit"
             )
-        known = ("name", "split", "binarization", "checksum", "grey_levels")
-        checks.options(f"data in {file}", data, known)
+        checks.options(
+            f"data in {file}", data, ("name", "split", "binarization", "checksum", "grey")
+        )
         checks.options(f"fit in {file}", arguments, fit_defaults())
         for option in fit_options():
             if option.annotation is bool and option.name in arguments:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
 
 from ppl_vae import __version__, checks
 from ppl_vae.checkpoint import config_to_json
@@ -24,6 +23,7 @@ from ppl_vae.diagnostics.draws import (
 )
 from ppl_vae.evaluation.blocks import as_float, checked, evaluation
 from ppl_vae.evaluation.likelihood import LogLikelihood
+from ppl_vae.inputs import Data
 from ppl_vae.vae import VAE
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ LOO = {
 @torch.no_grad()
 def to_inference_data(
     vae: VAE,
-    x: Tensor,
+    x: Data,
     num_samples: int = 1000,
     seed: int = 0,
     labels: Any = None,
@@ -90,7 +90,7 @@ def to_inference_data(
 @torch.no_grad()
 def to_datatree(
     vae: VAE,
-    x: Tensor,
+    x: Data,
     num_samples: int = 1000,
     seed: int = 0,
     labels: Any = None,
@@ -102,19 +102,23 @@ def to_datatree(
 
 
 def _groups(
-    vae: VAE, x: Tensor, num_samples: int, seed: int, labels: Any, progress: bool, unit: str
+    vae: VAE, x: Data, num_samples: int, seed: int, labels: Any, progress: bool, unit: str
 ) -> tuple[dict[str, xr.Dataset], dict[str, Any]]:
     """(groups by name, attributes of the whole)."""
     checks.integer("num_samples", num_samples)
     checks.choice("unit", unit, UNITS)
+    tensor = checked(vae, x)
     with evaluation(vae, seed):
-        drawn = posterior_draws(vae, checked(vae, x), num_samples, progress, unit)
+        drawn = posterior_draws(vae, tensor, num_samples, progress, unit)
         groups = drawn | prior_draws(vae, num_samples)
         theta = weight_draws(vae, num_samples)
-    constant = {"index": np.arange(len(x))}
+    constant = {"index": np.arange(len(tensor))}
     if labels is not None:
-        constant["labels"] = _labels(labels, len(x))
-    groups |= {"observed_data": {"x": as_float(vae, x).cpu().numpy()}, "constant_data": constant}
+        constant["labels"] = _labels(labels, len(tensor))
+    groups |= {
+        "observed_data": {"x": as_float(vae, tensor).cpu().numpy()},
+        "constant_data": constant,
+    }
     if vae.whole_numbers:
         for name in ("observed_data", "posterior_predictive", "prior_predictive"):
             groups[name]["x"] = groups[name]["x"].astype(np.int64)

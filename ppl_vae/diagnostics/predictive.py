@@ -14,6 +14,7 @@ from torch import Tensor
 from ppl_vae import checks
 from ppl_vae.evaluation.blocks import as_float, checked, decoder_rows, evaluation
 from ppl_vae.evaluation.weights import paired_traces
+from ppl_vae.inputs import Data
 from ppl_vae.vae import VAE
 
 __all__ = ["STATISTICS", "PredictiveCheck", "posterior_predictive_check"]
@@ -57,7 +58,7 @@ class PredictiveCheck:
 
 def posterior_predictive_check(
     vae: VAE,
-    x: Tensor,
+    x: Data,
     statistics: Mapping[str, Statistic] | None = None,
     num_samples: int = 200,
     seed: int | None = None,
@@ -71,12 +72,12 @@ def posterior_predictive_check(
     section 2.
     """
     checks.integer("num_samples", num_samples)
+    tensor = checked(vae, x, minimum_rows=2 if statistics is None else 1)
     if statistics is None:  # one of them is a variance between data
         statistics = STATISTICS
-        checks.data("x", x, vae.config.event_shape, 2)
     replicated: dict[str, list[float]] = {name: [] for name in statistics}
     with evaluation(vae, seed):
-        data = as_float(vae, checked(vae, x))
+        data = as_float(vae, tensor)
         for _ in range(num_samples):
             copy = torch.cat([_replicate(vae, rows) for rows in data.split(decoder_rows(vae))])
             for name, statistic in statistics.items():

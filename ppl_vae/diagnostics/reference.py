@@ -20,6 +20,7 @@ from ppl_vae.evaluation.hamiltonian import Gradients
 from ppl_vae.evaluation.likelihood import log_likelihood
 from ppl_vae.evaluation.measures import lower_bound
 from ppl_vae.evaluation.weights import program
+from ppl_vae.inputs import Data
 from ppl_vae.vae import VAE
 
 __all__ = ["NutsReference", "nuts_reference"]
@@ -49,7 +50,7 @@ class NutsReference:
 
 def nuts_reference(
     vae: VAE,
-    x: Tensor,
+    x: Data,
     num_samples: int = 500,
     num_warmup: int = 300,
     num_chains: int = 4,

@@ -15,6 +15,7 @@ from ppl_vae.diagnostics.weights import weight_signal_to_noise
 from ppl_vae.elbo import kl_report
 from ppl_vae.evaluation import LogLikelihood, active_units, log_likelihood, lower_bound
 from ppl_vae.evaluation.blocks import as_float, checked
+from ppl_vae.inputs import Data
 from ppl_vae.vae import VAE
 
 __all__ = ["Check", "Examination", "diagnose", "examine"]
@@ -61,18 +62,19 @@ def at_most(name: str, value: float, threshold: float, unit: str, meaning: str) 
     return Check(name, value, threshold, unit, "pass" if value <= threshold else "look", meaning)
 
 
-def diagnose(vae: VAE, x: Tensor, seed: int = 0, num_samples: int = 1000) -> list[Check]:
+def diagnose(vae: VAE, x: Data, seed: int = 0, num_samples: int = 1000) -> list[Check]:
     """The checks of `examine` alone."""
     return examine(vae, x, seed, num_samples).checks
 
 
-def examine(vae: VAE, x: Tensor, seed: int = 0, num_samples: int = 1000) -> Examination:
+def examine(vae: VAE, x: Data, seed: int = 0, num_samples: int = 1000) -> Examination:
     """Checks of q(z|x), log p(x) and, where weights are random, q(theta), on held-out x (N,
     *event_shape).
 
     A function of `seed`. Raises `InputError` where the posterior is a point.
     """
-    kinds = kl_report(vae.model, vae.guide, as_float(vae, checked(vae, x)[:1]), "A")
+    tensor = checked(vae, x)
+    kinds = kl_report(vae.model, vae.guide, as_float(vae, tensor[:1]), "A")
     if "point" in kinds.values():
         checks.refuse(
             "posterior",
@@ -80,13 +82,13 @@ def examine(vae: VAE, x: Tensor, seed: int = 0, num_samples: int = 1000) -> Exam
             "a posterior to draw from",
             "evaluate says what a plain autoencoder is worth",
         )
-    likelihood = log_likelihood(vae, x, num_samples, seed=seed)
+    likelihood = log_likelihood(vae, tensor, num_samples, seed=seed)
     calibration = simulation_based_calibration(vae, seed=seed)
-    predictive = posterior_predictive_check(vae, x, seed=seed)
+    predictive = posterior_predictive_check(vae, tensor, seed=seed)
     ratios = {} if vae.guide.weights is None else weight_signal_to_noise(vae)
     found = [
-        *_likelihood_checks(vae, x, likelihood, seed),
-        _inactive_units(vae, x, seed),
+        *_likelihood_checks(vae, tensor, likelihood, seed),
+        _inactive_units(vae, tensor, seed),
         *_calibration_checks(calibration),
         _predictive(predictive),
         *_weight_checks(ratios),

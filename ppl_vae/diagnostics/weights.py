@@ -16,6 +16,7 @@ from ppl_vae.elbo import estimator_from
 from ppl_vae.evaluation.blocks import as_float, by_blocks, checked, decoder_rows, evaluation
 from ppl_vae.guides.program import named
 from ppl_vae.handlers.layers import call
+from ppl_vae.inputs import Data
 from ppl_vae.vae import VAE
 
 __all__ = ["functional_spread", "lower_bound_when_pruned", "weight_signal_to_noise"]
@@ -36,7 +37,7 @@ def weight_signal_to_noise(vae: VAE) -> dict[str, Tensor]:
 
 def lower_bound_when_pruned(
     vae: VAE,
-    x: Tensor,
+    x: Data,
     shares: Sequence[float] = (0.0, 0.5, 0.75, 0.9, 0.98),
     num_particles: int = 10,
     seed: int | None = None,
@@ -75,9 +76,7 @@ def _bound_at(vae: VAE, theta: dict[str, Tensor], num_particles: int) -> Callabl
     return lambda rows: estimator_from("A", num_particles).terms(model, guide, rows).lower_bound
 
 
-def functional_spread(
-    vae: VAE, x: Tensor, num_samples: int = 20, seed: int | None = None
-) -> Tensor:
+def functional_spread(vae: VAE, x: Data, num_samples: int = 20, seed: int | None = None) -> Tensor:
     """Root mean square over the event of sd_theta(E[x|z, theta]) at z the posterior mean, (N,), in
     units of x.
 

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from ppl_vae import checks
 from ppl_vae.handlers.modes import local_parameters
+from ppl_vae.inputs import Data
 from ppl_vae.vae import VAE, evaluating
 
 __all__ = ["as_float", "by_blocks", "checked", "decoder_rows", "evaluation"]
 
 
-def checked(vae: VAE, x: Tensor) -> Tensor:
-    """x (N, *event_shape) if it is data the likelihood is defined on; raises `InputError`."""
-    return vae.checked(x)
+def checked(vae: VAE, x: Data, minimum_rows: int = 1) -> Tensor:
+    """x as a tensor (N, *event_shape) of data the likelihood is defined on; raises `InputError`."""
+    return vae.checked(x, minimum_rows=minimum_rows)
 
 
 def as_float(vae: VAE, x: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ def evaluation(vae: VAE, seed: int | None = None) -> Iterator[None]:
 
 def by_blocks(
     vae: VAE,
-    x: Tensor,
+    x: Data,
     function: Callable[[Tensor], Tensor],
     draws: int = 1,
     seed: int | None = None,

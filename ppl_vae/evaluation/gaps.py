@@ -15,6 +15,7 @@ from ppl_vae import checks
 from ppl_vae.elbo import estimator_from, kl_report
 from ppl_vae.evaluation.blocks import as_float, checked, evaluation
 from ppl_vae.evaluation.likelihood import log_likelihood
+from ppl_vae.inputs import Data
 from ppl_vae.vae import VAE, Guide
 
 __all__ = ["InferenceGaps", "inference_gaps"]
@@ -45,7 +46,7 @@ class InferenceGaps:
 
 def inference_gaps(
     vae: VAE,
-    x: Tensor,
+    x: Data,
     method: str = "annealed",
     num_steps: int = 300,
     learning_rate: float = 1e-2,
@@ -62,16 +63,15 @@ def inference_gaps(
     datum's bound lacks, and for a guide that is a point.
     Source: Inference suboptimality in variational autoencoders (2018), section 3.
     """
-    _check(vae, checked(vae, x))
+    tensor = checked(vae, x)
+    _check(vae, tensor)
     checks.integer("num_steps", num_steps)
     checks.integer("num_particles", num_particles)
     checks.number("learning_rate", learning_rate, 0.0, exclusive=True)
-    likelihood = log_likelihood(vae, x, method=method, seed=seed, progress=progress, **options)
+    likelihood = log_likelihood(vae, tensor, method=method, seed=seed, progress=progress, **options)
     with evaluation(vae, seed):
         bounds = []
-        for row in tqdm(
-            checked(vae, x).split(1), disable=not progress, unit="datum", desc="refitting q"
-        ):
+        for row in tqdm(tensor.split(1), disable=not progress, unit="datum", desc="refitting q"):
             datum = as_float(vae, row)
             best = _refitted(vae, datum, num_steps, learning_rate, num_particles)
             bounds.append(

@@ -18,6 +18,7 @@ from ppl_vae.evaluation.importance import importance
 from ppl_vae.evaluation.quadrature import quadrature
 from ppl_vae.evaluation.reciprocal import reciprocal
 from ppl_vae.graphs import TIERS
+from ppl_vae.inputs import Data
 from ppl_vae.vae import VAE
 
 __all__ = ["METHODS", "LogLikelihood", "log_likelihood"]
@@ -73,7 +74,7 @@ class LogLikelihood:
 
 def log_likelihood(
     vae: VAE,
-    x: Tensor,
+    x: Data,
     num_samples: int | None = None,
     method: str = "importance",
     seed: int | None = None,

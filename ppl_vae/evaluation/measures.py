@@ -9,13 +9,14 @@ from torch import Tensor
 from ppl_vae import checks
 from ppl_vae.elbo import estimator_from
 from ppl_vae.evaluation.blocks import by_blocks, checked
+from ppl_vae.inputs import Data
 from ppl_vae.vae import VAE
 
 __all__ = ["active_units", "lower_bound", "reconstruction_error"]
 
 
 def lower_bound(
-    vae: VAE, x: Tensor, estimator: str = "B", num_particles: int = 1, seed: int | None = None
+    vae: VAE, x: Data, estimator: str = "B", num_particles: int = 1, seed: int | None = None
 ) -> Tensor:
     """An unbiased estimate of the evidence lower bound of each datum, (N,) nats, signed: higher is
     better.
@@ -25,25 +26,26 @@ def lower_bound(
     known. A guide that is a point has no KL: what is left, log p(x|z) at its z, bounds nothing.
 
     Args:
-        x: (N, *event_shape). estimator: "A" (all terms sampled), "B" (closed-form KL where there is
-            one), "iwae", "dreg" or "renyi:ALPHA" (`elbo.estimator_from`).
-        num_particles: draws of z averaged for each datum. seed: of the draws; None uses the global
-            generator.
+        x: (N, *event_shape), a tensor, an array, a frame or a map-style data set.
+        estimator: "A" (all terms sampled), "B" (closed-form KL where there is one), "iwae", "dreg"
+            or "renyi:ALPHA" (`elbo.estimator_from`).
+        num_particles: draws of z averaged for each datum.
+        seed: of the draws; None uses the global generator.
 
     Raises `InputError`. Source: Auto-Encoding Variational Bayes (2013), equations 6 and 7.
     """
-    elbo = estimator_from(estimator, num_particles)
-    num_data = vae.num_data or len(checked(vae, x))
+    elbo, tensor = estimator_from(estimator, num_particles), checked(vae, x)
+    num_data = vae.num_data or len(tensor)
 
     def bound(rows: Tensor) -> Tensor:
         terms = elbo.terms(vae.model, vae.guide, rows)
         return terms.lower_bound - sum(kl.value for kl in terms.weight_kl.values()) / num_data
 
-    return by_blocks(vae, x, bound, elbo.num_particles, seed)
+    return by_blocks(vae, tensor, bound, elbo.num_particles, seed)
 
 
 def reconstruction_error(
-    vae: VAE, x: Tensor, num_samples: int | None = None, seed: int | None = None
+    vae: VAE, x: Data, num_samples: int | None = None, seed: int | None = None
 ) -> Tensor:
     """Sum of squared error of the reconstruction of each datum, (N,), in squared units of x.
 
@@ -60,7 +62,7 @@ def reconstruction_error(
     return by_blocks(vae, x, error, draws, seed)
 
 
-def active_units(vae: VAE, x: Tensor, threshold: float = 0.01, seed: int | None = None) -> Tensor:
+def active_units(vae: VAE, x: Data, threshold: float = 0.01, seed: int | None = None) -> Tensor:
     """Which latents carry information about x: (latent_size,) booleans, Var_x(E_q[z_j | x]) >
     threshold.
 
@@ -69,5 +71,5 @@ def active_units(vae: VAE, x: Tensor, threshold: float = 0.01, seed: int | None 
     Source: Importance weighted autoencoders (2015), section 5.2.
     """
     checks.number("threshold", threshold, 0.0)
-    means = by_blocks(vae, checks.data("x", x, vae.config.event_shape, 2), vae.encode, seed=seed)
+    means = by_blocks(vae, checked(vae, x, minimum_rows=2), vae.encode, seed=seed)
     return means.double().var(0) > threshold

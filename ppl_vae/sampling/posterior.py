@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_vae import checks
+from ppl_vae.inputs import Data
 from ppl_vae.sampling.refined import Proposal, RefinedImportance
 from ppl_vae.vae import VAE
 from ppl_vae.weights import bayesian_pair
@@ -130,7 +131,7 @@ class WeightPosterior:
 
     def log_likelihoods(
         self,
-        x: Tensor,
+        x: Data,
         num_samples: int = 100,
         num_steps: int = 90,
         seed: int | None = 0,
@@ -151,7 +152,7 @@ class WeightPosterior:
             proposal = refined if shared else None
         return torch.stack(values)
 
-    def predictive(self, x: Tensor, **options: Any) -> Tensor:
+    def predictive(self, x: Data, **options: Any) -> Tensor:
         """log p(x | data) = log 1/S sum_s p(x | theta_s), (N,) nats; the options are those of
         `log_likelihoods`.
         """

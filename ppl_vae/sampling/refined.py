@@ -16,6 +16,7 @@ from ppl_vae import checks
 from ppl_vae.evaluation.blocks import as_float, checked, decoder_rows, evaluation
 from ppl_vae.evaluation.density import LogDensity
 from ppl_vae.evaluation.weights import program
+from ppl_vae.inputs import Data
 from ppl_vae.vae import VAE
 
 __all__ = ["Proposal", "RefinedImportance", "refined_log_likelihood"]
@@ -95,7 +96,7 @@ class RefinedImportance:
         self._programs: dict[Any, Any] = {}
 
     def __call__(
-        self, x: Tensor, start: Proposal | None = None, seed: int | None = 0
+        self, x: Data, start: Proposal | None = None, seed: int | None = 0
     ) -> tuple[Tensor, Proposal]:
         """(log p(x), (N,) nats; the proposals), from the guide's moments or from `start`."""
         with evaluation(self.vae, seed):
@@ -143,7 +144,7 @@ class RefinedImportance:
 
 def refined_log_likelihood(
     vae: VAE,
-    x: Tensor,
+    x: Data,
     num_samples: int = 100,
     num_steps: int = 90,
     seed: int | None = 0,

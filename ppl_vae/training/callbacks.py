@@ -5,9 +5,7 @@ generator, to a row or to the mode of a module is undone, so that a run with cal
 very steps of one without.
 """
 
-import contextlib
-import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +13,7 @@ import numpy as np
 import torch
 
 from ppl_vae import checks
+from ppl_vae.generators import kept_generators
 from ppl_vae.vae import VAE, evaluating
 
 __all__ = ["Callback", "Event", "call_all", "checked_callbacks"]
@@ -59,18 +58,6 @@ def call_all(callbacks: Iterable[Callback], kind: str, row: dict[str, Any], vae:
     """Call each with an event of its own; whether one of them asked to stop."""
     asked = []
     for callback in callbacks:
-        with _generators_kept(), torch.enable_grad(), evaluating(vae):
+        with kept_generators(), torch.enable_grad(), evaluating(vae):
             asked.append(callback(Event(kind, dict(row), vae)))
     return any(isinstance(answer, bool | np.bool_) and bool(answer) for answer in asked)
-
-
-@contextlib.contextmanager
-def _generators_kept() -> Iterator[None]:
-    """The generators of Python, numpy and torch after the block are as they were before it."""
-    of_python, of_numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(of_python)
-            np.random.set_state(of_numpy)

@@ -14,16 +14,20 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor
 from torch.distributions import constraints
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import TensorDataset
 from tqdm.auto import tqdm
 
 from ppl_vae import checks
 from ppl_vae.checkpoint import run_lock
 from ppl_vae.datasets import Dataset
 from ppl_vae.handlers.modes import local_parameters
+from ppl_vae.inputs import Data, Source, check_map_style
 from ppl_vae.terminal import deferred_interrupts
 from ppl_vae.training.callbacks import Callback, checked_callbacks
 from ppl_vae.training.history import History
 from ppl_vae.training.run import Run
+from ppl_vae.training.saving import interval
 from ppl_vae.training.schedules import Schedule
 from ppl_vae.training.settings import Settings
 from ppl_vae.vae import VAE
@@ -33,9 +37,9 @@ __all__ = ["fit", "train_epoch"]
 
 def fit(
     vae: VAE,
-    data: Tensor | Dataset,
+    data: Data | Dataset,
     *,
-    validation: Tensor | None = None,
+    validation: Data | None = None,
     estimator: str | ELBO = "B",
     num_particles: int = 1,
     batch_size: int = 100,
@@ -55,10 +59,11 @@ def fit(
     precision: str = "float32",
     device: str | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
-    checkpoint_every: int = 1,
+    checkpoint_every: int | str = 1,
     resume: bool = False,
     progress: bool = True,
     callbacks: Iterable[Callback] = (),
+    num_workers: int = 0,
 ) -> History:
     """Train `vae` in place by maximising the evidence lower bound; leaves it in evaluation mode.
 
@@ -68,9 +73,11 @@ def fit(
 
     Args:
         vae: what `build` returns; its `num_data` becomes N = len(data).
-        data: x, (N, *event_shape), float, or uint8 pixels, which are divided by 255 batch by batch;
-            or a data set, whose parts for training and validation, and whose binarization, are
-            then used.
+        data: x, (N, *event_shape), a tensor, an array or a frame of numbers; bytes are grey levels
+            under a likelihood of these, and divided by 255 batch by batch. Or a data set of
+            torch's, map-style, whose items are x or (x, label): it is read minibatch by minibatch.
+            Or a data set of `load_data`, whose parts for training and validation, and whose
+            binarization, are then used.
         validation: held-out x, (V, *event_shape); its bound is computed each epoch with the same
             noise every time. Grey pixels are binarised as the data are, but once: the same pixels
             each epoch and in every run.
@@ -104,8 +111,10 @@ def fit(
             has them.
         device: "cuda", say: data and VAE are there while training, and the VAE is back where it was
             afterwards.
-        checkpoint: the run's folder; every `checkpoint_every` epochs, and on Ctrl-C, SIGTERM or
-            SIGHUP, the run's state is saved there.
+        checkpoint: the run's folder; every `checkpoint_every`, at the end, and on Ctrl-C, SIGTERM
+            or SIGHUP, the run's state is saved there.
+        checkpoint_every: a number of epochs, or "5000 steps" or "10 minutes", which also save in
+            the middle of an epoch.
         resume: go on from the folder's checkpoint; the result equals, bit for bit, that of a run
             never stopped.
         progress: show a progress bar.
@@ -114,6 +123,8 @@ def fit(
             the history, `event.vae` the VAE. One that returns True after an epoch stops the run,
             which can be resumed. What a callback does to random generators, to the row or to a
             module's mode has no effect. Of several ranks, the first one calls them.
+        num_workers: processes that read ahead from a data set of torch's; the run is the same to
+            the bit with any number, also where the data set draws random numbers.
 
     Gradients are enabled inside, whatever the caller's mode is. Returns the history. Raises
     `InputError` for bad values and `FloatingPointError` when the loss or its gradient is not
@@ -142,20 +153,29 @@ def fit(
         compile,
         precision,
     )
-    data, validation = _checked(vae, data, validation, early_stopping, binarization)
+    source = _source(vae, data, binarization)
+    held_out = None
+    if validation is not None:
+        held_out = _checked(vae, validation, "validation", binarization)
+    elif early_stopping is not None:
+        checks.refuse(
+            "early_stopping", early_stopping, "validation data to stop by", "pass validation=..."
+        )
+    checks.integer("num_workers", num_workers, 0)
     folder = None if checkpoint is None else checks.path("checkpoint", checkpoint)
     if checks.truth("resume", resume) and folder is None:
         checks.refuse("resume", True, "checkpoint=, the folder of the run to go on with")
-    checks.integer("checkpoint_every", checkpoint_every)
+    every = interval(checkpoint_every)
     checks.truth("progress", progress)
     callbacks = checked_callbacks(callbacks)
-    vae.num_data = len(data)
+    vae.num_data = len(source)  # type: ignore[arg-type]
     with contextlib.ExitStack() as held:
         for mode in (torch.inference_mode(False), torch.enable_grad()):
             held.enter_context(mode)
         held.enter_context(_on_device(vae, device))
         held.enter_context(torch.random.fork_rng())
-        run = Run(vae, data, validation, settings, folder)
+        run = Run(vae, source, held_out, settings, folder, num_workers, every)
+        held.callback(run.data.close)
         if folder and run.ranks.first:
             held.enter_context(run_lock(folder))
         run.start(resume)
@@ -166,8 +186,7 @@ def fit(
             while run.going_on and not asked_to_stop:
                 train_epoch(run, bar, interrupted)
                 asked_to_stop = run.tell(callbacks, "epoch")
-                due = run.state.epoch % checkpoint_every == 0
-                if due or asked_to_stop or not run.going_on:
+                if run.save_is_due(run.state.epoch) or asked_to_stop or not run.going_on:
                     run.save()
         history = run.finish()
         if asked_to_stop and run.going_on:  # said here alone, so that a resumed run goes on
@@ -191,53 +210,46 @@ def _on_device(vae: VAE, device: str | None) -> Iterator[None]:
 def train_epoch(run: Run, bar: tqdm, interrupted: Sequence[bool] = ()) -> None:
     """The rest of one pass over the data, then its row, validation and early stopping."""
     state, began = run.state, time.perf_counter()
-    order = torch.randperm(len(run.data), generator=_order(run.settings.seed, state.epoch))
-    batches = order.split(run.settings.batch_size)
+    batches = run.minibatches()
     shown = max(1, run.num_batches // 10)
     run.begin_epoch()
     while state.batch < run.num_batches:
-        call = _next(batches, state.batch, run.step.calls)
+        call = batches.next(state.batch, run.step.calls)
         run.take(call)
         if getattr(bar, "desc", ""):  # that the step was being compiled, which its first call did
             bar.set_description("")
         if state.batch // shown > (state.batch - len(call)) // shown:
             bar.set_postfix(run.shown(), refresh=False)
         bar.update(len(call))
-        if interrupted and state.batch < run.num_batches:  # a whole epoch is closed first
-            state.seconds += time.perf_counter() - began
-            run.interrupt()
+        if state.batch < run.num_batches:  # a whole epoch is closed first
+            saving = run.save_is_due()
+            if interrupted or saving:
+                state.seconds, began = _elapsed(state.seconds, began)
+            if interrupted:
+                run.interrupt()
+            if saving:
+                run.save()
     run.end_epoch(time.perf_counter() - began)
 
 
-def _next(batches: Sequence[Tensor], start: int, calls: int) -> Sequence[Tensor]:
-    """The batches of the next call: as many as a step takes at once if they are all of one size,
-    else one.
+def _elapsed(seconds: float, began: float) -> tuple[float, float]:
+    """(the seconds and those since `began`, the time now)."""
+    now = time.perf_counter()
+    return seconds + now - began, now
+
+
+def _checked(vae: VAE, x: Data, subject: str, binarization: str) -> Tensor:
+    found = vae.checked(x, subject)
+    if binarization == "dynamic":
+        checks.inside(subject, found, constraints.unit_interval, "binarization 'dynamic'")
+    return found
+
+
+def _source(vae: VAE, data: Data, binarization: str) -> Source:
+    """The data as a run reads them: a tensor, or a data set, whose minibatches are checked as they
+    are read.
     """
-    group = batches[start : start + calls]
-    whole = len(group) == calls and start % calls == 0 and len(group[-1]) == len(group[0])
-    return group if whole else batches[start : start + 1]
-
-
-def _order(seed: int, epoch: int) -> torch.Generator:
-    """The data order of an epoch depends on the seed and the epoch alone, so a resumed run finds it
-    again.
-    """
-    return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-
-
-def _checked(
-    vae: VAE, data: Tensor, validation: Tensor | None, early_stopping: int | None, binarization: str
-) -> tuple[Tensor, Tensor | None]:
-    parts = {"data": data}
-    if validation is not None:
-        parts["validation"] = validation
-    for subject, x in parts.items():
-        vae.checked(x, subject)
-        if binarization == "dynamic":
-            unit = constraints.unit_interval
-            checks.inside(subject, x, unit, "binarization 'dynamic'", integers=vae.counts)
-    if early_stopping is not None and validation is None:
-        checks.refuse(
-            "early_stopping", early_stopping, "validation data to stop by", "pass validation=..."
-        )
-    return data, validation
+    if isinstance(data, TensorDataset):
+        data = data.tensors[0]
+    check_map_style("data", data)
+    return data if isinstance(data, TorchDataset) else _checked(vae, data, "data", binarization)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -22,19 +23,23 @@ from ppl_vae.files import remove_unfinished, side_matter
 from ppl_vae.graphs import changed_attributes, plain_attributes
 from ppl_vae.handlers.modes import local_parameters
 from ppl_vae.handlers.own_parameters import users_program
+from ppl_vae.inputs import Source
 from ppl_vae.protocols import InitialisedFromData
 from ppl_vae.terminal import Stream
 from ppl_vae.training.callbacks import Callback, call_all
 from ppl_vae.training.held_out import EarlyStopping, HeldOut
 from ppl_vae.training.history import History, HistoryFile
+from ppl_vae.training.minibatches import Minibatches
 from ppl_vae.training.objective import Objective, TrainingLoss
 from ppl_vae.training.optimizers import update_of
 from ppl_vae.training.ranks import Ranks
+from ppl_vae.training.saving import EVERY_EPOCH, Interval, Saves
 from ppl_vae.training.scheduled import Schedules
 from ppl_vae.training.settings import Settings
 from ppl_vae.training.state import OWN_ROWS, RunState, restore_run, save_run
 from ppl_vae.training.step import Step
 from ppl_vae.training.tiers import choose_tier, make_step
+from ppl_vae.training.training_data import TrainingData
 from ppl_vae.training.watch import Watch
 from ppl_vae.vae import VAE, evaluating
 
@@ -42,6 +47,8 @@ __all__ = ["Run"]
 
 log = logging.getLogger(__name__)
 HISTORY = "history.csv"
+# Rows of a data set that is not in memory that a prior may start from.
+SHOWN = 10_000
 
 
 class Run:
@@ -50,10 +57,12 @@ class Run:
 
     Args:
         vae: what is trained.
-        data: x, (N, *event_shape).
+        data: x, (N, *event_shape), or a map-style data set.
         validation: held-out x, (V, *event_shape), or None.
         settings: what a resumed run has to agree on.
         folder: where the run is saved, or None.
+        num_workers: processes that read ahead from a data set.
+        every: how often the run is saved.
     """
 
     schedules: Schedules
@@ -63,26 +72,28 @@ class Run:
     def __init__(
         self,
         vae: VAE,
-        data: Tensor,
+        data: Source,
         validation: Tensor | None,
         settings: Settings,
         folder: Path | None,
+        num_workers: int = 0,
+        every: Interval = EVERY_EPOCH,
     ) -> None:
         self.vae, self.settings, self.folder = vae, settings, folder
+        self.ranks, self.state = Ranks.current(), RunState()
+        self.data = TrainingData(vae, data, settings, self.ranks, num_workers)
+        self.ranks.check(len(self.data), settings.batch_size)
+        self.num_batches = math.ceil(len(self.data) / settings.batch_size)
         self.objective = Objective(
             settings.estimator, settings.num_particles, settings.corruption, settings.kl_balance
         )
         trained = [p for p in vae.parameters() if p.requires_grad]
-        self.update = update_of(settings.optimizer, trained, settings.weight_penalty / len(data))
-        device = self.update.parameters[0].device
-        # resident as they are, bytes as bytes: each minibatch is gathered there
-        self.data = data if device.type == "cpu" else data.to(device)
+        decay = settings.weight_penalty / len(self.data)
+        self.update = update_of(settings.optimizer, trained, decay)
         self.held_out = None
         if validation is not None:
-            self.held_out = HeldOut(vae, validation, self.objective, settings, len(data))
-        self.num_batches = math.ceil(len(data) / settings.batch_size)
-        self.ranks, self.state = Ranks.current(), RunState()
-        self.ranks.check(len(data), settings.batch_size)
+            self.held_out = HeldOut(vae, validation, self.objective, settings, len(self.data))
+        self._saves = Saves(every)
         self._checkpoint = folder / CHECKPOINT if folder else None
         self._history_file = HistoryFile((folder or Path()) / HISTORY)
         self._told = False
@@ -96,7 +107,7 @@ class Run:
             for name in (CHECKPOINT, HISTORY):
                 remove_unfinished(self.folder / name)
         torch.manual_seed(settings.seed)
-        first = self.batch(torch.arange(min(settings.batch_size, len(self.data))))
+        first = self.data.first_batch()
         weights = self.vae.guide.weights is not None
         self.objective.check(settings.batch_size, len(self.data), weights)
         kinds = self._kl_kinds(first)
@@ -111,13 +122,11 @@ class Run:
         torch.manual_seed(settings.seed)
         if found:
             self._restore()
+        self._saves.steps = self.steps
         self.state.history.kl_kinds = kinds
         started = bool(self.state.history.rows or self.state.batch)
         if not started:
-            self.vae.start_from(self.data)
-        prior = users_program(self.vae.model.prior)
-        if isinstance(prior, InitialisedFromData) and not started:
-            prior.start_from(self.data)
+            self._start_from_data()
         self._make_pieces()
         self._say_what_bounds_nothing()
         self.ranks.copy_first([*self.vae.parameters(), *self.vae.buffers()])
@@ -135,6 +144,14 @@ class Run:
         assert self.folder is not None
         settings, history = self.plain_settings(), self.folder / HISTORY
         self.state = restore_run(self.folder, self.vae, self.update, settings, history)
+
+    def _start_from_data(self) -> None:
+        """Show the data to the networks and the prior, before the first step."""
+        data = self.data.shown()
+        self.vae.start_from(data)
+        prior = users_program(self.vae.model.prior)
+        if isinstance(prior, InitialisedFromData):
+            prior.start_from(data)
 
     def _make_pieces(self) -> None:
         """What stands on the run's state, once that is read."""
@@ -163,20 +180,21 @@ class Run:
         """What a checkpoint stores of the settings."""
         return {**self.settings.plain(), "num_data": len(self.data)}
 
-    def batch(self, index: Tensor) -> Tensor:
-        """This rank's rows of `index`, as float, binarised anew where asked."""
-        x = self.vae.as_float(self.data[self.ranks.shard(index).to(self.data.device)])
-        return torch.bernoulli(x) if self.settings.binarization == "dynamic" else x
+    def minibatches(self) -> Minibatches:
+        """Those of the epoch that is at work."""
+        return self.data.minibatches(self.state.epoch)
 
     def begin_epoch(self) -> None:
-        """Training mode; and for all ranks but the first, noise of their own that a resumed run
-        draws again.
-        """
+        """Training mode."""
         self.vae.train()
+
+    def _begin_step(self) -> None:
+        """For all ranks but the first, noise of their own that a resumed run draws again, from the
+        middle of an epoch, too.
+        """
         if not self.ranks.first:
-            torch.manual_seed(
-                ((self.settings.seed + 1) * 1_000_003 + self.state.epoch) * 4096 + self.ranks.rank
-            )
+            place = [self.settings.seed, self.steps, self.ranks.rank]
+            torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
     def take(self, index: Sequence[Tensor]) -> None:
         """One call of the step, on these rows of the data batch by batch."""
@@ -184,7 +202,9 @@ class Run:
         epochs = [state.epoch + (state.batch + k) / self.num_batches for k in range(len(index))]
         values, rates = self.schedules.values(epochs), self.schedules.learning_rates(epochs)
         self.watch.check_rates(self.step.names, rates)
-        reports = self.step((self.batch(rows) for rows in index), values, rates)
+        self._begin_step()
+        batches = self.data.batches(state.epoch, state.batch, index)
+        reports = self.step(batches, values, rates)
         self.watch.add(self.step.names, reports)
         for report, rows in zip(reports[:, :-1], index, strict=True):
             self.schedules.observe(self.step.names, report)
@@ -251,6 +271,7 @@ class Run:
             save_run(self.folder, self.vae, self.update, self.state, self.plain_settings())
             with side_matter("the history is in the checkpoint alone"):
                 file.write(rows)
+        self._saves.saved()
 
     @property
     def going_on(self) -> bool:
@@ -274,6 +295,15 @@ class Run:
                         self.save()
                 raise
         return self.ranks.agree(stop)
+
+    @property
+    def steps(self) -> int:
+        """Those made so far, over all epochs."""
+        return self.state.epoch * self.num_batches + self.state.batch
+
+    def save_is_due(self, epochs: int | None = None) -> bool:
+        """Whether it is time to save, after so many epochs or, for None, inside one."""
+        return self.folder is not None and self._saves.due(self.steps, epochs)
 
     def interrupt(self) -> None:
         """Save, and raise the `KeyboardInterrupt` that says how to go on."""
@@ -311,14 +341,13 @@ class Run:
 
     def bar(self, progress: bool) -> tqdm:
         """The progress bar, in steps."""
-        done = self.state.epoch * self.num_batches + self.state.batch
         total = self.settings.epochs * self.num_batches
         compiles = self.step.tier == "inductor"
         return tqdm(
             file=Stream(sys.stderr),
             desc="compiling the step, up to a minute" if compiles else None,
             total=total,
-            initial=done,
+            initial=self.steps,
             disable=not (progress and self.ranks.first),
             unit="step",
             mininterval=0.2,
