@@ -196,9 +196,14 @@ class Model(DataProgram):
         """Run the program on data x; returns the value of the site "x"."""
         self.announce_parameters()
         theta = self.draw_weights("decoder.")
-        with self.data_plate(x):
+        with self.data_plate(x), self.at_home():
             z = self.prior()
             return pyro.sample("x", call(self.decoder, theta, z, x), obs=x)
+
+    def draw_latents(self) -> Any:
+        """Run the prior alone, under whatever plates are open; returns z (*, latent_size)."""
+        with self.at_home():
+            return self.prior()
 
 
 class Guide(DataProgram):
@@ -222,11 +227,10 @@ class Guide(DataProgram):
             self.check_place()
         with contextlib.nullcontext() if self.opens_plate else self.data_plate(x):
             seen = evidence(x) if self.training else x
-            call(
-                self.posterior,
-                theta,
-                self.weights.repeated(seen, theta, "posterior.") if theta else seen,
-            )
+            if theta:
+                seen = self.weights.repeated(seen, theta, "posterior.")
+            with self.at_home():
+                call(self.posterior, theta, seen)
 
     def mean_weights(self, prefix: str = "") -> dict[str, Tensor]:
         """E_q[theta], the weights under `prefix`; empty where the weights are points."""
@@ -291,7 +295,7 @@ class VAE(nn.Module, InitialisedFromData):
         """
         likelihood = self.model.decoder.likelihood
         of_pixels = isinstance(likelihood, PixelLikelihood)
-        return of_pixels or checks.on_unit_interval(likelihood.support)
+        return not self.counts and (of_pixels or checks.on_unit_interval(likelihood.support))
 
     def checked(self, x: Data, subject: str = "x", minimum_rows: int = 1) -> Tensor:
         """x as a tensor (N, *event_shape) of data that the likelihood is defined on.
@@ -387,7 +391,7 @@ class VAE(nn.Module, InitialisedFromData):
             pyro.settings.context(module_local_params=True),
             pyro.plate("draws", size),
         ):
-            z = self.model.prior()
+            z = self.model.draw_latents()
         x = self.decode(z)
         return x.mean if mean else x.sample()
 

@@ -99,7 +99,7 @@ class TestImportanceSampling:
         """
         truth = linear_gaussian(state)
         x = truth.draw(200)
-        found = log_likelihood(truth.vae, x, 2000, seed=0)
+        found = log_likelihood(truth.vae, x, 2000, seed=0, prior_share=0.0)
         assert (found.pareto_k < 0.5).all()
         if state == "exact":
             assert (found.values - truth.log_likelihood(x)).abs().max() < 1e-4
@@ -113,10 +113,21 @@ class TestImportanceSampling:
         """
         truth = linear_gaussian("overconfident")
         x = truth.draw(200)
-        found = log_likelihood(truth.vae, x, 5000, seed=0)
+        found = log_likelihood(truth.vae, x, 5000, seed=0, prior_share=0.0)
         assert abs(found.pareto_k.median() - (1 - Q_SCALES["overconfident"] ** 2)) < 0.1
         assert (found.values - truth.log_likelihood(x)).mean() < -0.02
         assert "pareto_k > 0.7: 8" in repr(found)
+
+    def test_a_tenth_of_the_draws_are_the_prior_s_unless_it_is_said_otherwise(self) -> None:
+        """The weights of an overconfident q have infinite variance and log p(x) is 0.02 nats and more
+        too low; those of the mixture are at most ten times p(x|z).
+        """
+        truth = linear_gaussian("overconfident")
+        x = truth.draw(200)
+        found = log_likelihood(truth.vae, x, 5000, seed=0)
+        again = log_likelihood(truth.vae, x, 5000, seed=0, prior_share=0.1)
+        assert torch.equal(found.values, again.values)
+        assert abs((found.values - truth.log_likelihood(x)).mean()) < 0.01
 
     def test_says_so_where_draws_are_too_few_for_pareto_k(self) -> None:
         truth = linear_gaussian("overconfident")
@@ -135,7 +146,7 @@ class TestImportanceSampling:
         truth = linear_gaussian("exact")
         x = truth.draw(11)
         monkeypatch.setattr("ppl_vae.evaluation.importance.decoder_rows", lambda vae: 500)
-        found = log_likelihood(truth.vae, x, num_samples, seed=0)
+        found = log_likelihood(truth.vae, x, num_samples, seed=0, prior_share=0.0)
         assert torch.allclose(found.values, truth.log_likelihood(x), atol=1e-4)
 
     def test_recorded_equals_eager_and_leaves_everything_as_it_was(self) -> None:
@@ -275,7 +286,7 @@ class TestParetoK:
         truth = linear_gaussian("overconfident")
         k = torch.cat(
             [
-                log_likelihood(truth.vae, rows, 1000, seed=i).pareto_k
+                log_likelihood(truth.vae, rows, 1000, seed=i, prior_share=0.0).pareto_k
                 for i, rows in enumerate(truth.draw(max(20, batch)).split(batch))
             ]
         )
@@ -303,7 +314,7 @@ class TestParetoK:
 
 def test_a_block_on_a_gpu_is_as_small_as_images_are_large() -> None:
     """Never more than 2^26 numbers in the widest activation; a device without memory stands in."""
-    for shape, rows in (((784,), 50_000), ((3, 512, 512), 85), ((2**14, 2**13), 1)):
+    for shape, rows in (((784,), 200_000), ((3, 512, 512), 341), ((2**14, 2**13), 2)):
         vae = torch.nn.Linear(1, 1, device="meta")
         vae.config = VAEConfig(shape, 2, (5,))  # type: ignore[assignment]
         assert decoder_rows(vae) == rows  # type: ignore[arg-type]

@@ -255,14 +255,14 @@ from ppl_vae.training.run import Run
 from tests.examples import pixels, tiny
 
 folder, last, resume = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "resume"
-add = Run.add
+add = Run.take
 
 def stop(self, *given):
     add(self, *given)
     if self.steps == last:
         sys.exit(0)
 
-Run.add = stop
+Run.take = stop
 options = {"epochs": 2, "batch_size": 10, "progress": False, "compile": "off"}
 with joined_ranks(None):
     fit(tiny(), pixels(60), checkpoint=folder, checkpoint_every="4 steps", resume=resume, **options)

@@ -553,13 +553,13 @@ def test_checkpoints_come_by_epochs_or_by_steps(tmp_path, monkeypatch, every, ex
 
 def test_checkpoints_come_by_the_clock(tmp_path, monkeypatch):
     """A step takes a minute of this clock, and a save none of it."""
-    made, now, add = saves_of(monkeypatch), [0.0], Run.add
+    made, now, add = saves_of(monkeypatch), [0.0], Run.take
 
     def slow(self, *given):
         add(self, *given)
         now[0] += 60
 
-    monkeypatch.setattr(Run, "add", slow)
+    monkeypatch.setattr(Run, "take", slow)
     monkeypatch.setattr(saving, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
     fit(tiny(), pixels(40), epochs=3, checkpoint=tmp_path, checkpoint_every="5 min", **QUIET)
     assert made == [(1, 1), (2, 2), (3, 0)]
@@ -575,7 +575,7 @@ def test_a_run_killed_after_a_save_inside_an_epoch_goes_on_as_if_it_never_was(
 ):
     """Saved after 16 of 36 steps, in the third epoch, and killed after 19."""
     vae, expected = train(name)
-    add, steps = Run.add, []
+    add, steps = Run.take, []
 
     def counted(self, *given):
         add(self, *given)
@@ -583,10 +583,10 @@ def test_a_run_killed_after_a_save_inside_an_epoch_goes_on_as_if_it_never_was(
         if len(steps) == 19:
             raise Killed
 
-    monkeypatch.setattr(Run, "add", counted)
+    monkeypatch.setattr(Run, "take", counted)
     with pytest.raises(Killed):
         train(name, checkpoint=tmp_path, checkpoint_every="16 steps")
-    monkeypatch.setattr(Run, "add", add)
+    monkeypatch.setattr(Run, "take", add)
     run = read_tensors(tmp_path / CHECKPOINT)[1]["run"]
     assert (run["epoch"], run["batch"]) == (2, 4)
     again, found = train(name, checkpoint=tmp_path, checkpoint_every="16 steps", resume=True)

@@ -112,17 +112,17 @@ def test_a_run_interrupted_in_an_epoch_goes_on_to_the_bit(workers, batch, tmp_pa
     expected, vae, again = tiny(), tiny(), tiny(seed=5)
     options = {**QUIET, "epochs": 3, "num_workers": workers}
     right = fit(expected, Noisy(pixels(40)), **{**options, "num_workers": 0})
-    add = Run.add
+    add = Run.take
 
     def press(self, *given):
         add(self, *given)
         if (self.state.epoch, self.state.batch) == (1, batch):
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Run, "add", press)
+    monkeypatch.setattr(Run, "take", press)
     with pytest.raises(KeyboardInterrupt):
         fit(vae, Noisy(pixels(40)), checkpoint=tmp_path, **options)
-    monkeypatch.setattr(Run, "add", add)
+    monkeypatch.setattr(Run, "take", add)
     found = fit(again, Noisy(pixels(40)), checkpoint=tmp_path, resume=True, **options)
     assert same_rows(found, right) and same(again, expected)
 

@@ -70,7 +70,7 @@ def _prior_draws(vae: VAE, num_samples: int) -> Tensor:
         pyro.settings.context(module_local_params=True),
         pyro.plate("draws", num_samples),
     ):
-        return vae.model.prior()
+        return vae.model.draw_latents()
 
 
 def _interpolations(vae: VAE, z: Tensor) -> Figure:

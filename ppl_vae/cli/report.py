@@ -73,7 +73,10 @@ def evaluation_report(
         return report
     options: dict[str, Any] = {}
     if method == "importance":
-        options["prior_share"] = default_prior_share(vae, x) if prior_share is None else prior_share
+        num_samples = METHODS["importance"][1] if num_samples is None else num_samples
+        if prior_share is None:
+            prior_share = default_prior_share(vae, x, num_samples)
+        options["prior_share"] = prior_share
     likelihood = log_likelihood(
         vae, x, num_samples, method, seed=seed, progress=progress, **options
     )

@@ -80,7 +80,7 @@ def simulation_based_calibration(
     checks.integer("num_samples", num_samples)
     with evaluation(vae, seed):
         with pyro.plate("data", num_simulations):
-            prior = poutine.trace(vae.model.prior).get_trace()
+            prior = poutine.trace(vae.model.draw_latents).get_trace()
         values: dict[str, Any] = {
             n: s["value"] for n, s in prior.nodes.items() if s["type"] == "sample" and n != "data"
         }

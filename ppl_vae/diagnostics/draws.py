@@ -164,7 +164,7 @@ def prior_draws(vae: VAE, num_samples: int) -> dict[str, Arrays]:
     *event_shape).
     """
     with pyro.plate("draws", num_samples):
-        trace = poutine.trace(vae.model.prior).get_trace()
+        trace = poutine.trace(vae.model.draw_latents).get_trace()
     found: dict[str, Tensor] = {
         name: site["value"]  # type: ignore[misc]
         for name, site in trace.nodes.items()

@@ -38,7 +38,7 @@ def decoder_rows(vae: VAE) -> int:
     """
     widest = max(math.prod(vae.config.event_shape), *vae.config.hidden_sizes, 1)
     if next(vae.parameters()).device.type != "cpu":
-        return min(50_000, max(1, 2**26 // widest))  # a quarter of a GiB the widest activation
+        return min(200_000, max(1, 2**28 // widest))  # a GiB the widest activation
     rows = min(20_000, max(1000, 800_000 // widest))
     weights = vae.guide.weights
     if weights is None or weights.estimator == "local":

@@ -24,7 +24,8 @@ __all__ = ["default_prior_share", "importance"]
 # second and saves 1 ms
 BLOCKS_WORTH_COMPILING, BLOCKS_WORTH_RECORDING = 10_000, 500
 
-PRIOR_SHARE = 0.1
+# A tenth of fewer draws than this would be hardly any.
+PRIOR_SHARE, WORTH_SHARING = 0.1, 100
 
 
 def importance(
@@ -51,7 +52,7 @@ def importance(
     """
     _check_density(vae, x)
     if prior_share is None:
-        prior_share = default_prior_share(vae, x)
+        prior_share = default_prior_share(vae, x, num_samples)
     if checks.number("prior_share", prior_share, 0.0) >= 1:
         checks.refuse("prior_share", prior_share, "a share below 1")
     rows = decoder_rows(vae)
@@ -81,14 +82,17 @@ def importance(
     return torch.cat(results, 1)
 
 
-def default_prior_share(vae: VAE, x: Tensor) -> float:
-    """The share that a value of log p(x) is best computed with: 0.1, or 0 where the guide has sites
-    of its own, which the prior does not draw.
+def default_prior_share(vae: VAE, x: Tensor, num_samples: int) -> float:
+    """The share that a value of log p(x) is best computed with: 0.1, or 0 of fewer than 100 draws,
+    and where the guide has sites of its own, which the prior does not draw.
 
     Of binarised MNIST under two latents a tenth leaves a mean error of -0.11 nats of -1.99; under
     ten latents it changes nothing.
     """
-    guide, model = (sites(trace) for trace in paired_traces(vae, as_float(vae, x[:1]), 1))
+    if num_samples < WORTH_SHARING:
+        return 0.0
+    with torch.random.fork_rng():
+        guide, model = (sites(trace) for trace in paired_traces(vae, as_float(vae, x[:1]), 1))
     return PRIOR_SHARE if guide.keys() <= model.keys() else 0.0
 
 

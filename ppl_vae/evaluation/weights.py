@@ -58,7 +58,7 @@ def paired_traces(vae: VAE, x: Tensor, num_samples: int, from_prior: int = 0) ->
 def _put_prior_draws(vae: VAE, guide: poutine.Trace, x: Tensor, count: int) -> None:
     """Replace the last `count` values of each site by the prior's, inside the plate of draws."""
     with pyro.plate("data", len(x), dim=-1):
-        prior: Any = poutine.trace(vae.model.prior).get_trace().nodes
+        prior: Any = poutine.trace(vae.model.draw_latents).get_trace().nodes
     for name, site in sites(guide).items():
         if name not in prior:
             checks.refuse(

@@ -3,6 +3,7 @@
 Knows the plate and the parameter store; knows nothing of latents or networks.
 """
 
+import contextlib
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -62,6 +63,15 @@ class DataProgram(nn.Module):
         """
         size = self.num_data if self.training and self.num_data is not None else len(x)
         return pyro.plate(DATA_PLATE, size, subsample=x, dim=-1)
+
+    def at_home(self) -> contextlib.AbstractContextManager[Any]:
+        """Tensors that a user's program makes, as by `torch.zeros(3)`, are where the parameters
+        are.
+        """
+        first = next(self.parameters(), None)
+        if first is None or first.device.type == "cpu":
+            return contextlib.nullcontext()
+        return first.device
 
     def check_place(self) -> None:
         """Refuse, as Pyro does, another plate at dim -1, where a program opens its plate itself."""

@@ -300,6 +300,9 @@ class FusedUpdate:
         _own_memory(self.parameters)
         self.optimizer: torch.optim.Optimizer = self._kind.make(self.parameters, weight_decay)
         self._group = self.optimizer.param_groups[0]
+        first = self.parameters[0]
+        # on a GPU, captured or not, a step is given its rate in one precision
+        self._rate = first.new_zeros((), dtype=torch.float32) if first.is_cuda else None
         self._read_state()
 
     def _read_state(self) -> None:
@@ -325,6 +328,8 @@ class FusedUpdate:
         torch._foreach_add_(steps, 1)
         if failed is not None:  # as a list: one scalar tensor would be read, which waits for it
             torch._foreach_sub_(steps, [failed] * len(steps))
+        if self._rate is not None and not torch.is_tensor(learning_rate):
+            learning_rate = self._rate.fill_(learning_rate)
         self._kind.kernel(
             self.parameters, list(gradients), self._state, self._group, learning_rate, failed
         )

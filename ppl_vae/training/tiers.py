@@ -5,6 +5,7 @@ never on a clock, so that two runs of one seed are the same run.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -59,11 +60,11 @@ def make_step(module: TrainingLoss, update: Update, tier: str, batch: Tensor, ra
 
 
 class CapturedStep:
-    """On a GPU, recorded program and fused optimiser as one CUDA graph, captured at the third step
-    and replayed.
+    """On a GPU, recorded program and fused optimiser as one CUDA graph, captured at the third batch
+    of one shape and replayed.
 
     The noise is drawn inside the graph by a generator the graph advances. Batches of another shape
-    than the first run without a graph. The kernel itself passes over the update of a step that went
+    run without a graph. The kernel itself passes over the update of a step that went
     wrong, and over all after it; the loop sees their reports later, since to look at each would be
     to wait for the device at every step.
     """
@@ -72,7 +73,7 @@ class CapturedStep:
 
     def __init__(self, step: RecordedStep) -> None:
         self.step, self.tier, self.names = step, step.tier, step.names
-        self._seen = 0
+        self._seen: Counter[torch.Size] = Counter()
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(
@@ -84,10 +85,10 @@ class CapturedStep:
         """One update."""
         x = next(batches)
         self.step.module.set(values[0])
-        if self._graph is None and self._seen >= self.warm_up:
+        if self._graph is None and self._seen[x.shape] >= self.warm_up:
             self._capture(x)
         if self._graph is None or x.shape != self._x.shape:
-            self._seen += 1
+            self._seen[x.shape] += 1
             report = self._beside(x, values, learning_rates)
             self.names = self.step.names
             return report
