@@ -6,6 +6,7 @@ function draws there and returns their figure. Latent coordinates are counted fr
 (z_1 ... z_L) and from zero in arguments.
 """
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -34,6 +35,16 @@ PALETTE = (
     "#999933",
     "#222222",
 )
+
+
+class Picture(Figure):
+    """A figure that a notebook shows when it is the last line of a cell, without pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=100)
+        return file.getvalue()
+
 
 InverseCDF = Callable[[Tensor], Tensor] | None
 Names = Sequence[str]
@@ -242,7 +253,7 @@ def training_curves(
 
 def _axes(axes: Any, width: float, height: float, panels: int = 1) -> Any:
     if axes is None:
-        axes = Figure(figsize=(width, height), dpi=150, layout="constrained").subplots(1, panels)
+        axes = Picture(figsize=(width, height), dpi=150, layout="constrained").subplots(1, panels)
     return axes
 
 

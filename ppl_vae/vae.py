@@ -60,6 +60,7 @@ from ppl_vae.parts.slot import copies
 from ppl_vae.parts.user_code import fault, recorded_code
 from ppl_vae.priors import PRIOR, build_prior, made_of_posterior
 from ppl_vae.protocols import ClosedFormPosterior, InitialisedFromData, Posterior
+from ppl_vae.tables import as_html, as_lines
 from ppl_vae.weights import bayesian_pair, check_options
 
 __all__ = ["VAE", "Decoder", "Guide", "Model", "VAEConfig", "build", "evaluating"]
@@ -256,6 +257,37 @@ class VAE(nn.Module, InitialisedFromData):
         # set by `build`: its parts as they were made, and the user's files (path -> sha256) it ran
         self.built: dict[str, Any] = {}
         self.code: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        """Its parts as a table; `print(vae.model)` and `print(vae.guide)` show their modules."""
+        return "\n".join(["VAE", *as_lines(("part", "what", "parameters"), self._rows())])
+
+    def _repr_html_(self) -> str:
+        return as_html(("part", "what", "parameters"), self._rows())
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        """(part, its name and options, number of its parameters)."""
+        c, decoder = self.config, self.model.decoder
+        network = c.network if c.encoder is None or c.decoder is None else ""
+        widths = "-".join(map(str, c.hidden_sizes)) or "linear"
+        names = {
+            "prior": (c.prior, c.prior_options, self.model.prior),
+            "likelihood": (c.likelihood, c.likelihood_options, decoder.likelihood),
+            "encoder, posterior": (
+                " ".join(filter(None, (c.encoder or f"{network} {widths}", c.posterior))),
+                {**c.encoder_options, **c.posterior_options},
+                self.guide.posterior,
+            ),
+            "decoder": (c.decoder or f"{network} {widths}", c.decoder_options, decoder.network),
+            "weights": (c.weights or "points", c.weights_options, self.guide.weights),
+        }
+        rows = [("data", f"{c.event_shape}, {c.latent_size} latents", "")]
+        for part, (name, options, module) in names.items():
+            told = ", ".join(f"{key}={value}" for key, value in options.items())
+            owned = module.parameters() if isinstance(module, nn.Module) else ()
+            size = sum(parameter.numel() for parameter in owned)
+            rows.append((part, f"{name}({told})" if told else name, f"{size}" if size else ""))
+        return rows
 
     def parts(self) -> dict[str, Any]:
         """Everything this VAE is put together from, by where it is."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ppl_vae import checks
 from ppl_vae.diagnostics import Check
+from ppl_vae.diagnostics.verdicts import CHECK_HEADER, check_rows
 from ppl_vae.elbo import estimator_from, kl_report
 from ppl_vae.evaluation import (
     LogLikelihood,
@@ -23,6 +24,7 @@ from ppl_vae.evaluation import (
 from ppl_vae.evaluation.blocks import by_blocks
 from ppl_vae.evaluation.importance import default_prior_share
 from ppl_vae.evaluation.likelihood import METHODS
+from ppl_vae.tables import as_lines
 from ppl_vae.vae import VAE
 
 __all__ = ["check_table", "evaluation_lines", "evaluation_report", "verdict"]
@@ -131,7 +133,7 @@ def evaluation_lines(report: dict[str, Any]) -> list[str]:
         "",
     ]
     rows = [(site, kl["kind"], f"{kl['nats']:.3f}") for site, kl in report["kl"].items()]
-    return lines + _table(("site", f"KL under {report['estimator']}", "nats per datum"), rows)
+    return lines + as_lines(("site", f"KL under {report['estimator']}", "nats per datum"), rows)
 
 
 def _likelihood_lines(report: dict[str, Any]) -> list[str]:
@@ -185,10 +187,7 @@ def _plus_minus(value: dict[str, float]) -> str:
 
 def check_table(found: Sequence[Check]) -> list[str]:
     """One line a check."""
-    rows = [
-        (c.verdict, c.name, f"{c.value:.3g}", f"{c.threshold:g}", c.unit, c.meaning) for c in found
-    ]
-    return _table(("verdict", "check", "value", "threshold", "unit", "meaning"), rows)
+    return as_lines(CHECK_HEADER, check_rows(found))
 
 
 def verdict(found: Sequence[Check]) -> str:
@@ -196,12 +195,3 @@ def verdict(found: Sequence[Check]) -> str:
     failed = [check.name for check in found if check.verdict != "pass"]
     passed = f"{len(found) - len(failed)} of {len(found)} checks pass"
     return f"{passed}; look at {', '.join(failed)}" if failed else passed
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in (header, *rows)
-    ]
-    return [line.rstrip() for line in lines]

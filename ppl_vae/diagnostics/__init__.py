@@ -17,7 +17,7 @@ from ppl_vae.diagnostics.inference_data import to_datatree, to_elpd, to_inferenc
 from ppl_vae.diagnostics.predictive import PredictiveCheck, posterior_predictive_check
 from ppl_vae.diagnostics.pyro_runs import from_pyro
 from ppl_vae.diagnostics.reference import NutsReference, nuts_reference
-from ppl_vae.diagnostics.verdicts import Check, Examination, diagnose, examine
+from ppl_vae.diagnostics.verdicts import Check, Checks, Examination, diagnose, examine
 from ppl_vae.diagnostics.weight_posterior import weight_convergence, weights_to_inference_data
 from ppl_vae.diagnostics.weights import (
     functional_spread,
@@ -28,6 +28,7 @@ from ppl_vae.diagnostics.weights import (
 __all__ = [
     "Calibration",
     "Check",
+    "Checks",
     "Examination",
     "NutsReference",
     "PredictiveCheck",

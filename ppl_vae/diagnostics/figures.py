@@ -13,6 +13,7 @@ from torch import Tensor
 from ppl_vae.diagnostics.calibration import Calibration
 from ppl_vae.diagnostics.predictive import PredictiveCheck
 from ppl_vae.diagnostics.verdicts import Examination
+from ppl_vae.plots import Picture
 
 __all__ = [
     "calibration_figure",
@@ -70,7 +71,7 @@ def predictive_figure(checks: Mapping[str, PredictiveCheck]) -> Figure:
     """One panel a statistic: its values in replicated data, and in the data themselves as a
     line.
     """
-    figure = Figure(figsize=(3.4 * len(checks), 3.0), layout="constrained")
+    figure = Picture(figsize=(3.4 * len(checks), 3.0), layout="constrained")
     panels = figure.subplots(1, len(checks), squeeze=False)[0]
     for panel, (name, check) in zip(panels, checks.items()):
         panel.hist(check.replicated.numpy(), bins=20, color=DRAWS, alpha=0.7, label="replicated")
@@ -131,4 +132,4 @@ def examination_figures(found: Examination) -> dict[str, Figure]:
 
 
 def _axes(axes: Axes | None) -> Axes:
-    return Figure(figsize=(5.0, 3.6), layout="constrained").subplots() if axes is None else axes
+    return Picture(figsize=(5.0, 3.6), layout="constrained").subplots() if axes is None else axes

@@ -3,6 +3,7 @@
 Knows evaluation; knows nothing of runs, files or how a verdict is shown.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +17,10 @@ from ppl_vae.elbo import kl_report
 from ppl_vae.evaluation import LogLikelihood, active_units, log_likelihood, lower_bound
 from ppl_vae.evaluation.blocks import as_float, checked
 from ppl_vae.inputs import Data
+from ppl_vae.tables import as_html, as_lines
 from ppl_vae.vae import VAE
 
-__all__ = ["Check", "Examination", "diagnose", "examine"]
+__all__ = ["Check", "Checks", "Examination", "diagnose", "examine"]
 
 INTERVAL, P_VALUE = 0.8, 0.01
 
@@ -42,6 +44,27 @@ class Check:
         return f"{self.verdict:>4}  {found}: {self.meaning}"
 
 
+CHECK_HEADER = ("verdict", "check", "value", "threshold", "unit", "meaning")
+
+
+def check_rows(found: Iterable[Check]) -> list[tuple[str, ...]]:
+    """The cells of a table, one row a check."""
+    return [
+        (c.verdict, c.name, f"{c.value:.3g}", f"{c.threshold:g}", c.unit, c.meaning) for c in found
+    ]
+
+
+class Checks(list[Check]):
+    """Checks, shown as a table."""
+
+    def __repr__(self) -> str:
+        """One line a check."""
+        return "\n".join(as_lines(CHECK_HEADER, check_rows(self)))
+
+    def _repr_html_(self) -> str:
+        return as_html(CHECK_HEADER, check_rows(self))
+
+
 @dataclass(frozen=True)
 class Examination:
     """Checks of a trained pair, and what they were read from: for figures.
@@ -50,11 +73,18 @@ class Examination:
     point weights.
     """
 
-    checks: list[Check]
+    checks: Checks
     pareto_k: Tensor
     calibration: Calibration
     predictive: dict[str, PredictiveCheck]
     signal_to_noise: dict[str, Tensor]
+
+    def __repr__(self) -> str:
+        """The table of its checks."""
+        return repr(self.checks)
+
+    def _repr_html_(self) -> str:
+        return self.checks._repr_html_()
 
 
 def at_most(name: str, value: float, threshold: float, unit: str, meaning: str) -> Check:
@@ -62,7 +92,7 @@ def at_most(name: str, value: float, threshold: float, unit: str, meaning: str) 
     return Check(name, value, threshold, unit, "pass" if value <= threshold else "look", meaning)
 
 
-def diagnose(vae: VAE, x: Data, seed: int = 0, num_samples: int = 1000) -> list[Check]:
+def diagnose(vae: VAE, x: Data, seed: int = 0, num_samples: int = 1000) -> Checks:
     """The checks of `examine` alone."""
     return examine(vae, x, seed, num_samples).checks
 
@@ -82,17 +112,16 @@ def examine(vae: VAE, x: Data, seed: int = 0, num_samples: int = 1000) -> Examin
             "a posterior to draw from",
             "evaluate says what a plain autoencoder is worth",
         )
-    likelihood = log_likelihood(vae, tensor, num_samples, seed=seed)
+    # all draws the guide's, which k then judges
+    likelihood = log_likelihood(vae, tensor, num_samples, seed=seed, prior_share=0.0)
     calibration = simulation_based_calibration(vae, seed=seed)
     predictive = posterior_predictive_check(vae, tensor, seed=seed)
     ratios = {} if vae.guide.weights is None else weight_signal_to_noise(vae)
-    found = [
-        *_likelihood_checks(vae, tensor, likelihood, seed),
-        _inactive_units(vae, tensor, seed),
-        *_calibration_checks(calibration),
-        _predictive(predictive),
-        *_weight_checks(ratios),
-    ]
+    found = Checks(_likelihood_checks(vae, tensor, likelihood, seed))
+    found.append(_inactive_units(vae, tensor, seed))
+    found += _calibration_checks(calibration)
+    found.append(_predictive(predictive))
+    found += _weight_checks(ratios)
     return Examination(found, likelihood.pareto_k, calibration, predictive, ratios)
 
 

@@ -6,6 +6,7 @@ of a run together write each row a bounded number of times.
 
 import contextlib
 import csv
+import html
 import io
 import itertools
 import logging
@@ -14,9 +15,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ppl_vae.files import saved
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 __all__ = ["History", "HistoryFile"]
 
@@ -49,6 +54,22 @@ class History:
             f"History({len(self.rows)} epochs, tier={self.tier!r}, kl_kinds={self.kl_kinds}; "
             f"last: {last or 'none'})"
         )
+
+    def plot(self) -> "Figure":
+        """The bound of training and held-out data, and the KL of each site, epoch by epoch."""
+        from ppl_vae import plots
+
+        return plots.training_curves(self.rows)
+
+    def to_frame(self) -> "DataFrame":
+        """The rows as a pandas frame, by epoch."""
+        import pandas
+
+        frame = pandas.DataFrame(self.rows)
+        return frame.set_index("epoch") if self.rows else frame
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{self.to_frame().to_html(max_rows=10)}"
 
     def tail(self, first: int) -> dict[str, Any]:
         """The rows from index `first` on in plain values, columns named once."""
