@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ppl_vae.datasets import load_data
     from ppl_vae.diagnostics import to_elpd, to_inference_data
     from ppl_vae.evaluation import log_likelihood, lower_bound
+    from ppl_vae.exporting import export
     from ppl_vae.training import History, fit
     from ppl_vae.vae import VAE, VAEConfig, build
 
@@ -24,6 +25,7 @@ __all__ = [
     "InputError",
     "VAEConfig",
     "build",
+    "export",
     "fit",
     "load",
     "load_data",
@@ -39,6 +41,7 @@ _ROOMS = {
     "checks": ("InputError",),
     "datasets": ("load_data",),
     "diagnostics": ("to_elpd", "to_inference_data"),
+    "exporting": ("export",),
     "evaluation": ("log_likelihood", "lower_bound"),
     "training": ("History", "fit"),
     "vae": ("VAE", "VAEConfig", "build"),

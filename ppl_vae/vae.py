@@ -32,6 +32,7 @@ from ppl_vae.guides.moments import mean
 from ppl_vae.guides.program import named
 from ppl_vae.handlers import call
 from ppl_vae.handlers.corruption import evidence
+from ppl_vae.handlers.embedded import EmbeddedModel
 from ppl_vae.handlers.modes import evaluating
 from ppl_vae.handlers.own_parameters import check_owned, stated
 from ppl_vae.inputs import Data, in_memory
@@ -274,7 +275,7 @@ class VAE(nn.Module, InitialisedFromData):
             "prior": (c.prior, c.prior_options, self.model.prior),
             "likelihood": (c.likelihood, c.likelihood_options, decoder.likelihood),
             "encoder, posterior": (
-                " ".join(filter(None, (c.encoder or f"{network} {widths}", c.posterior))),
+                f"{c.encoder or f'{network} {widths}'}, {c.posterior}",
                 {**c.encoder_options, **c.posterior_options},
                 self.guide.posterior,
             ),
@@ -426,6 +427,27 @@ class VAE(nn.Module, InitialisedFromData):
             z = self.model.draw_latents()
         x = self.decode(z)
         return x.mean if mean else x.sample()
+
+    def as_prior(self, name: str = "vae", noise: bool = False) -> EmbeddedModel:
+        """The generative model as a statement of another Pyro program, its parameters fixed.
+
+        Called inside that program, it samples z ~ p(z) as its site "NAME.z" and returns E[x|z],
+        (*plates, *event_shape). Bayesian weights are at their posterior mean.
+
+        Args:
+            name: what its sites' names begin with.
+            noise: sample x ~ p(x|z) as the site "NAME.x", and return it, instead of its mean.
+
+        Source: Compressed sensing using generative models (2017), section 2.
+
+        >>> from pyro.infer import MCMC, NUTS
+        >>> image = vae.as_prior("image")  # doctest: +SKIP
+        >>> def model(y):  # doctest: +SKIP
+        ...     pyro.sample("y", dist.Normal(image() @ blur, 0.1).to_event(1), obs=y)
+        >>> MCMC(NUTS(model), 500).run(y)  # doctest: +SKIP
+        """
+        theta = self.guide.mean_weights("decoder.")
+        return EmbeddedModel(self.model.prior, self.model.decoder, theta, name, noise)
 
     @torch.no_grad()
     def reconstruct(self, x: Data) -> Tensor:

@@ -39,6 +39,7 @@ ROOMS = (
     "vae",
     "elbo",
     "checkpoint",
+    "exporting",
     "training",
     "evaluation",
     "sampling",
