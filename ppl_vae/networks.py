@@ -45,7 +45,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "softplus": nn.Softplus,
     "silu": nn.SiLU,
+    "leaky_relu": nn.LeakyReLU,
 }
+# of which a unit that is as often below 0 as above passes half of its variance on
+RECTIFIERS = ("relu", "silu", "softplus", "leaky_relu")
+NORMALIZATIONS = ("none", "layer", "batch")
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 INITIALIZATIONS = ("fan_in", "normal_0.01")
 
@@ -129,14 +133,68 @@ class ImageNorm(nn.BatchNorm2d):
         return super().forward(x)
 
 
-def dense(sizes: Sequence[int], activation: str, dropout: float = 0.0) -> list[nn.Module]:
-    """Hidden layers h <- activation(W h + b), one for each consecutive pair of `sizes`, each
-    followed by dropout.
+class GatedLinear(nn.Module):
+    """h (*, D) -> (W h + b) * sigmoid(V h + c), elementwise.
+
+    Source: Language modeling with gated convolutional networks (2017), equation 1.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.linear, self.gate = nn.Linear(inputs, outputs), nn.Linear(inputs, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) * torch.sigmoid(self.gate(x))
+
+
+class ResidualBlock(nn.Module):
+    """Images (M, C, H, W) -> x + conv(activation(norm(conv(activation(norm(x)))))), kernels 3 x 3.
+
+    Source: Identity mappings in deep residual networks (2016), section 4.
+    """
+
+    def __init__(self, channels: int, activation: str, batch_norm: bool) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(2):
+            layers += [ImageNorm(channels)] if batch_norm else []
+            layers += [ACTIVATIONS[activation](), nn.Conv2d(channels, channels, 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+def dense(
+    sizes: Sequence[int],
+    activation: str,
+    dropout: float = 0.0,
+    gated: bool = False,
+    normalization: str = "none",
+) -> list[nn.Module]:
+    """Hidden layers h <- activation(W h + b), one for each consecutive pair of `sizes`.
+
+    Args:
+        sizes: of the input and of each layer.
+        activation: its name.
+        dropout: share of each layer's units set to 0 in training.
+        gated: h <- (W h + b) * sigmoid(V h + c) in place of the activation.
+        normalization: of W h + b before the activation, or of a gated layer's output: "layer" over
+            the units of a datum, "batch" over the data of a batch, and over running means of them
+            in evaluation.
     """
     checks.number("network_options.dropout", dropout, 0.0, maximum=1.0)
+    checks.truth("network_options.gated", gated)
+    checks.choice("network_options.normalization", normalization, NORMALIZATIONS)
+    norms = {"none": None, "layer": nn.LayerNorm, "batch": RowNorm}
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
+        layers.append(GatedLinear(inputs, outputs) if gated else nn.Linear(inputs, outputs))
+        norm = norms[normalization]
+        if norm is not None:
+            layers.append(norm(outputs))
+        if not gated:
+            layers.append(ACTIVATIONS[activation]())
         if dropout:
             layers.append(nn.Dropout(dropout))
     return layers
@@ -146,12 +204,15 @@ def mlp_encoder(
     event_shape: tuple[int, ...],
     hidden_sizes: tuple[int, ...],
     activation: str,
-    dropout: float = 0.0,
     decoder_hidden_sizes: object = None,
+    **options: Any,
 ) -> tuple[nn.Module, int]:
-    """Multilayer perceptron x -> features; no hidden size makes it the identity on flattened x."""
+    """Multilayer perceptron x -> features; no hidden size makes it the identity on flattened x.
+
+    `options` are those of `dense`.
+    """
     sizes = (math.prod(event_shape), *hidden_sizes)
-    return nn.Sequential(Flatten(event_shape), *dense(sizes, activation, dropout)), sizes[-1]
+    return nn.Sequential(Flatten(event_shape), *dense(sizes, activation, **options)), sizes[-1]
 
 
 def mlp_decoder(
@@ -160,11 +221,11 @@ def mlp_decoder(
     event_shape: tuple[int, ...],
     hidden_sizes: tuple[int, ...],
     activation: str,
-    dropout: float = 0.0,
     decoder_hidden_sizes: object = None,
+    **options: Any,
 ) -> nn.Module:
-    """Multilayer perceptron z -> outputs, its hidden sizes the encoder's in reverse unless
-    given.
+    """Multilayer perceptron z -> outputs, its hidden sizes the encoder's in reverse unless given;
+    `options` are those of `dense`.
     """
     hidden = (
         tuple(reversed(hidden_sizes))
@@ -174,7 +235,7 @@ def mlp_decoder(
     sizes = (latent_size, *hidden)
     output = nn.Linear(sizes[-1], num_outputs * math.prod(event_shape))
     return nn.Sequential(
-        *dense(sizes, activation, dropout), output, Unflatten((num_outputs, *event_shape))
+        *dense(sizes, activation, **options), output, Unflatten((num_outputs, *event_shape))
     )
 
 
@@ -208,14 +269,23 @@ def _block(layer: nn.Module, channels: int, activation: str, batch_norm: bool) -
     return [layer, *([ImageNorm(channels)] if batch_norm else []), ACTIVATIONS[activation]()]
 
 
+def _residual(blocks: int, channels: int, activation: str, batch_norm: bool) -> list[nn.Module]:
+    """That many residual blocks at one resolution."""
+    number = checks.integer("network_options.residual_blocks", blocks, 0)
+    return [ResidualBlock(channels, activation, batch_norm) for _ in range(number)]
+
+
 def conv_encoder(
     event_shape: tuple[int, ...],
     hidden_sizes: tuple[int, ...],
     activation: str,
     channels: Sequence[int] = (32, 64),
     batch_norm: bool = True,
+    residual_blocks: int = 0,
 ) -> tuple[nn.Module, int]:
-    """Strided convolutions that halve the image, one for each of `channels`, then dense layers."""
+    """Strided convolutions that halve the image, one for each of `channels`, each followed by
+    `residual_blocks` at its resolution; then dense layers.
+    """
     image = image_shape("network 'conv'", event_shape)
     widths = checks.sizes("network_options.channels", channels)
     checks.truth("network_options.batch_norm", batch_norm)
@@ -224,6 +294,7 @@ def conv_encoder(
         layers += _block(
             nn.Conv2d(inputs, outputs, 3, stride=2, padding=1), outputs, activation, batch_norm
         )
+        layers += _residual(residual_blocks, outputs, activation, batch_norm)
     height, width = (_halvings(n, len(widths))[-1] for n in image[1:])
     sizes = ((widths[-1] if widths else image[0]) * height * width, *hidden_sizes)
     body = (
@@ -243,9 +314,10 @@ def conv_decoder(
     activation: str,
     channels: Sequence[int] = (32, 64),
     batch_norm: bool = True,
+    residual_blocks: int = 0,
 ) -> nn.Module:
     """The encoder's mirror: dense layers, then transposed convolutions that double the image to its
-    exact size.
+    exact size, `residual_blocks` before each.
     """
     image = image_shape("network 'conv'", event_shape)
     widths = checks.sizes("network_options.channels", channels)[::-1]
@@ -255,6 +327,7 @@ def conv_decoder(
     layers: list[nn.Module] = []
     for i, inputs in enumerate(widths):
         last = i == len(widths) - 1
+        layers += _residual(residual_blocks, inputs, activation, batch_norm)
         # stride 2 gives 2n - 1; the padding adds the row or column that halving an even size had
         # dropped
         padding = (heights[i + 1] + 1 - 2 * heights[i], breadths[i + 1] + 1 - 2 * breadths[i])
@@ -280,7 +353,10 @@ NETWORKS: dict[str, tuple[Callable[..., tuple[nn.Module, int]], Callable[..., nn
     "mlp": (mlp_encoder, mlp_decoder),
     "conv": (conv_encoder, conv_decoder),
 }
-NETWORK_OPTIONS = {"mlp": ("dropout", "decoder_hidden_sizes"), "conv": ("channels", "batch_norm")}
+NETWORK_OPTIONS = {
+    "mlp": ("dropout", "decoder_hidden_sizes", "gated", "normalization"),
+    "conv": ("channels", "batch_norm", "residual_blocks"),
+}
 
 
 def encoder_network(
@@ -330,7 +406,7 @@ def initialize(module: nn.Module, init: str, activation: str) -> nn.Module:
     (2013, section 5) do.
     """
     checks.choice("init", init, INITIALIZATIONS)
-    gain = math.sqrt(2.0) if activation in ("relu", "silu", "softplus") else 1.0
+    gain = math.sqrt(2.0) if activation in RECTIFIERS else 1.0
     modules = list(module.modules())
     for i, layer in enumerate(modules):
         if not isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):

@@ -127,7 +127,8 @@ def test_every_activation_is_the_named_function(activation):
     network, _ = encoder_network("mlp", (3,), (2,), activation, "fan_in", {})
     x = torch.randn(4, 3)
     linear = next(m for m in network.modules() if isinstance(m, nn.Linear))
-    functions = {"silu": nn.functional.silu, "softplus": nn.functional.softplus}
+    named = ("silu", "softplus", "leaky_relu")
+    functions = {name: getattr(nn.functional, name) for name in named}
     expected = functions.get(activation) or getattr(torch, activation)
     torch.testing.assert_close(network(x), expected(linear(x)))
 
