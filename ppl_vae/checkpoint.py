@@ -199,8 +199,8 @@ def load(
     encoder: Any = None,
     decoder: Any = None,
 ) -> VAE:
-    """The VAE saved at `path`, a file or a run's folder (its best epoch, if it stopped early), in
-    evaluation mode.
+    """The VAE saved at `path`, a file or a run's folder (its best epoch, if it may stop early, or
+    its parameters' moving averages, if it keeps them), in evaluation mode.
 
     The parts stand in for objects that were given to `build` and that no reference names. A user's
     file the checkpoint refers to is run only if it is unchanged since this user trained the
@@ -214,12 +214,8 @@ def load(
     num_data = header.get("num_data")
     if num_data is not None:
         checks.integer("checkpoint's num_data", num_data)
-    best = {
-        n.removeprefix("training/best/"): t
-        for n, t in tensors.items()
-        if n.startswith("training/best/")
-    }
-    own = best or {n: t for n, t in tensors.items() if not n.startswith("training/")}
+    last = {n: t for n, t in tensors.items() if not n.startswith("training/")}
+    own = _under("training/best/", tensors) or {**last, **_under("training/average/", tensors)}
     with _Allowance(FREE_NUMBERS + 10 * sum(t.numel() for t in own.values())):
         given = {
             "prior": prior,
@@ -236,6 +232,11 @@ def load(
     _check_numbers(f"checkpoint {file}", own)
     load_state(vae, own, file)
     return vae.eval()
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, by the rest of their names."""
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def build_trusted(

@@ -127,7 +127,8 @@ def _fit(
     run: RunFolder, vae: VAE, data: Dataset, arguments: dict[str, Any], progress: bool, resume: bool
 ) -> History:
     rest = {name: value for name, value in arguments.items() if name != "validation"}
-    validation = data.validation if arguments["validation"] else None
+    held_out = arguments["validation"] or arguments["all_data"]
+    validation = data.validation if held_out else None
     binarization = "dynamic" if data.binarization == "dynamic" else "none"
     return fit(
         vae,

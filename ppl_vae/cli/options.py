@@ -37,7 +37,7 @@ __all__ = [
 # Arguments of `fit` that the command line gives in another way: as --data, --binarization, --out
 # and --resume, or not at all.
 GIVEN_BY_THE_RUN = ("vae", "data", "binarization", "checkpoint", "resume", "callbacks")
-NUMBER = "a number or linear:start:end:epochs"
+NUMBER = "a number, linear:start:end:epochs or stages:value:epoch:value"
 # What the fields of `VAEConfig` mean, and those arguments of `fit` whose docstring is about Python
 # rather than text.
 MEANINGS = {
@@ -67,6 +67,8 @@ MEANINGS = {
     "weight_kl_weight": f"weight of KL(q(theta) || p(theta)), where weights are Bayesian: {NUMBER}",
     "learning_rate": f"step size: {NUMBER}",
     "corruption_level": f"how strong the corruption is: {NUMBER}",
+    "max_gradient_norm": "the gradient of all parameters is scaled down to this norm",
+    "parameter_average": "decay of the parameters' moving averages, used in evaluation, as 0.999",
     "weight_penalty": "lambda in lambda ||parameters||^2 / (2 N), counted once for all data",
     "seed": "fixes initial weights, data order and noise",
     "num_workers": "processes that read ahead, of data in files that stay on the disk",
@@ -211,7 +213,8 @@ def _text(value: Any) -> str:
 
 def is_dictionary(annotation: Any) -> bool:
     """Whether values of this type are given one by one, as dotted flags."""
-    return typing.get_origin(annotation) is Mapping
+    kinds = [annotation, *typing.get_args(annotation)]
+    return any(typing.get_origin(kind) is Mapping for kind in kinds)
 
 
 def reader(annotation: Any) -> tuple[Callable[[str], Any], str]:

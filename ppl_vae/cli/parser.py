@@ -115,9 +115,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     first = argv[0] if argv else ""
     words, dotted = list(argv), dict[str, dict[str, Any]]()
     if first == "train":
-        from ppl_vae.cli.options import config_options, split_dotted
+        from ppl_vae.cli.options import config_options, fit_options, split_dotted
 
-        words, dotted = split_dotted(argv, config_options())
+        words, dotted = split_dotted(argv, [*config_options(), *fit_options()])
     given = make_parser(first).parse_args(words)
     vars(given).update(dotted)
     room = "explain" if first == "explain" else "commands"

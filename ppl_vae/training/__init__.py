@@ -8,6 +8,6 @@ command line.
 from ppl_vae.training.callbacks import Event
 from ppl_vae.training.history import History
 from ppl_vae.training.loop import fit
-from ppl_vae.training.schedules import Linear
+from ppl_vae.training.schedules import Linear, Stages
 
-__all__ = ["Event", "History", "Linear", "fit"]
+__all__ = ["Event", "History", "Linear", "Stages", "fit"]

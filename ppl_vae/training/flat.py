@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ppl_vae.graphs import Noise, compiled, lift_noise, record
 from ppl_vae.training.objective import StepValues
-from ppl_vae.training.optimizers import FusedUpdate
+from ppl_vae.training.optimizers import FusedUpdate, clip_factor
 from ppl_vae.training.step import RecordedGradients, RecordedStep, went_wrong
 
 __all__ = ["SMALL", "FlatStep"]
@@ -76,7 +76,7 @@ class FlatStep:
         noise = lift_noise(recorded.graph)
         for node in recorded.graph.graph.nodes:
             node.meta.clear()
-        whole = _unrolled(recorded, self.update, calls)
+        whole = _unrolled(recorded, self.update, calls, self.step.module.max_gradient_norm)
         buffers = list(recorded.buffers.values())
         with torch.random.fork_rng():
             arguments = [
@@ -124,7 +124,7 @@ def _drawn(noise: Sequence[Noise]) -> list[Tensor]:
 
 
 def _unrolled(
-    recorded: RecordedGradients, update: FusedUpdate, calls: int
+    recorded: RecordedGradients, update: FusedUpdate, calls: int, max_norm: float | None
 ) -> Callable[..., tuple[Tensor]]:
     """(*vectors, *buffers, *batches, values, rates, *noise) -> reports (calls, R), vectors updated
     in place.
@@ -148,7 +148,10 @@ def _unrolled(
             now = buffers | dict(zip(StepValues._fields, values[k].unbind(), strict=True))
             report, *gradients = recorded.graph(*own, *now.values(), batches[k], *drawn)
             gradient = torch.cat([g.reshape(-1) for g in gradients])
-            report = torch.cat([report, gradient.square().sum().sqrt()[None]])
+            norm = gradient.square().sum().sqrt()
+            report = torch.cat([report, norm[None]])
+            if max_norm is not None:
+                gradient = gradient * clip_factor(norm, max_norm)
             updated = update.formula(vectors, gradient, rates[k])
             wrong = wrong | went_wrong(report)  # and those after it are not made, either
             vectors = [

@@ -8,7 +8,8 @@ left as it was.
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from pyro.infer import ELBO
@@ -48,12 +49,16 @@ def fit(
     weight_kl_weight: float | str | Schedule = 1.0,
     learning_rate: float | str | Schedule = 1e-3,
     optimizer: str | Callable[..., torch.optim.Optimizer] = "adam",
+    optimizer_options: Mapping[str, Any] | None = None,
+    max_gradient_norm: float | None = None,
+    parameter_average: float | None = None,
     weight_penalty: float = 0.0,
     binarization: str = "none",
     kl_balance: bool = False,
     corruption: str = "none",
     corruption_level: float | str | Schedule = 0.0,
     early_stopping: int | None = None,
+    all_data: bool = False,
     seed: int = 0,
     compile: str = "auto",
     precision: str = "float32",
@@ -87,12 +92,19 @@ def fit(
             `pyro.infer.Trace_ELBO()`. One of Pyro's own runs eagerly and reports its loss alone;
             held-out data are then judged by A.
         num_particles: L, draws of z a datum, of an estimator given by name.
-        kl_weight, weight_kl_weight, learning_rate: a number, "linear:start:end:epochs" or a
-            function of the epoch; kl_weight also "constrained:kl:20" (KL <= 20 nats) or
-            "constrained:reconstruction:-90" (E_q log p >= -90).
+        kl_weight, weight_kl_weight, learning_rate: a number, "linear:start:end:epochs",
+            "stages:1e-3:50:1e-4" (1e-3 for 50 epochs, then 1e-4) or a function of the epoch;
+            kl_weight also "constrained:kl:20" (KL <= 20 nats) or "constrained:reconstruction:-90"
+            (E_q log p >= -90).
         optimizer: "adam", "adagrad", or a class of `torch.optim`, or a partial of one, as
             `functools.partial(torch.optim.AdamW, betas=(0.9, 0.99))`; the learning rate is set
             at each step.
+        optimizer_options: by name: `betas` and `eps` of "adam", `eps` of "adagrad", or what a class
+            of torch takes.
+        max_gradient_norm: the gradient is multiplied by min(1, this / its norm), the norm that of
+            all parameters together.
+        parameter_average: decay d, such as 0.999, of a <- d a + (1 - d) p after each step. Held-out
+            data are judged by the averages a, and the run ends with them in the parameters' place.
         weight_penalty: lambda; 1 is the N(0, I) prior of Auto-Encoding Variational Bayes, counted
             once for all data.
         binarization: "dynamic" draws each pixel anew, x ~ Bernoulli(data), every time a datum is
@@ -104,6 +116,7 @@ def fit(
             three above.
         early_stopping: epochs without a better validation bound after which to stop, at the best
             epoch's parameters.
+        all_data: train on the held-out data, too, and hold nothing out.
         seed: fixes data order and noise; the global generator is left as it was.
         compile: "off" (eager Pyro), "record" (recorded graph), "inductor" (compiled graph) or
             "auto" (by the number of steps to run).
@@ -152,15 +165,14 @@ def fit(
         seed,
         compile,
         precision,
+        optimizer_options,
+        max_gradient_norm,
+        parameter_average,
     )
     source = _source(vae, data, binarization)
-    held_out = None
-    if validation is not None:
-        held_out = _checked(vae, validation, "validation", binarization)
-    elif early_stopping is not None:
-        checks.refuse(
-            "early_stopping", early_stopping, "validation data to stop by", "pass validation=..."
-        )
+    held_out = _held_out(vae, validation, binarization, early_stopping)
+    if checks.truth("all_data", all_data):
+        source, held_out = _joined(source, held_out, early_stopping), None
     checks.integer("num_workers", num_workers, 0)
     folder = None if checkpoint is None else checks.path("checkpoint", checkpoint)
     if checks.truth("resume", resume) and folder is None:
@@ -243,6 +255,32 @@ def _checked(vae: VAE, x: Data, subject: str, binarization: str) -> Tensor:
     if binarization == "dynamic":
         checks.inside(subject, found, constraints.unit_interval, "binarization 'dynamic'")
     return found
+
+
+def _held_out(
+    vae: VAE, validation: Data | None, binarization: str, early_stopping: int | None
+) -> Tensor | None:
+    if validation is not None:
+        return _checked(vae, validation, "validation", binarization)
+    if early_stopping is not None:
+        checks.refuse(
+            "early_stopping", early_stopping, "validation data to stop by", "pass validation=..."
+        )
+    return None
+
+
+def _joined(data: Source, validation: Tensor | None, early_stopping: int | None) -> Tensor:
+    """Training and held-out data, to train on all of them."""
+    if validation is None:
+        checks.refuse("all_data", True, "held-out data to train on, too", "pass validation=...")
+    if early_stopping is not None:
+        got = f"early_stopping {early_stopping} with all_data"
+        checks.refuse("early_stopping", got, "held-out data to stop by", "leave one of them out")
+    if not isinstance(data, Tensor):
+        checks.refuse("all_data", f"a {type(data).__name__}", "data in memory", "join them before")
+    if data.dtype != validation.dtype:
+        checks.refuse("validation", str(validation.dtype), f"the data's type, {data.dtype}")
+    return torch.cat([data, validation.to(data.device)])
 
 
 def _source(vae: VAE, data: Data, binarization: str) -> Source:

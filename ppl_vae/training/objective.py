@@ -198,6 +198,7 @@ class TrainingLoss(nn.Module):
         vae: the programs.
         objective: what is minimised.
         precision: "float32", or "bfloat16" for matrix products.
+        max_gradient_norm: what the gradient's norm is cut off at; None is nothing.
         num_data: N; None is what the programs' plate of data says.
     """
 
@@ -206,10 +207,12 @@ class TrainingLoss(nn.Module):
         vae: VAE,
         objective: Objective,
         precision: str = "float32",
+        max_gradient_norm: float | None = None,
         num_data: int | None = None,
     ) -> None:
         super().__init__()
         self.vae, self.objective, self.precision = vae, objective, precision
+        self.max_gradient_norm = max_gradient_norm
         self.num_data = num_data or vae.num_data
         device = next(vae.parameters()).device
         for name, value in zip(StepValues._fields, StepValues()):

@@ -6,9 +6,10 @@ in Python than the kernel does in a small model, so for Adam and AdaGrad the ker
 state kept in the optimiser object, which a checkpoint saves.
 """
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -21,9 +22,13 @@ __all__ = [
     "FusedUpdate",
     "TorchUpdate",
     "Update",
+    "averaged",
+    "clip_factor",
+    "clipped",
     "laid_out",
     "optimizer_text",
     "update_of",
+    "use_averages",
 ]
 
 
@@ -49,10 +54,13 @@ class _Adam:
     """
 
     keys = ("step", "exp_avg", "exp_avg_sq")
+    options = ("betas", "eps")
 
     @staticmethod
-    def make(parameters: list[Tensor], weight_decay: float) -> torch.optim.Optimizer:
-        optimizer = torch.optim.Adam(parameters, weight_decay=weight_decay, fused=True)
+    def make(
+        parameters: list[Tensor], weight_decay: float, options: Mapping[str, Any]
+    ) -> torch.optim.Optimizer:
+        optimizer = torch.optim.Adam(parameters, weight_decay=weight_decay, fused=True, **options)
         for p in parameters:  # torch fills this in at the first step only
             zeros = {key: torch.zeros_like(p) for key in _Adam.keys[1:]}
             optimizer.state[p] = {"step": torch.zeros((), device=p.device), **zeros}
@@ -104,10 +112,13 @@ class _Adagrad:
     """
 
     keys = ("step", "sum")
+    options = ("eps",)
 
     @staticmethod
-    def make(parameters: list[Tensor], weight_decay: float) -> torch.optim.Optimizer:
-        return torch.optim.Adagrad(parameters, weight_decay=weight_decay, fused=True)
+    def make(
+        parameters: list[Tensor], weight_decay: float, options: Mapping[str, Any]
+    ) -> torch.optim.Optimizer:
+        return torch.optim.Adagrad(parameters, weight_decay=weight_decay, fused=True, **options)
 
     @staticmethod
     def kernel(
@@ -135,13 +146,22 @@ class _Adagrad:
         return [p - rate * g / (total.sqrt() + group["eps"]), step, total]
 
 
+AVERAGED_STEPS = "averaged_steps"  # of an optimiser of torch, in a checkpoint
 OPTIMIZERS: dict[str, Any] = {"adam": _Adam, "adagrad": _Adagrad}
 
 
 class Update(Protocol):
-    """One step of an optimiser over all parameters, by gradients as `laid_out` gives them."""
+    """One step of an optimiser over all parameters, by gradients as `laid_out` gives them.
+
+    `averages` are the parameters' exponential moving averages, one a parameter; empty where none
+    are kept.
+    """
 
     parameters: list[Tensor]
+
+    @property
+    def averages(self) -> list[Tensor]:
+        """a <- decay a + (1 - decay) p after each step, a = p after the first."""
 
     def __call__(
         self,
@@ -158,7 +178,13 @@ class Update(Protocol):
         """Put the tensors that `state` gave back; raises `KeyError` where they do not fit."""
 
 
-def update_of(optimizer: Any, parameters: Sequence[Tensor], weight_decay: float) -> Update:
+def update_of(
+    optimizer: Any,
+    parameters: Sequence[Tensor],
+    weight_decay: float,
+    options: Mapping[str, Any] | None = None,
+    average: float | None = None,
+) -> Update:
     """The update of an optimiser.
 
     Args:
@@ -166,13 +192,23 @@ def update_of(optimizer: Any, parameters: Sequence[Tensor], weight_decay: float)
             `torch.optim.Optimizer` of a list of parameters: its class, or a partial of it.
         parameters: what is trained.
         weight_decay: lambda / N, in nats per datum and squared unit of a parameter.
+        options: of the optimiser, by name: `betas` and `eps` of "adam", `eps` of "adagrad", or
+            whatever a class of torch takes.
+        average: decay of the parameters' moving averages; None keeps none.
 
     Raises:
-        InputError: for what is no optimiser.
+        InputError: for what is no optimiser, and for an option it has not.
     """
+    own = dict(options or {})
     if isinstance(optimizer, str):
-        return FusedUpdate(optimizer, parameters, weight_decay)
-    return TorchUpdate(optimizer, parameters, weight_decay)
+        return FusedUpdate(optimizer, parameters, weight_decay, own, average)
+    make = functools.partial(optimizer, **own) if own and callable(optimizer) else optimizer
+    return TorchUpdate(make, parameters, weight_decay, average)
+
+
+def average_weight(step: Tensor, decay: float) -> Tensor:
+    """How far an average goes towards its parameter: the whole way at the first step."""
+    return torch.where(step == 1, 1.0, 1.0 - decay).to(step.dtype)
 
 
 def optimizer_text(optimizer: Any) -> str:
@@ -204,10 +240,18 @@ class TorchUpdate:
         make: Callable[[list[Tensor]], Any],
         parameters: Sequence[Tensor],
         weight_decay: float,
+        average: float | None = None,
     ) -> None:
         self.parameters, self.weight_decay = list(parameters), weight_decay
         _own_memory(self.parameters)
         self.optimizer = _made(make, self.parameters)
+        self.average, self._steps = average, torch.zeros(())
+        self._averages = [] if average is None else [p.detach().clone() for p in self.parameters]
+
+    @property
+    def averages(self) -> list[Tensor]:
+        """The parameters' exponential moving averages; none where none are kept."""
+        return self._averages
 
     @torch.no_grad()
     def __call__(
@@ -227,6 +271,10 @@ class TorchUpdate:
             self.optimizer.step()
         for p in self.parameters:
             p.grad = None
+        if self.average is not None:
+            self._steps += 1
+            weight = average_weight(self._steps, self.average).item()
+            torch._foreach_lerp_(self._averages, self.parameters, weight)
 
     def state(self) -> dict[str, Tensor]:
         """The optimiser's tensors by name, for a checkpoint."""
@@ -238,12 +286,17 @@ class TorchUpdate:
                 elif isinstance(value, int | float):
                     kind = type(value).__name__
                     found[f"{kind}/{key}.{i}"] = torch.tensor(value, dtype=torch.float64)
+        if self.average is not None:
+            found[AVERAGED_STEPS] = self._steps
         return found
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Put the tensors that `state` gave back."""
         kinds: dict[str, Callable[[float], Any]] = {"int": int, "float": float, "bool": bool}
         for name, tensor in tensors.items():
+            if name == AVERAGED_STEPS:
+                self._steps = tensor.clone()
+                continue
             key, _, i = name.rpartition(".")
             kind, slash, plain = key.partition("/")
             p = self.parameters[int(i)]
@@ -294,23 +347,41 @@ class FusedUpdate:
     memory (transposed, expanded, sliced) get memory of their own, in the order of their indices.
     """
 
-    def __init__(self, name: str, parameters: Sequence[Tensor], weight_decay: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        parameters: Sequence[Tensor],
+        weight_decay: float,
+        options: Mapping[str, Any] | None = None,
+        average: float | None = None,
+    ) -> None:
         self._kind = OPTIMIZERS[checks.choice("optimizer", name, OPTIMIZERS)]
-        self.parameters = list(parameters)
+        own = _checked_options(name, self._kind.options, options or {})
+        self.parameters, self.average = list(parameters), average
         _own_memory(self.parameters)
-        self.optimizer: torch.optim.Optimizer = self._kind.make(self.parameters, weight_decay)
+        self.optimizer: torch.optim.Optimizer = self._kind.make(self.parameters, weight_decay, own)
         self._group = self.optimizer.param_groups[0]
         first = self.parameters[0]
         # on a GPU, captured or not, a step is given its rate in one precision
         self._rate = first.new_zeros((), dtype=torch.float32) if first.is_cuda else None
+        self._keys = self._kind.keys
+        if average is not None:
+            self._keys = (*self._keys, "average")
+            for p in self.parameters:
+                self.optimizer.state[p]["average"] = p.detach().clone()
         self._read_state()
+
+    @property
+    def averages(self) -> list[Tensor]:
+        """The parameters' exponential moving averages; none where none are kept."""
+        return [] if self.average is None else self._state[-1]
 
     def _read_state(self) -> None:
         """Keep the optimiser's tensors in the lists the kernel takes: one list a key, one tensor a
         parameter.
         """
         state = self.optimizer.state
-        self._state = [[state[p][key] for p in self.parameters] for key in self._kind.keys]
+        self._state = [[state[p][key] for p in self.parameters] for key in self._keys]
 
     @torch.no_grad()
     def __call__(
@@ -333,13 +404,19 @@ class FusedUpdate:
         self._kind.kernel(
             self.parameters, list(gradients), self._state, self._group, learning_rate, failed
         )
+        if self.average is not None:
+            weight = average_weight(steps[0], self.average)
+            if failed is not None:
+                weight = weight * (1 - failed)
+            for a, p in zip(self.averages, self.parameters, strict=True):
+                a.lerp_(p, weight.to(p.dtype))
 
     def state(self) -> dict[str, Tensor]:
         """The optimiser's tensors by name, for a checkpoint."""
         keys = self._kind.keys
         return {
             f"{key}.{i}": t
-            for key, part in zip(keys, self._state, strict=True)
+            for key, part in zip(keys, self._state[: len(keys)], strict=True)
             for i, t in enumerate(part)
         }
 
@@ -354,7 +431,7 @@ class FusedUpdate:
     @property
     def num_vectors(self) -> int:
         """How many tensors `flatten` returns."""
-        return 1 + len(self._kind.keys)
+        return 1 + len(self._keys)
 
     def flatten(self) -> list[Tensor]:
         """[parameters, step, ...] as one vector each (step a scalar); the parameters and state
@@ -367,7 +444,7 @@ class FusedUpdate:
         for i, (p, own) in enumerate(zip(self.parameters, flat.split(sizes), strict=True)):
             p.data = own.view(p.shape)
             views = [vector.split(sizes)[i].view(p.shape) for vector in vectors]
-            self.optimizer.state[p] = dict(zip(self._kind.keys, [step, *views], strict=True))
+            self.optimizer.state[p] = dict(zip(self._keys, [step, *views], strict=True))
         self._read_state()
         return [flat, step, *vectors]
 
@@ -383,6 +460,61 @@ class FusedUpdate:
     ) -> list[Tensor]:
         """The same step as tensor algebra on the vectors of `flatten`, for a graph."""
         decayed = gradient + self._group["weight_decay"] * vectors[0]
-        return self._kind.formula(
-            vectors[0], decayed, list(vectors[1:]), self._group, learning_rate
-        )
+        state = list(vectors[1 : 1 + len(self._kind.keys)])
+        updated = self._kind.formula(vectors[0], decayed, state, self._group, learning_rate)
+        if self.average is not None:
+            weight = average_weight(updated[1], self.average)
+            updated.append(vectors[-1] + weight * (updated[0] - vectors[-1]))
+        return updated
+
+
+def _checked_options(name: str, known: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a named optimiser as its class takes them."""
+    checks.options(f"option of optimizer {name}", options, known)
+    found: dict[str, Any] = {}
+    if "eps" in options:
+        found["eps"] = checks.number("optimizer_options.eps", options["eps"], 0.0)
+    if "betas" in options:
+        betas = options["betas"]
+        if not isinstance(betas, Sequence) or isinstance(betas, str) or len(betas) != 2:
+            checks.refuse(
+                "optimizer_options.betas", repr(betas), "two numbers, such as (0.9, 0.99)"
+            )
+        first, second = (checks.number("optimizer_options.betas", b, 0.0) for b in betas)
+        for beta in (first, second):
+            if beta >= 1.0:
+                checks.refuse("optimizer_options.betas", beta, "numbers below 1")
+        found["betas"] = first, second
+    return found
+
+
+def clipped(gradients: Sequence[Tensor], norm: Tensor, max_norm: float | None) -> Sequence[Tensor]:
+    """The gradients, all multiplied by min(1, max_norm / (norm + 1e-6)), norm that of them all."""
+    if max_norm is None:
+        return gradients
+    return torch._foreach_mul(list(gradients), clip_factor(norm, max_norm).to(gradients[0]))
+
+
+def clip_factor(norm: Tensor, max_norm: float) -> Tensor:
+    """min(1, max_norm / (norm + 1e-6)), as `torch.nn.utils.clip_grad_norm_` has it."""
+    return (max_norm / (norm + 1e-6)).clamp(max=1.0)
+
+
+@torch.no_grad()
+def use_averages(update: Update) -> None:
+    """Put the parameters' moving averages, where they are kept, in their place."""
+    for p, average in zip(update.parameters, update.averages):
+        p.copy_(average)
+
+
+@contextlib.contextmanager
+def averaged(update: Update) -> Iterator[None]:
+    """The parameters' moving averages, where they are kept, stand in for them inside the block."""
+    before = [p.detach().clone() for p in update.parameters] if update.averages else []
+    use_averages(update)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, value in zip(update.parameters, before):
+                p.copy_(value)

@@ -31,7 +31,7 @@ from ppl_vae.training.held_out import EarlyStopping, HeldOut
 from ppl_vae.training.history import History, HistoryFile
 from ppl_vae.training.minibatches import Minibatches
 from ppl_vae.training.objective import Objective, TrainingLoss
-from ppl_vae.training.optimizers import update_of
+from ppl_vae.training.optimizers import averaged, update_of, use_averages
 from ppl_vae.training.ranks import Ranks
 from ppl_vae.training.saving import EVERY_EPOCH, Interval, Saves
 from ppl_vae.training.scheduled import Schedules
@@ -89,7 +89,8 @@ class Run:
         )
         trained = [p for p in vae.parameters() if p.requires_grad]
         decay = settings.weight_penalty / len(self.data)
-        self.update = update_of(settings.optimizer, trained, decay)
+        options, average = settings.optimizer_options, settings.parameter_average
+        self.update = update_of(settings.optimizer, trained, decay, options, average)
         self.held_out = None
         if validation is not None:
             self.held_out = HeldOut(vae, validation, self.objective, settings, len(self.data))
@@ -136,7 +137,9 @@ class Run:
             tier = choose_tier(settings.compile, self.num_batches * settings.epochs)
         self.vae.train()
         with local_parameters():
-            loss = TrainingLoss(self.vae, self.objective, settings.precision)
+            loss = TrainingLoss(
+                self.vae, self.objective, settings.precision, settings.max_gradient_norm
+            )
             self.step = make_step(loss, self.update, tier, first, self.ranks)
         self._recorded_with = plain_attributes(self.vae)
 
@@ -239,11 +242,13 @@ class Run:
         }
         if self.held_out is not None:
             (values,) = self.schedules.values([position])
-            terms = self.held_out.terms(values)
+            with averaged(self.update):
+                terms = self.held_out.terms(values)
             row |= {f"validation_{name}": value for name, value in terms.items()}
         state.end_epoch(row)
         if self._stopping:
-            self._stopping.consider(row["validation_lower_bound"])
+            with averaged(self.update):
+                self._stopping.consider(row["validation_lower_bound"])
 
     def _tell_of_changes(self) -> None:
         """Say once what a recorded program does not see: attributes somebody changed since then."""
@@ -330,12 +335,14 @@ class Run:
             )
 
     def finish(self) -> History:
-        """Put the best epoch's parameters back, if early stopping kept them, and leave training
-        mode.
+        """Put the best epoch's parameters back, if early stopping kept them, or their moving
+        averages, and leave training mode.
         """
         self.step.release()
         if self.state.best:
             self.vae.load_state_dict(self.state.best)
+        else:
+            use_averages(self.update)
         self.vae.eval()
         return self.state.history
 

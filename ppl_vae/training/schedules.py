@@ -3,6 +3,7 @@
 Knows numbers only.
 """
 
+import bisect
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 from ppl_vae import checks
 
-__all__ = ["Constrained", "Linear", "Schedule", "schedule", "text"]
+__all__ = ["Constrained", "Linear", "Schedule", "Stages", "schedule", "text"]
 
 Schedule = Callable[[float], float]
 
@@ -39,6 +40,38 @@ class Linear:
 
     def __str__(self) -> str:
         return f"linear:{self.start:g}:{self.end:g}:{self.epochs:g}"
+
+
+@dataclass(frozen=True)
+class Stages:
+    """values[k] from epochs[k - 1] on until epochs[k] epochs are done, the last value for ever.
+
+    `Stages((1e-3, 1e-4), (50,))` is 1e-3 for 50 epochs, then 1e-4; written "stages:1e-3:50:1e-4".
+    """
+
+    values: tuple[float, ...]
+    epochs: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Check the numbers; raises `InputError`."""
+        if len(self.values) != len(self.epochs) + 1:
+            got = f"{len(self.values)} values and {len(self.epochs)} epochs between them"
+            checks.refuse("stages", got, "one value more than epochs")
+        for value in self.values:
+            checks.number("value of a stage", value)
+        before = 0.0
+        for epoch in self.epochs:
+            before = checks.number("epoch at which a stage ends", epoch, before, exclusive=True)
+
+    def __call__(self, epoch: float) -> float:
+        """The value after `epoch` epochs."""
+        return self.values[bisect.bisect_right(self.epochs, epoch)]
+
+    def __str__(self) -> str:
+        parts = [f"{self.values[0]!r}"]
+        for epoch, value in zip(self.epochs, self.values[1:], strict=True):
+            parts += [f"{epoch:g}", f"{value!r}"]
+        return f"stages:{':'.join(parts)}"
 
 
 @dataclass(frozen=True)
@@ -95,8 +128,8 @@ class Constrained:
 
 
 def schedule(subject: str, value: float | str | Schedule, maximum: float = math.inf) -> Schedule:
-    """A number, "linear:start:end:epochs" or a callable of the epoch -> a schedule; `InputError`
-    otherwise.
+    """A number, "linear:start:end:epochs", "stages:value:epoch:value" or a callable of the epoch ->
+    a schedule; `InputError` otherwise.
 
     Numbers are at least 0 and at most `maximum`; what a callable returns is for its caller to
     check.
@@ -126,6 +159,9 @@ def _parse(subject: str, text: str, maximum: float) -> Schedule:
     if kind == "linear" and len(numbers) == 3 and numbers[2] > 0:
         start, end = (checks.number(subject, n, 0.0, maximum=maximum) for n in numbers[:2])
         return Linear(start, end, checks.number(subject, numbers[2], 0.0, exclusive=True))
+    if kind == "stages" and len(numbers) >= 3 and len(numbers) % 2 == 1:
+        values = [checks.number(subject, n, 0.0, maximum=maximum) for n in numbers[::2]]
+        return Stages(tuple(values), tuple(numbers[1::2]))
     try:
         return Constant(checks.number(subject, float(text), 0.0, maximum=maximum))
     except checks.InputError:
@@ -134,8 +170,8 @@ def _parse(subject: str, text: str, maximum: float) -> Schedule:
         checks.refuse(
             subject,
             repr(text),
-            "a number or 'linear:start:end:epochs'",
-            "for example linear:0:1:10",
+            "a number, 'linear:start:end:epochs' or 'stages:value:epoch:value'",
+            "for example linear:0:1:10, or stages:1e-3:50:1e-4",
         )
 
 

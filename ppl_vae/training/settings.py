@@ -3,7 +3,9 @@
 Knows names and bounds; knows nothing of what a run does with them.
 """
 
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +45,9 @@ class Settings:
     seed: int
     compile: str
     precision: str
+    optimizer_options: Mapping[str, Any] | None = None
+    max_gradient_norm: float | None = None
+    parameter_average: float | None = None
 
     def __post_init__(self) -> None:
         """Check every field, numbers of numpy made Python's; raises `InputError`."""
@@ -57,6 +62,15 @@ class Settings:
         checks.choice("binarization", self.binarization, BINARIZATIONS)
         checks.choice("compile", self.compile, TIERS)
         checks.choice("precision", self.precision, PRECISIONS)
+        if self.optimizer_options is not None:
+            checks.options("optimizer_options", self.optimizer_options, None)
+        for name, most in (("max_gradient_norm", math.inf), ("parameter_average", 1.0)):
+            value = getattr(self, name)
+            if value is not None:
+                value = checks.number(name, value, 0.0, exclusive=True, maximum=most)
+                object.__setattr__(self, name, value)
+        if self.parameter_average == 1.0:
+            checks.refuse("parameter_average", 1.0, "a decay below 1, such as 0.999")
         if self.early_stopping is not None:
             object.__setattr__(
                 self, "early_stopping", checks.integer("early_stopping", self.early_stopping)
@@ -80,4 +94,5 @@ class Settings:
             "estimator": estimator_text(self.estimator),
             "optimizer": optimizer_text(self.optimizer),
         }
-        return {**vars(self), **texts, **schedules}
+        options = json.loads(json.dumps(self.optimizer_options or None, default=repr))
+        return {**vars(self), **texts, **schedules, "optimizer_options": options}

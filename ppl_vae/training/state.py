@@ -79,6 +79,7 @@ def save_run(
     tensors = dict(vae.state_dict())
     tensors |= {f"training/optimizer/{name}": t for name, t in update.state().items()}
     tensors |= {f"training/best/{name}": t for name, t in state.best.items()}
+    tensors |= {f"training/average/{name}": t for name, t in _averages(vae, update).items()}
     tensors["training/generator"] = torch.get_rng_state()
     if next(vae.parameters()).is_cuda:
         tensors["training/generator_cuda"] = torch.cuda.get_rng_state()
@@ -103,6 +104,12 @@ def save_run(
         folder / CHECKPOINT, tensors, {**model_header(vae), "settings": settings, "run": run}
     )
     remember_code(vae)
+
+
+def _averages(vae: VAE, update: Update) -> dict[str, Tensor]:
+    """The parameters' moving averages, where they are kept, by the parameters' names."""
+    names = {id(p): name for name, p in vae.named_parameters()}
+    return {names[id(p)]: average for p, average in zip(update.parameters, update.averages)}
 
 
 def restore_run(
@@ -175,7 +182,7 @@ def _check_rows(subject: str, tail: Any, epoch: int) -> None:
 def _restored(
     vae: VAE, update: Update, tensors: dict[str, Tensor], run: dict[str, Any], folder: Path
 ) -> RunState:
-    parts: dict[str, dict[str, Tensor]] = {"optimizer": {}, "best": {}, "model": {}}
+    parts: dict[str, dict[str, Tensor]] = {n: {} for n in ("optimizer", "best", "average", "model")}
     for name, tensor in tensors.items():
         group, _, rest = (
             name.removeprefix("training/").partition("/")
@@ -185,6 +192,8 @@ def _restored(
         parts.setdefault(group, {})[rest] = tensor
     load_state(vae, parts["model"], folder / CHECKPOINT)
     update.restore(parts["optimizer"])
+    for name, average in _averages(vae, update).items():
+        average.copy_(parts["average"][name])
     torch.set_rng_state(tensors["training/generator"])
     if "training/generator_cuda" in tensors:
         torch.cuda.set_rng_state(tensors["training/generator_cuda"])

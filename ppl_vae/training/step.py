@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from ppl_vae.graphs import compiled, lift_noise, record, record_twice, stateless
 from ppl_vae.training.objective import StepValues, TrainingLoss
-from ppl_vae.training.optimizers import Update, laid_out
+from ppl_vae.training.optimizers import Update, clipped, laid_out
 from ppl_vae.training.ranks import Ranks
 
 __all__ = ["EagerStep", "Gradients", "RecordedGradients", "RecordedStep", "Step"]
@@ -108,6 +108,7 @@ class EagerStep:
         then on.
         """
         report, gradients = self.mean_gradients(batch)
+        gradients = clipped(gradients, report[-1], self.module.max_gradient_norm)
         if failed is not None:
             torch.maximum(failed, went_wrong(report).to(failed), out=failed)
             self.update(gradients, learning_rate, failed)
