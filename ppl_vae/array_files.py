@@ -6,6 +6,7 @@ are refused.
 
 import csv
 import hashlib
+import itertools
 import os
 from pathlib import Path
 from typing import Any, NoReturn
@@ -59,9 +60,8 @@ LARGE = 2**30
 HELD_OUT = 10_000
 # Bytes at either end of a large file that its checksum is made of, together with its size.
 ENDS = 2**20
-# Rows read from mapped files until the mappings are let go, and with them their pages of memory;
-# and how many files are mapped at once.
-ROWS_MAPPED, FILES_MAPPED = 2**14, 500
+# Files of a folder that are open at once.
+FILES_OPEN = 200
 
 
 def file_kind(name: str) -> str:
@@ -138,45 +138,66 @@ class Shards(Rows):
                 )
         self._ends = np.cumsum([shard.shape[0] for shard in self._shards])
         self.event_shape, self.dtype = first.shape[1:], first.dtype
-        self._mapped: dict[int, np.ndarray] = {}
-        self._rows_read = 0
+        self._open: dict[int, int] = {}
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def read(self, index: np.ndarray) -> Tensor:
-        found = np.empty((len(index), *self.event_shape), self.dtype)
-        of_shard = np.searchsorted(self._ends, index, side="right")
-        for number in np.unique(of_shard):
-            here = of_shard == number
-            first = self._ends[number] - self._shards[number].shape[0]
-            found[here] = self._array(int(number))[index[here] - first]
-        self._rows_read += len(index)
-        if self._rows_read > ROWS_MAPPED:
-            self._let_go()
+        # in the order of the disk, where rows that follow one another are read at once
+        order = np.argsort(index, kind="stable")
+        rows = np.asarray(index)[order]
+        of_shard = np.searchsorted(self._ends, rows, side="right")
+        apart = (np.diff(rows) != 1) | (np.diff(of_shard) != 0)
+        limits = [0, *(np.flatnonzero(apart) + 1).tolist(), len(rows)]
+        ordered = np.empty((len(rows), *self.event_shape), self.dtype)
+        room, size = ordered.reshape(-1).view(np.uint8).data, ordered[:1].nbytes
+        for start, stop in itertools.pairwise(limits):
+            if start < stop:
+                number = int(of_shard[start])
+                self._fill(room[start * size : stop * size], number, int(rows[start]) * size)
+        found = np.empty_like(ordered)
+        found[order] = ordered
         return torch.from_numpy(found)
 
-    def _array(self, number: int) -> np.ndarray:
-        if number not in self._mapped:
-            if len(self._mapped) >= FILES_MAPPED:
-                self._let_go()
-            self._mapped[number] = self._shards[number].mapped()
-        return self._mapped[number]
+    def _fill(self, room: memoryview, number: int, place: int) -> None:
+        """Read bytes into `room`, from a place that is counted over all shards."""
+        shard = self._shards[number]
+        before = (int(self._ends[number]) - shard.shape[0]) * (shard.nbytes // shard.shape[0])
+        handle, offset = self._handle(number), shard.offset + place - before
+        while room.nbytes:
+            count = os.preadv(handle, [room], offset)
+            if not count:
+                got = "fewer rows than its first line says"
+                checks.refuse(f"data file {shard.path}", got, EXPECTED[".npy"])
+            room, offset = room[count:], offset + count
 
-    def _let_go(self) -> None:
-        self._mapped.clear()
-        self._rows_read = 0
+    def _handle(self, number: int) -> int:
+        if number not in self._open:
+            if len(self._open) >= FILES_OPEN:
+                self._close()
+            self._open[number] = os.open(self._shards[number].path, os.O_RDONLY)
+        return self._open[number]
+
+    def _close(self) -> None:
+        for handle in self._open.values():
+            os.close(handle)
+        self._open.clear()
+
+    def __del__(self) -> None:
+        if "_open" in self.__dict__:  # not where a file was refused
+            self._close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a process that reads: it maps the files itself."""
-        return {**self.__dict__, "_mapped": {}, "_rows_read": 0}
+        """For a process that reads: it opens the files itself."""
+        return {**self.__dict__, "_open": {}}
 
 
 class _Shard:
     """One .npy file: where its numbers begin, and what they are."""
 
     def __init__(self, path: Path, offset: int, array: np.memmap) -> None:
-        self.path, self.offset = path, offset
+        self.path, self.offset, self.nbytes = path, offset, array.nbytes
         self.shape, self.dtype = array.shape, array.dtype
 
     @classmethod
@@ -194,9 +215,6 @@ class _Shard:
             hint = "save np.ascontiguousarray(array)"
             checks.refuse(f"data file {path}", "columns first", "rows first", hint)
         return cls(path, array.offset, array)
-
-    def mapped(self) -> np.ndarray:
-        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape)
 
 
 class LargeFile(Rows):

@@ -121,11 +121,10 @@ def sharded(folder: Path, x: np.ndarray, sizes=(7, 20, 1)) -> str:
 
 @pytest.fixture
 def small_is_large(monkeypatch):
-    """Files stay on the disk whatever their size; mappings are let go after a few rows."""
+    """Files stay on the disk whatever their size, and only two are open at once."""
     for module in (array_files, datasets):
         monkeypatch.setattr(module, "LARGE", 1)
-    monkeypatch.setattr(array_files, "ROWS_MAPPED", 16)
-    monkeypatch.setattr(array_files, "FILES_MAPPED", 2)
+    monkeypatch.setattr(array_files, "FILES_OPEN", 2)
 
 
 def test_rows_of_shards_are_those_of_the_files_one_after_another(tmp_path, small_is_large):
@@ -139,6 +138,15 @@ def test_rows_of_shards_are_those_of_the_files_one_after_another(tmp_path, small
     assert torch.equal(torch.stack(list(shards)), torch.from_numpy(x))
     with pytest.raises(IndexError):
         shards[60]
+
+
+def test_a_shard_that_was_cut_short_since_is_refused_in_words(tmp_path):
+    shards = map_data(sharded(tmp_path / "x", COUNTS.astype(np.float32)))
+    last = tmp_path / "x" / "003.npy"
+    last.write_bytes(last.read_bytes()[:-4])
+    assert len(shards[:58]) == 58
+    with pytest.raises(InputError, match=r"003\.npy: got fewer rows than its first line says"):
+        shards[59]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
