@@ -12,7 +12,7 @@ a second. With 1e7 rows of 20 columns the table has 800 MB.
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,10 @@ from torch import Tensor
 
 from ppl_vae import VAEConfig, build, fit
 from ppl_vae.datasets import map_data
-from ppl_vae.training.run import Run
+from ppl_vae.training.training_data import TrainingData
 
-COLUMNS, SHARD = 20, 500_000
+KINDS = ["real"] * 5 + ["positive"] * 5 + ["count"] * 5 + ["binary"] * 5
+COLUMNS, SHARD = len(KINDS), 500_000
 MIB = 2**20
 
 
@@ -52,10 +53,12 @@ class Watched:
         self.waited, self.steps = 0.0, 0
         self.resident: list[int] = []
         self.own: list[int] = []
-        batches = Run.batches
+        batches = TrainingData.batches
 
-        def noted(run: Run, call: list[Tensor]) -> Iterator[Tensor]:
-            found = batches(run, call)
+        def noted(
+            data: TrainingData, epoch: int, number: int, call: Sequence[Tensor]
+        ) -> Iterator[Tensor]:
+            found = batches(data, epoch, number, call)
             while True:
                 began = time.perf_counter()
                 rows = next(found, None)
@@ -68,7 +71,7 @@ class Watched:
                     self.own.append(memory("RssAnon"))
                 yield rows
 
-        Run.batches = noted  # type: ignore[method-assign, assignment]
+        TrainingData.batches = noted  # type: ignore[method-assign]
 
 
 def main() -> None:
@@ -89,7 +92,11 @@ def main() -> None:
             write(folder, given.rows)
         table = map_data(folder)
         config = VAEConfig(
-            (COLUMNS,), 5, (given.hidden,), likelihood="student_t", activation="silu"
+            (COLUMNS,),
+            latent_size=5,
+            hidden_sizes=(given.hidden,),
+            likelihood="columns",
+            likelihood_options={"columns": KINDS},
         )
         vae, watched = build(config, seed=0), Watched()
         history = fit(
