@@ -29,6 +29,7 @@ __all__ = [
     "Shards",
     "check_file",
     "file_kind",
+    "is_large",
     "map_data",
     "read_arrays",
 ]
@@ -54,7 +55,7 @@ EXPECTED = {
 }
 SMALL_ARCHIVE, HIGHEST_RATIO = 2**28, 200  # bytes; of expanded to packed size
 SMALLEST = 10  # rows of which a tenth can be held out
-# Bytes of a .npy file from which on it is mapped from disk rather than read.
+# Bytes in single precision from which on a .npy file stays on the disk.
 LARGE = 2**30
 # Rows held out of data that are not in memory, for validation and for test each.
 HELD_OUT = 10_000
@@ -244,6 +245,14 @@ class LargeFile(Rows):
 
     def _read(self, index: np.ndarray) -> Tensor:
         return self._source.read(index if self._order is None else self._order(index))
+
+
+def is_large(path: Path) -> bool:
+    """Whether the array in a .npy file is too large to be read as a whole."""
+    try:
+        return 4 * np.lib.format.open_memmap(path, "r").size >= LARGE
+    except Exception:  # what is wrong with it is said where it is read
+        return False
 
 
 def check_file(path: Path, checksum: str) -> str:

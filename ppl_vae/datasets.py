@@ -22,12 +22,12 @@ from ppl_vae import checks
 from ppl_vae.array_files import (
     FILE_SPLITS,
     FOLDER,
-    LARGE,
     SMALLEST,
     LargeFile,
     Shards,
     check_file,
     file_kind,
+    is_large,
     map_data,
     read_arrays,
 )
@@ -124,8 +124,8 @@ def load_data(
       names or none. Needs pandas, `.parquet` pyarrow as well.
     - `FOLDER`, of .npy files whose rows follow one another: as `PATH.npy`.
 
-    A folder, and a .npy file of more than a gigabyte, stay on the disk: a minibatch is read when it
-    is used, and a tenth each, but no more than 10000 rows, is held out.
+    A folder, and a .npy file of a gigabyte in single precision, stay on the disk: a minibatch is
+    read when it is used, and a tenth each, but no more than 10000 rows, is held out.
 
     Frey Face is a film, so neighbouring frames are near copies: `ordered` asks for extrapolation to
     unseen poses, `shuffled` (permuted by seed 123) for interpolation. `ordered` has no third part:
@@ -168,7 +168,7 @@ def load_data(
     if own:
         name = str(Path(os.path.expanduser(name)).resolve())
         checksum = check_file(Path(name), checksum)
-        if own == FOLDER or (own == ".npy" and os.path.getsize(name) >= LARGE):
+        if own == FOLDER or (own == ".npy" and is_large(Path(name))):
             return _large(Path(name), split, binarization, seed, checksum, grey)
         parts = _own_parts(Path(name), split, binarization, grey)
     else:

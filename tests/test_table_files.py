@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ppl_vae import InputError, array_files, datasets, fit, load_data, lower_bound
+from ppl_vae import InputError, array_files, fit, load_data, lower_bound
 from ppl_vae.array_files import Shards
 from ppl_vae.cli import main
 from ppl_vae.datasets import map_data
@@ -122,8 +122,7 @@ def sharded(folder: Path, x: np.ndarray, sizes=(7, 20, 1)) -> str:
 @pytest.fixture
 def small_is_large(monkeypatch):
     """Files stay on the disk whatever their size, and only two are open at once."""
-    for module in (array_files, datasets):
-        monkeypatch.setattr(module, "LARGE", 1)
+    monkeypatch.setattr(array_files, "LARGE", 1)
     monkeypatch.setattr(array_files, "FILES_OPEN", 2)
 
 
@@ -212,6 +211,14 @@ def test_bytes_of_large_data_are_grey_levels_or_counts(tmp_path, small_is_large)
         load_data(name, binarization="static")
     with pytest.raises(InputError, match="grey under binarization 'dynamic'"):
         load_data(name, binarization="dynamic", grey=False)
+
+
+def test_large_is_what_the_numbers_take_in_single_precision(tmp_path, monkeypatch):
+    monkeypatch.setattr(array_files, "LARGE", 4 * 180)
+    for rows, large in ((60, True), (59, False)):
+        np.save(tmp_path / "x.npy", COUNTS[:rows].astype(np.uint8))
+        data = load_data(str(tmp_path / "x.npy"))
+        assert isinstance(data.train, torch.Tensor) == (not large)
 
 
 def test_another_file_of_a_folder_is_seen_by_its_checksum(tmp_path):

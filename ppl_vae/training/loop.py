@@ -27,6 +27,7 @@ from ppl_vae.inputs import Data, Source, check_map_style
 from ppl_vae.terminal import deferred_interrupts
 from ppl_vae.training.callbacks import Callback, checked_callbacks
 from ppl_vae.training.history import History
+from ppl_vae.training.minibatches import lost_readers_named
 from ppl_vae.training.run import Run
 from ppl_vae.training.saving import interval
 from ppl_vae.training.schedules import Schedule
@@ -184,6 +185,7 @@ def fit(
     with contextlib.ExitStack() as held:
         for mode in (torch.inference_mode(False), torch.enable_grad()):
             held.enter_context(mode)
+        held.enter_context(lost_readers_named())
         held.enter_context(_on_device(vae, device))
         held.enter_context(torch.random.fork_rng())
         run = Run(vae, source, held_out, settings, folder, num_workers, every)

@@ -5,6 +5,7 @@ function of the seed, the epoch and its number alone: a resumed run finds it aga
 an epoch, too, whatever number of processes read it.
 """
 
+import contextlib
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,12 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from ppl_vae import checks
 from ppl_vae.generators import seeded_generators
 from ppl_vae.inputs import Source, read_rows
 from ppl_vae.permutation import KeyedPermutation
 from ppl_vae.training.ranks import Ranks
 
-__all__ = ["Minibatches", "Stream"]
+__all__ = ["Minibatches", "Stream", "lost_readers_named"]
 
 # Positions computed at once, more than a minibatch has: the cost of a call is spread over them.
 COMPUTED = 2**13
@@ -91,7 +93,7 @@ class Stream:
     ) -> None:
         self._minibatches = _AllMinibatches(source, batch_size, seed, ranks)
         self._num_workers, self._seed = num_workers, seed
-        self._batches: Iterator[Tensor] | None = None
+        self._batches: Iterator[Any] | None = None
         self._at = -1
 
     def read(self, epoch: int, number: int) -> Tensor:
@@ -100,7 +102,10 @@ class Stream:
         if self._batches is None or place != self._at + 1:
             self._batches = iter(self._loader(place))
         self._at = place
-        return next(self._batches)
+        found = next(self._batches)
+        if isinstance(found, checks.InputError):
+            raise found
+        return found
 
     def first(self, count: int) -> Tensor:
         """As many rows as can be read first, in the order of the first epoch."""
@@ -121,6 +126,24 @@ class Stream:
         )
 
 
+@contextlib.contextmanager
+def lost_readers_named() -> Iterator[None]:
+    """`ConnectionError`, in one line, where a process that reads is ended from outside meanwhile.
+
+    torch tells of it by a signal, wherever the run stands.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # one whose own code failed says so by itself
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise ConnectionError(
+            "a process that reads the data was ended, perhaps for want of memory; resume the run, "
+            "with a smaller num_workers"
+        ) from error
+
+
 class _From:
     """The whole numbers from `start` on."""
 
@@ -137,7 +160,7 @@ class _From:
         return 2**62
 
 
-class _AllMinibatches(TorchDataset[Tensor]):
+class _AllMinibatches(TorchDataset[Any]):
     """Item k of it is minibatch k, counted over all epochs, read in one go."""
 
     def __init__(self, source: Source, batch_size: int, seed: int, ranks: Ranks) -> None:
@@ -146,7 +169,8 @@ class _AllMinibatches(TorchDataset[Tensor]):
         self._epoch = Minibatches(self.num_data, batch_size, seed, 0)
         self.each = len(self._epoch)
 
-    def __getitem__(self, place: int) -> Tensor:
+    def __getitem__(self, place: int) -> Any:
+        """The minibatch; or why it cannot be read, whose words another process would wrap."""
         epoch, number = divmod(place, self.each)
         if epoch != self._epoch.epoch:
             self._epoch = Minibatches(self.num_data, self.batch_size, self.seed, epoch)
@@ -154,7 +178,10 @@ class _AllMinibatches(TorchDataset[Tensor]):
         # what a data set draws, such as a random crop, is that of this minibatch
         drawn = np.random.SeedSequence([self.seed, place, self.ranks.rank]).generate_state(1)
         with seeded_generators(int(drawn[0])):
-            return read_rows("data", self.source, index.numpy())
+            try:
+                return read_rows("data", self.source, index.numpy())
+            except checks.InputError as error:
+                return error
 
     def first(self, count: int) -> Tensor:
         """The first rows of the first epoch's order."""
