@@ -119,8 +119,8 @@ class TestImportanceSampling:
         assert "pareto_k > 0.7: 8" in repr(found)
 
     def test_a_tenth_of_the_draws_are_the_prior_s_unless_it_is_said_otherwise(self) -> None:
-        """Under an overconfident q weights have infinite variance, and log p(x) is 0.02 nats and more
-        too low; those of the mixture are at most ten times p(x|z).
+        """Under an overconfident q weights have infinite variance, and log p(x) is 0.02 nats and
+        more too low; those of the mixture are at most ten times p(x|z).
         """
         truth = linear_gaussian("overconfident")
         x = truth.draw(200)

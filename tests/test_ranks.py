@@ -255,10 +255,10 @@ from ppl_vae.training.run import Run
 from tests.examples import pixels, tiny
 
 folder, last, resume = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "resume"
-add = Run.take
+take = Run.take
 
 def stop(self, *given):
-    add(self, *given)
+    take(self, *given)
     if self.steps == last:
         sys.exit(0)
 

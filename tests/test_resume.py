@@ -553,10 +553,10 @@ def test_checkpoints_come_by_epochs_or_by_steps(tmp_path, monkeypatch, every, ex
 
 def test_checkpoints_come_by_the_clock(tmp_path, monkeypatch):
     """A step takes a minute of this clock, and a save none of it."""
-    made, now, add = saves_of(monkeypatch), [0.0], Run.take
+    made, now, take = saves_of(monkeypatch), [0.0], Run.take
 
     def slow(self, *given):
-        add(self, *given)
+        take(self, *given)
         now[0] += 60
 
     monkeypatch.setattr(Run, "take", slow)
@@ -575,10 +575,10 @@ def test_a_run_killed_after_a_save_inside_an_epoch_goes_on_as_if_it_never_was(
 ):
     """Saved after 16 of 36 steps, in the third epoch, and killed after 19."""
     vae, expected = train(name)
-    add, steps = Run.take, []
+    take, steps = Run.take, []
 
     def counted(self, *given):
-        add(self, *given)
+        take(self, *given)
         steps.append(self.state.batch)
         if len(steps) == 19:
             raise Killed
@@ -586,7 +586,7 @@ def test_a_run_killed_after_a_save_inside_an_epoch_goes_on_as_if_it_never_was(
     monkeypatch.setattr(Run, "take", counted)
     with pytest.raises(Killed):
         train(name, checkpoint=tmp_path, checkpoint_every="16 steps")
-    monkeypatch.setattr(Run, "take", add)
+    monkeypatch.setattr(Run, "take", take)
     run = read_tensors(tmp_path / CHECKPOINT)[1]["run"]
     assert (run["epoch"], run["batch"]) == (2, 4)
     again, found = train(name, checkpoint=tmp_path, checkpoint_every="16 steps", resume=True)
