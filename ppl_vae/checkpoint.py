@@ -15,7 +15,7 @@ import logging
 import math
 import numbers
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,9 @@ FREE_NUMBERS = 10_000_000
 TRUSTED_REFERENCES = {
     f"{kind.__module__}:{kind.__name__}" for kind in (*PRIORS.values(), *POSTERIORS.values())
 }
+
+# what optimisers and estimators may be of
+TRUSTED_MODULES = ("torch.optim", "pyro.infer", "ppl_vae.elbo")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -252,24 +255,50 @@ def build_trusted(
     that the user trained with will do. `parts`, by their kind, stand in for the configured ones,
     whose code is then not run.
     """
-    if trust_code:
+    names = [getattr(config, slot.kind) for slot in SLOTS if parts.get(slot.kind) is None]
+    with trusted_code(names, code, trust_code, chosen=tuple(parts.values())):
         return build(config, seed=seed, **parts)
-    for slot in SLOTS:
-        reference = getattr(config, slot.kind)
-        if parts.get(slot.kind) is None and reference and is_reference(reference):
-            _check_reference(reference)
+
+
+@contextmanager
+def trusted_code(
+    names: Iterable[str | None],
+    code: Any = None,
+    trust_code: bool = False,
+    chosen: Sequence[object] = (),
+) -> Iterator[None]:
+    """Inside, of what `names` read from a file refer to, only code runs that its user ran here.
+
+    Args:
+        names: of parts, references among them.
+        code: what the file says of the texts it was made with, path -> sha256; None is any text
+            that the user trained with.
+        trust_code: run whatever they refer to.
+        chosen: references that the user gave, which may run.
+
+    Raises:
+        InputError: for a reference to a module that is not this library's, or to a file that is
+            gone.
+    """
+    if trust_code:
+        yield
+        return
+    for name in names:
+        if name and is_reference(name):
+            _check_reference(name)
     texts = trust.trusted()
     if code is not None:
         said = code if isinstance(code, dict) else {}
         texts = {path: [said[path]] for path in said if said[path] in texts.get(path, [])}
-    with only_code(texts, chosen=tuple(parts.values())):
-        return build(config, seed=seed, **parts)
+    with only_code(texts, chosen=chosen):
+        yield
 
 
 def _check_reference(reference: str) -> None:
     """`InputError` for a module that is not this library's, and for a file that is gone."""
     path = reference_file(reference)
-    if path is None and reference not in TRUSTED_REFERENCES:
+    known = reference in TRUSTED_REFERENCES or reference.startswith(TRUSTED_MODULES)
+    if path is None and not known:
         checks.refuse(
             "checkpoint",
             f"code in module '{reference}'",

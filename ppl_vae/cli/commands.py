@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ppl_vae import __version__, checks, diagnostics
 from ppl_vae.array_files import ARRAYS, file_kind
+from ppl_vae.checkpoint import trusted_code
 from ppl_vae.cli.figures import figures
 from ppl_vae.cli.options import config_options
 from ppl_vae.cli.parser import DRAWN
@@ -120,7 +121,11 @@ def _resume(values: dict[str, Any], ranks: Ranks) -> tuple[RunFolder, History]:
     vae, data = run.load(record, values.get("trust_code", False)), record.dataset()
     if ranks.first:
         run.write_record(dataclasses.replace(record, fit=arguments))
-    return run, _fit(run, vae, data, arguments, values.get("progress", True), resume=True)
+    own = [arguments[name] for name in ("estimator", "optimizer", "corruption")]
+    names = [name for name in own if not name.startswith("renyi:")]
+    with trusted_code(names, run.code(), values.get("trust_code", False)):
+        history = _fit(run, vae, data, arguments, values.get("progress", True), resume=True)
+    return run, history
 
 
 def _fit(

@@ -27,6 +27,7 @@ from ppl_vae.checkpoint import (
     config_from_json,
     config_to_json,
     load,
+    read_tensors,
     run_lock,
 )
 from ppl_vae.cli.options import fit_options
@@ -172,6 +173,14 @@ class RunFolder:
         if self.has_checkpoint():
             return load(self.path, trust_code=trust_code)
         return build_trusted(record.config, trust_code=trust_code, seed=record.fit["seed"])
+
+    def code(self) -> Any:
+        """What the checkpoint says of the user's files that were run, path -> sha256; None without
+        a checkpoint.
+        """
+        if not self.has_checkpoint():
+            return None
+        return read_tensors(self.path / CHECKPOINT)[1].get("code")
 
     def history(self) -> list[dict[str, str]]:
         """The rows of history.csv."""

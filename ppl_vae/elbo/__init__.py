@@ -9,12 +9,13 @@ from ppl_vae.elbo.balanced import BalancedELBO
 from ppl_vae.elbo.doubly_reparameterized import DoublyReparameterizedELBO
 from ppl_vae.elbo.importance_weighted import ImportanceWeightedELBO, coupling_modules
 from ppl_vae.elbo.mean_field import MeanFieldELBO
-from ppl_vae.elbo.report import ESTIMATORS, estimator_from, kl_report
+from ppl_vae.elbo.report import ESTIMATOR, ESTIMATORS, estimator_from, kl_report
 from ppl_vae.elbo.sampled import SampledELBO
 from ppl_vae.elbo.terms import KL, Terms
 from ppl_vae.elbo.termwise import TermwiseELBO, TermwiseModule
 
 __all__ = [
+    "ESTIMATOR",
     "ESTIMATORS",
     "KL",
     "BalancedELBO",

@@ -14,8 +14,9 @@ from ppl_vae.elbo.mean_field import MeanFieldELBO
 from ppl_vae.elbo.sampled import SampledELBO
 from ppl_vae.elbo.termwise import Program, TermwiseELBO
 from ppl_vae.handlers.modes import evaluating
+from ppl_vae.parts.slot import Slot
 
-__all__ = ["ESTIMATORS", "estimator_from", "kl_report"]
+__all__ = ["ESTIMATOR", "ESTIMATORS", "estimator_from", "kl_report"]
 
 BY_NAME: dict[str, Callable[[int], TermwiseELBO]] = {
     "A": SampledELBO,
@@ -24,10 +25,11 @@ BY_NAME: dict[str, Callable[[int], TermwiseELBO]] = {
     "dreg": DoublyReparameterizedELBO,
 }
 ESTIMATORS = (*BY_NAME, "renyi:ALPHA")
+ESTIMATOR = Slot("estimator", BY_NAME)
 
 
 def estimator_from(name: str, num_particles: int = 1) -> TermwiseELBO:
-    """The estimator of a short name.
+    """The library's own estimator of a short name.
 
     Args:
         name: "A" (`SampledELBO`), "B" (`MeanFieldELBO`), "iwae" (`ImportanceWeightedELBO`), "dreg"

@@ -14,8 +14,18 @@ from pyro.poutine.runtime import effectful
 from torch import Tensor
 
 from ppl_vae import checks
+from ppl_vae.parts.slot import Slot
 
-__all__ = ["CORRUPTIONS", "HIGHEST_LEVEL", "Corruption", "SameEvidence", "evidence"]
+__all__ = [
+    "CORRUPTION",
+    "CORRUPTIONS",
+    "Corrupt",
+    "Corruption",
+    "SameEvidence",
+    "corruption_from",
+    "evidence",
+    "highest_level",
+]
 
 
 @effectful(type="evidence")
@@ -37,13 +47,35 @@ def _masking(x: Tensor, level: float | Tensor) -> Tensor:
     return torch.where(torch.rand_like(x) < level, torch.zeros_like(x), x)
 
 
-CORRUPTIONS: dict[str, Callable[[Tensor, float | Tensor], Tensor]] = {
+Corrupt = Callable[[Tensor, float | Tensor], Tensor]
+CORRUPTIONS: dict[str, Corrupt] = {
     "salt_and_pepper": _salt_and_pepper,
     "normal": _normal,
     "masking": _masking,
 }
 # a probability, but for the scale of added noise
 HIGHEST_LEVEL = {"salt_and_pepper": 1.0, "normal": math.inf, "masking": 1.0}
+CORRUPTION = Slot("corruption", CORRUPTIONS)
+
+
+def corruption_from(given: str | Corrupt) -> Corrupt:
+    """What corrupts x: a function of x (M, *event_shape) and the level.
+
+    Args:
+        given: a name, "file.py:Name" or the function itself.
+
+    Raises:
+        InputError: for what is none.
+    """
+    found = CORRUPTION.find(given, None)
+    if not callable(found):
+        checks.refuse("corruption", repr(found), "a name, or a function of x and the level")
+    return found
+
+
+def highest_level(kind: object) -> float:
+    """The highest level of a corruption; that of a function of one's own is not known."""
+    return HIGHEST_LEVEL.get(kind, math.inf) if isinstance(kind, str) else math.inf
 
 
 class Corruption(Messenger):
@@ -53,19 +85,21 @@ class Corruption(Messenger):
     bound = E_C(c|x) E_q(z|c) [log p(x|z) + log p(z) - log q(z|c)] <= log p(x), since q(z|c) is some
     density of z whatever c is. "salt_and_pepper": each value is 0 or 1, evenly, with probability
     `level`; "normal": noise of standard deviation `level`, in units of x, is added; "masking": each
-    value is 0 with probability `level`. `level` is a number, or a 0-dimensional tensor that may
-    change between the steps of a recorded program.
+    value is 0 with probability `level`.
+
+    Args:
+        kind: a name, or a function of x (M, *event_shape) and the level that draws c.
+        level: a number, or a 0-dimensional tensor that may change between the steps of a recorded
+            program.
+
     Source: Denoising criterion for variational auto-encoding framework (2015), section 3.
     """
 
-    def __init__(self, kind: str, level: float | Tensor) -> None:
+    def __init__(self, kind: str | Corrupt, level: float | Tensor) -> None:
         super().__init__()
-        self._corrupt, self.level = (
-            CORRUPTIONS[checks.choice("corruption", kind, CORRUPTIONS)],
-            level,
-        )
+        self._corrupt, self.level = corruption_from(kind), level
         if not torch.is_tensor(level):
-            checks.number("corruption level", level, 0.0, maximum=HIGHEST_LEVEL[kind])
+            checks.number("corruption level", level, 0.0, maximum=highest_level(kind))
 
     def _pyro_evidence(self, msg: Any) -> None:
         msg["value"], msg["done"] = self._corrupt(msg["args"][0], self.level), True

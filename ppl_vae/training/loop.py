@@ -22,8 +22,10 @@ from tqdm.auto import tqdm
 from ppl_vae import checks
 from ppl_vae.checkpoint import run_lock
 from ppl_vae.datasets import Dataset
+from ppl_vae.handlers.corruption import Corrupt
 from ppl_vae.handlers.modes import local_parameters
 from ppl_vae.inputs import Data, Source, check_map_style
+from ppl_vae.parts.user_code import recorded_code
 from ppl_vae.terminal import deferred_interrupts
 from ppl_vae.training.callbacks import Callback, checked_callbacks
 from ppl_vae.training.history import History
@@ -42,7 +44,7 @@ def fit(
     data: Data | Dataset,
     *,
     validation: Data | None = None,
-    estimator: str | ELBO = "B",
+    estimator: str | ELBO | type[ELBO] = "B",
     num_particles: int = 1,
     batch_size: int = 100,
     epochs: int = 10,
@@ -56,7 +58,7 @@ def fit(
     weight_penalty: float = 0.0,
     binarization: str = "none",
     kl_balance: bool = False,
-    corruption: str = "none",
+    corruption: str | Corrupt = "none",
     corruption_level: float | str | Schedule = 0.0,
     early_stopping: int | None = None,
     all_data: bool = False,
@@ -90,14 +92,15 @@ def fit(
         estimator: "A" (`SampledELBO`, every term sampled), "B" (`MeanFieldELBO`, closed-form KL
             where there is one), "iwae" (`ImportanceWeightedELBO`), "dreg"
             (`DoublyReparameterizedELBO`) or "renyi:ALPHA"; or any `pyro.infer.ELBO`, such as
-            `pyro.infer.Trace_ELBO()`. One of Pyro's own runs eagerly and reports its loss alone;
-            held-out data are then judged by A.
+            `pyro.infer.Trace_ELBO()`, its class, or "file.py:Name". One of Pyro's own runs eagerly
+            and reports its loss alone; held-out data are then judged by A.
         num_particles: L, draws of z a datum, of an estimator given by name.
         kl_weight, weight_kl_weight, learning_rate: a number, "linear:start:end:epochs",
             "stages:1e-3:50:1e-4" (1e-3 for 50 epochs, then 1e-4) or a function of the epoch;
             kl_weight also "constrained:kl:20" (KL <= 20 nats) or "constrained:reconstruction:-90"
             (E_q log p >= -90).
-        optimizer: "adam", "adagrad", or a class of `torch.optim`, or a partial of one, as
+        optimizer: "adam", "adagrad", a reference such as "torch.optim:AdamW", or a class of
+            `torch.optim`, or a partial of one, as
             `functools.partial(torch.optim.AdamW, betas=(0.9, 0.99))`; the learning rate is set
             at each step.
         optimizer_options: by name: `betas` and `eps` of "adam", `eps` of "adagrad", or what a class
@@ -112,7 +115,8 @@ def fit(
             used.
         kl_balance: while kl_weight is below 1, weigh each layer of a hierarchy by its share of the
             KL.
-        corruption: "salt_and_pepper", "normal" or "masking": corrupts what the guide sees of x.
+        corruption: "salt_and_pepper", "normal" or "masking": corrupts what the guide sees of x; or
+            a function of x (M, *event_shape) and the level, or "file.py:Name".
         corruption_level: how much of it (`handlers.corruption`), a number or a schedule like the
             three above.
         early_stopping: epochs without a better validation bound after which to stop, at the best
@@ -188,7 +192,9 @@ def fit(
         held.enter_context(lost_readers_named())
         held.enter_context(_on_device(vae, device))
         held.enter_context(torch.random.fork_rng())
-        run = Run(vae, source, held_out, settings, folder, num_workers, every)
+        with recorded_code() as code:
+            run = Run(vae, source, held_out, settings, folder, num_workers, every)
+        vae.code.update(code)
         held.callback(run.data.close)
         if folder and run.ranks.first:
             held.enter_context(run_lock(folder))

@@ -10,14 +10,15 @@ from pyro.infer import ELBO, RenyiELBO
 from torch import Tensor, nn
 
 from ppl_vae import checks
-from ppl_vae.elbo import ESTIMATORS, BalancedELBO, TermwiseELBO, estimator_from
+from ppl_vae.elbo import ESTIMATOR, ESTIMATORS, BalancedELBO, TermwiseELBO, estimator_from
 from ppl_vae.elbo.termwise import Program
 from ppl_vae.handlers import KLWeight
-from ppl_vae.handlers.corruption import CORRUPTIONS, Corruption
+from ppl_vae.handlers.corruption import CORRUPTION, Corrupt, Corruption, corruption_from
 from ppl_vae.handlers.reduced_precision import BFloat16Products
+from ppl_vae.parts.user_code import is_reference
 from ppl_vae.vae import VAE
 
-__all__ = ["Objective", "StepValues", "TrainingLoss", "estimator_text"]
+__all__ = ["Objective", "StepValues", "TrainingLoss", "corruption_text", "estimator_text"]
 
 
 @dataclass(frozen=True)
@@ -25,30 +26,37 @@ class Objective:
     """The training objective, as one differentiable function.
 
     Args:
-        estimator: a short name, or any `pyro.infer.ELBO`.
-        num_particles: K, draws of z a datum, for an estimator given by name.
-        corruption: "none", or what is done to the x that the guide sees.
+        estimator: a short name, or any `pyro.infer.ELBO`: an object, its class, or "file.py:Name".
+        num_particles: K, draws of z a datum, of an estimator that is made here.
+        corruption: "none", or what is done to the x that the guide sees: a name, a function of x
+            and the level, or "file.py:Name".
         kl_balance: whether each layer of a hierarchy is weighed by its share of the KL.
 
     Raises:
         InputError: for bad values.
     """
 
-    estimator: str | ELBO = "B"
+    estimator: str | ELBO | type[ELBO] = "B"
     num_particles: int = 1
-    corruption: str = "none"
+    corruption: str | Corrupt = "none"
     kl_balance: bool = False
     elbo: ELBO = field(init=False)
+    corrupt: Corrupt | None = field(init=False)
 
     def __post_init__(self) -> None:
         """Check every field and make the estimator."""
         object.__setattr__(self, "elbo", self._made())
-        checks.choice("corruption", self.corruption, ("none", *CORRUPTIONS))
+        given = None if self.corruption == "none" else corruption_from(self.corruption)
+        object.__setattr__(self, "corrupt", given)
 
     def _made(self) -> ELBO:
-        elbo = self.estimator
-        if isinstance(elbo, str):
+        elbo: Any = self.estimator
+        if isinstance(elbo, str) and (elbo.startswith("renyi:") or not is_reference(elbo)):
             elbo = estimator_from(elbo, self.num_particles)
+        elif isinstance(elbo, str):
+            elbo = ESTIMATOR.find(elbo, None)
+        if isinstance(elbo, type):
+            elbo = ESTIMATOR.make(elbo, {"num_particles": self.num_particles})
         elif not isinstance(elbo, ELBO):
             checks.refuse(
                 "estimator",
@@ -168,8 +176,8 @@ class Objective:
     def _handlers(self, values: "StepValues") -> contextlib.ExitStack:
         entered = contextlib.ExitStack()
         entered.enter_context(KLWeight(values.kl_weight, weights=values.weight_kl_weight))
-        if self.corruption != "none":
-            entered.enter_context(Corruption(self.corruption, values.corruption_level))
+        if self.corrupt is not None:
+            entered.enter_context(Corruption(self.corrupt, values.corruption_level))
         return entered
 
 
@@ -249,10 +257,15 @@ class TrainingLoss(nn.Module):
         return tuple(m.training for m in self.modules())
 
 
-def estimator_text(estimator: str | ELBO) -> str:
+def corruption_text(corruption: str | Corrupt) -> str:
+    """A corruption as a text, by which a resumed run is known to have the same one."""
+    return str(CORRUPTION.reference(corruption, None))
+
+
+def estimator_text(estimator: str | ELBO | type[ELBO]) -> str:
     """An estimator as a text, by which a resumed run is known to have the same one."""
-    if isinstance(estimator, str):
-        return estimator
+    if isinstance(estimator, str | type):
+        return str(ESTIMATOR.reference(estimator, None))
     plain = {
         name: value
         for name, value in sorted(vars(estimator).items())

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from ppl_vae import checks
+from ppl_vae.parts.slot import Slot
+from ppl_vae.parts.user_code import is_reference
 
 __all__ = [
     "OPTIMIZERS",
@@ -148,6 +150,7 @@ class _Adagrad:
 
 AVERAGED_STEPS = "averaged_steps"  # of an optimiser of torch, in a checkpoint
 OPTIMIZERS: dict[str, Any] = {"adam": _Adam, "adagrad": _Adagrad}
+OPTIMIZER = Slot("optimizer", OPTIMIZERS)
 
 
 class Update(Protocol):
@@ -189,7 +192,8 @@ def update_of(
 
     Args:
         optimizer: "adam" or "adagrad", whose fused kernels are called directly, or what makes a
-            `torch.optim.Optimizer` of a list of parameters: its class, or a partial of it.
+            `torch.optim.Optimizer` of a list of parameters: its class, a partial of it, or a
+            reference to one, such as "torch.optim:AdamW".
         parameters: what is trained.
         weight_decay: lambda / N, in nats per datum and squared unit of a parameter.
         options: of the optimiser, by name: `betas` and `eps` of "adam", `eps` of "adagrad", or
@@ -200,6 +204,8 @@ def update_of(
         InputError: for what is no optimiser, and for an option it has not.
     """
     own = dict(options or {})
+    if isinstance(optimizer, str) and is_reference(optimizer):
+        optimizer = OPTIMIZER.find(optimizer, None)
     if isinstance(optimizer, str):
         return FusedUpdate(optimizer, parameters, weight_decay, own, average)
     make = functools.partial(optimizer, **own) if own and callable(optimizer) else optimizer
@@ -214,7 +220,7 @@ def average_weight(step: Tensor, decay: float) -> Tensor:
 def optimizer_text(optimizer: Any) -> str:
     """An optimiser as a text, by which a resumed run is known to have the same one."""
     if isinstance(optimizer, str):
-        return optimizer
+        return str(OPTIMIZER.reference(optimizer, None))
     if isinstance(optimizer, functools.partial):
         given = [repr(value) for value in optimizer.args]
         given += [f"{name}={value!r}" for name, value in sorted(optimizer.keywords.items())]

@@ -13,8 +13,8 @@ from pyro.infer import ELBO
 
 from ppl_vae import checks
 from ppl_vae.graphs import TIERS
-from ppl_vae.handlers.corruption import CORRUPTIONS, HIGHEST_LEVEL
-from ppl_vae.training.objective import estimator_text
+from ppl_vae.handlers.corruption import Corrupt, highest_level
+from ppl_vae.training.objective import corruption_text, estimator_text
 from ppl_vae.training.optimizers import optimizer_text
 from ppl_vae.training.schedules import Schedule, schedule, text
 
@@ -28,7 +28,7 @@ PRECISIONS = ("float32", "bfloat16")
 class Settings:
     """The arguments of a run, as `fit` documents them: what a resumed run has to agree on."""
 
-    estimator: str | ELBO
+    estimator: str | ELBO | type[ELBO]
     num_particles: int
     batch_size: int
     epochs: int
@@ -39,7 +39,7 @@ class Settings:
     weight_penalty: float
     binarization: str
     kl_balance: bool
-    corruption: str
+    corruption: str | Corrupt
     corruption_level: float | str | Schedule
     early_stopping: int | None
     seed: int
@@ -58,7 +58,6 @@ class Settings:
             self, "weight_penalty", checks.number("weight_penalty", self.weight_penalty, 0.0)
         )
         checks.truth("kl_balance", self.kl_balance)
-        checks.choice("corruption", self.corruption, ("none", *CORRUPTIONS))
         checks.choice("binarization", self.binarization, BINARIZATIONS)
         checks.choice("compile", self.compile, TIERS)
         checks.choice("precision", self.precision, PRECISIONS)
@@ -83,9 +82,7 @@ class Settings:
 
     def highest(self, name: str) -> float:
         """The highest value that what changes with the epoch may take."""
-        return (
-            HIGHEST_LEVEL.get(self.corruption, math.inf) if name == "corruption_level" else math.inf
-        )
+        return highest_level(self.corruption) if name == "corruption_level" else math.inf
 
     def plain(self) -> dict[str, Any]:
         """The fields as JSON values, schedules by their text."""
@@ -93,6 +90,7 @@ class Settings:
         texts = {
             "estimator": estimator_text(self.estimator),
             "optimizer": optimizer_text(self.optimizer),
+            "corruption": corruption_text(self.corruption),
         }
         options = json.loads(json.dumps(self.optimizer_options or None, default=repr))
         return {**vars(self), **texts, **schedules, "optimizer_options": options}
