@@ -70,7 +70,8 @@ __all__ = ["VAE", "Decoder", "Guide", "Model", "VAEConfig", "build", "evaluating
 SLOTS = (PRIOR, LIKELIHOOD, POSTERIOR, ENCODER, DECODER)
 # where the decoder's outputs start: at what the data say, at 0, or as the likelihood has it
 OUTPUT_STARTS = ("auto", "data", "zero")
-STARTED_FROM = 10_000  # rows of data looked at together
+# rows of data looked at together, and at most: of more, every second or third and so on
+START_BLOCK, START_ROWS = 10_000, 100_000
 # data encoded at once: where q's mean has no closed form, hundreds of draws of each are held
 ENCODED = 500
 
@@ -349,11 +350,16 @@ class VAE(nn.Module, InitialisedFromData):
 
     @torch.no_grad()
     def start_from(self, data: Tensor) -> None:
-        """Set where the decoder's outputs start and what unit both networks work in."""
+        """Set where the decoder's outputs start and what unit both networks work in.
+
+        Args:
+            data: the training data x, (N, *event_shape), uint8 where they are bytes.
+        """
+        rows = torch.arange(0, len(data), -(-len(data) // START_ROWS))
 
         def blocks() -> Iterator[Tensor]:
-            for first in range(0, len(data), STARTED_FROM):
-                yield self.as_float(data[first : first + STARTED_FROM])
+            for index in rows.split(START_BLOCK):
+                yield self.as_float(data[index.to(data.device)])
 
         start = self.model.decoder.start_from(blocks)
         if start is None:

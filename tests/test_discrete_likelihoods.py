@@ -137,6 +137,16 @@ def test_a_recorded_step_is_the_eager_one(likelihood: str, estimator: str) -> No
     assert all(torch.equal(a, b) for a, b in zip(fitted["off"], fitted["record"], strict=True))
 
 
+def test_log_p_of_a_table_is_one_number_whatever_estimates_it() -> None:
+    """Quadrature over two latents, importance sampling and annealing, within 0.05 nats a row."""
+    vae, x = table(), rows()
+    fit(vae, x, epochs=30, batch_size=20, learning_rate=0.01, progress=False, compile="record")
+    exact = log_likelihood(vae, x[:5], method="quadrature", seed=0).values
+    for method in ("importance", "annealed"):
+        found = log_likelihood(vae, x[:5], 500, method=method, seed=0).values
+        torch.testing.assert_close(found, exact, rtol=0, atol=0.05)
+
+
 def test_what_a_column_cannot_hold_is_refused_by_its_name() -> None:
     for column, value, words in (
         (1, 3.0, r"column 1 .*outside whole numbers in \[0, 2\] from row 4"),

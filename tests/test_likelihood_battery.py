@@ -52,6 +52,7 @@ def counts(log_total: Tensor, logits: Tensor, least: float = 1e-3) -> dist.Torch
 
 class TestOwnFunction(LikelihoodBattery):
     likelihood = counts
+    new_process = False
     options: ClassVar = {"least": 0.1}
 
 

@@ -156,6 +156,27 @@ def test_a_column_that_never_varies_starts_at_its_value() -> None:
     assert lower_bound(vae, x, seed=0).isfinite().all()
 
 
+def test_of_many_data_every_kth_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = numbers().float()
+    monkeypatch.setattr("ppl_vae.vae.START_ROWS", 100)
+    vae = build(settings("normal_shared"), seed=0)
+    vae.start_from(x)
+    torch.testing.assert_close(vae.model.decoder.offset[0], x[::3].mean(0))
+
+
+def test_entries_that_are_not_known_are_left_out() -> None:
+    """NaN in half of a column: mean and unit are those of the other half."""
+    x = numbers().float() * 3 + 5
+    holes = x.clone()
+    holes[::2, 1] = math.nan
+    vae = build(settings("real"), seed=0)
+    vae.start_from(holes)
+    likelihood = vae.model.decoder.likelihood
+    torch.testing.assert_close(likelihood.center[1], x[1::2, 1].mean())
+    torch.testing.assert_close(likelihood.unit[1], x[1::2, 1].std(correction=0))
+    torch.testing.assert_close(likelihood.center[0], x[:, 0].mean())
+
+
 def test_a_resumed_run_is_the_whole_one_to_the_bit(tmp_path: Path) -> None:
     x = (1e6 * numbers()).float()
     whole, parts = (build(settings("real"), seed=0) for _ in range(2))
