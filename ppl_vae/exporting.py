@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,9 @@ def _onnx(name: str, program: torch.export.ExportedProgram) -> bytes:
     except ImportError:
         checks.refuse("onnx", "no onnxscript", "it installed", "pip install 'ppl-vae[onnx]'")
     try:
-        found = torch.onnx.export(program, dynamo=True, verbose=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls what it is about to retire
+            found = torch.onnx.export(program, dynamo=True, verbose=False)
     except Exception as error:
         checks.refuse(f"{name} as ONNX", fault(error), "one that torch.onnx writes")
     assert found is not None

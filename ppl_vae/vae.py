@@ -392,8 +392,14 @@ class VAE(nn.Module, InitialisedFromData):
         one_run = isinstance(posterior, Posterior) and posterior.mean_field
         num_draws = None if one_run else 100
         blocks = tensor.split(ENCODED)
-        means = [mean(self._posterior_site(rows, num_draws)["fn"]) for rows in blocks]
-        return torch.cat(means if num_draws is None else [each.mean(0) for each in means])
+        return torch.cat([self._posterior_mean(rows, num_draws) for rows in blocks])
+
+    def _posterior_mean(self, x: Tensor, num_draws: int | None) -> Tensor:
+        """E[z|x], (N, latent_size), over draws of what z depends on, if there is any such thing."""
+        site = self._posterior_site(x, num_draws)
+        if num_draws is None:
+            return mean(site["fn"])
+        return mean(site["fn"], site["value"]).mean(0)
 
     def _posterior_site(self, x: Tensor, num_samples: int | None) -> Any:
         plate = (

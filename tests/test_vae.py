@@ -309,3 +309,19 @@ def test_a_plate_of_ones_own_at_the_data_s_place_is_refused_and_left_of_it_is_ri
         trace = poutine.trace(program).get_trace(x)
     trace.compute_log_prob()
     assert trace.nodes[site]["log_prob"].expand(4, 7).numel() == 28
+
+
+def test_encode_of_a_flow_over_several_sites_averages_its_own_draws(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of each of 100 draws of what z depends on it made 256 more: ten GiB for 180 digits."""
+    shapes: list[Any] = []
+    sample = dist.TransformedDistribution.sample
+
+    def counted(self: Any, sample_shape: Any = ()) -> torch.Tensor:
+        shapes.append(tuple(sample_shape))
+        return sample(self, torch.Size(sample_shape))
+
+    vae = build(VAEConfig((6,), 2, (5,), prior="two_level", posterior="iaf"), seed=0)
+    monkeypatch.setattr(dist.TransformedDistribution, "sample", counted)
+    assert vae.encode(torch.rand(7, 6)).shape == (7, 2) and (256,) not in shapes

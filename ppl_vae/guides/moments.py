@@ -15,9 +15,10 @@ from torch import Tensor
 __all__ = ["mean"]
 
 
-def mean(q: Any) -> Tensor:
+def mean(q: Any, draws: Tensor | None = None) -> Tensor:
     """The mean of q; where the family has none in closed form, of 64 Gauss-Hermite nodes or of 256
-    draws.
+    draws. Where q is itself one of many, given `draws` of what it is given: those draws, to be
+    averaged over.
     """
     with contextlib.suppress(NotImplementedError):
         return q.mean
@@ -31,7 +32,7 @@ def mean(q: Any) -> Tensor:
         for transform in q.transforms:
             x = transform(x)
         return (torch.as_tensor(weights / math.sqrt(2 * math.pi)).to(x).reshape(shape) * x).sum(0)
-    return q.sample((256,)).mean(0)
+    return q.sample((256,)).mean(0) if draws is None else draws
 
 
 def _is_elementwise(transform: Any) -> bool:
