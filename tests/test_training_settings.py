@@ -15,10 +15,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ppl_vae import VAE, InputError, VAEConfig, build, fit, load, load_data, lower_bound
 from ppl_vae.cli import main
+from ppl_vae.handlers.modes import local_parameters
 from ppl_vae.training import Stages
 from ppl_vae.training.objective import Objective
 from ppl_vae.training.schedules import schedule
-from ppl_vae.training.step import local_parameters
 
 QUIET = {"batch_size": 20, "progress": False}
 TIERS = ["off", "record"]
