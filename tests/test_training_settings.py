@@ -47,7 +47,6 @@ def by_hand(
     chosen = optimizer(list(vae.parameters()))
     averages = None if average is None else AveragedModel(vae, multi_avg_fn=average)
     torch.manual_seed(0)
-    one, inverse_num_data = torch.tensor(1.0), torch.tensor(1 / 20)
     orders = [
         torch.randperm(20, generator=torch.Generator().manual_seed(epoch))
         for epoch in range(epochs)
@@ -55,7 +54,7 @@ def by_hand(
     for rows in torch.cat(orders).split(batch_size):
         chosen.zero_grad()
         with local_parameters():
-            loss, _ = Objective("B")(vae.model, vae.guide, x[rows], one, one, inverse_num_data)
+            loss, _ = Objective("B")(vae.model, vae.guide, x[rows])
             loss.backward()
         if max_norm is not None:
             torch.nn.utils.clip_grad_norm_(vae.parameters(), max_norm)
