@@ -19,6 +19,8 @@ from ppl_vae.checks import InputError
 from ppl_vae.datasets import load_data
 from ppl_vae.training import fit
 from ppl_vae.training.objective import Objective
+from ppl_vae.training.schedules import Constrained, Linear
+from ppl_vae.training.schedules import schedule as parsed
 from tests.examples import PRIORS, pixels, tiny
 from tests.truths import probabilistic_pca_optimum
 
@@ -646,3 +648,20 @@ class TestDevice:
                 progress=False,
                 kl_weight=lambda epoch: 1.0 if epoch < 1 else value,
             )
+
+
+@pytest.mark.parametrize(
+    "schedule", [Linear(0.1234567890123, 1 / 3, 10), Constrained("kl", 20.123456789)]
+)
+def test_a_schedules_text_is_the_schedule_and_no_other(schedule):
+    again = parsed("kl_weight", str(schedule))
+    assert str(again) == str(schedule) and vars(again) == vars(schedule)
+
+
+def test_bfloat16_without_products_for_it_is_said(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    fit(tiny(), pixels(20), epochs=1, precision="bfloat16", progress=False)
+    assert [r.getMessage() for r in caplog.records if "bfloat16" in r.getMessage()] != []
+    caplog.clear()
+    fit(tiny(), pixels(20), epochs=1, progress=False)
+    assert "bfloat16" not in caplog.text

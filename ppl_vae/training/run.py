@@ -130,6 +130,7 @@ class Run:
             self._start_from_data()
         self._make_pieces()
         self._say_what_bounds_nothing()
+        self._say_what_is_emulated()
         self.ranks.copy_first([*self.vae.parameters(), *self.vae.buffers()])
         # a resumed run keeps the tier it was started with
         tier = self.state.history.tier
@@ -332,6 +333,15 @@ class Run:
                 "%s couples the data of a batch: the training column 'lower_bound' bounds no "
                 "log p(x) under this estimator; validation and evaluation do",
                 ", ".join(coupling),
+            )
+
+    def _say_what_is_emulated(self) -> None:
+        device = self.update.parameters[0].device.type
+        emulated = device == "cpu" and not torch.cpu._is_avx512_bf16_supported()
+        if self.settings.precision == "bfloat16" and emulated:
+            log.warning(
+                "this processor has no products in bfloat16, so that they are slower than in "
+                "float32, not faster"
             )
 
     def finish(self) -> History:

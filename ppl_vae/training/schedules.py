@@ -39,7 +39,7 @@ class Linear:
         return self.start + (self.end - self.start) * min(1.0, epoch / self.epochs)
 
     def __str__(self) -> str:
-        return f"linear:{self.start:g}:{self.end:g}:{self.epochs:g}"
+        return f"linear:{_exact(self.start)}:{_exact(self.end)}:{_exact(self.epochs)}"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Stages:
     def __str__(self) -> str:
         parts = [f"{self.values[0]!r}"]
         for epoch, value in zip(self.epochs, self.values[1:], strict=True):
-            parts += [f"{epoch:g}", f"{value!r}"]
+            parts += [_exact(epoch), f"{value!r}"]
         return f"stages:{':'.join(parts)}"
 
 
@@ -124,7 +124,12 @@ class Constrained:
         )
 
     def __str__(self) -> str:
-        return f"constrained:{self.term}:{self.bound:g}"
+        return f"constrained:{self.term}:{_exact(self.bound)}"
+
+
+def _exact(number: float) -> str:
+    """The shortest text that is this number: two schedules of one text are the same."""
+    return repr(float(number)).removesuffix(".0")
 
 
 def schedule(subject: str, value: float | str | Schedule, maximum: float = math.inf) -> Schedule:
