@@ -21,6 +21,8 @@ for posterior in ("diagonal_normal", "iaf"):
 # Calibration asks whether the z that made an x lies inside q(z|x) as often as q says. It is about
 # data that the model makes, not about yours, and an average over all: two errors may cancel.
 # Neither says that the model is right: the predictive check asks that.
+
+# %% On the left the share of data above 0.7 is what to look at; on the right, who leaves the band.
 figure = Picture(figsize=(8.6, 3.6), layout="constrained")
 panels = figure.subplots(1, 3)
 pareto_k_figure(examined["diagonal_normal"].pareto_k, axes=panels[0])
