@@ -598,7 +598,7 @@ class TestLookingAtARun:
         out = run("evaluate", folder, *words)
         report = json.loads((Path(folder) / "evaluation.json").read_text())
         x = load_data("digits", binarization="static").test[:3]
-        share = {"prior_share": 0.1} if method == "importance" else {}
+        share = {name: report[name] for name in ("prior_share",) if name in report}
         found = log_likelihood(load(folder), x, 8, method, seed=0, **share)
         assert report["log_likelihood"]["mean"] == pytest.approx(found.mean, abs=1e-4)
         assert report["method"] == method
