@@ -23,7 +23,13 @@ STEEPNESS = 4.0
 
 
 def inverse_temperatures(num_temperatures: int) -> Tensor:
-    """0 = b_0 < ... < b_T = 1 on a sigmoid, (T + 1,): small steps near both ends.
+    """0 = b_0 < ... < b_T = 1 on a sigmoid: small steps near both ends.
+
+    Args:
+        num_temperatures: T, the number of steps.
+
+    Returns:
+        The inverse temperatures b, (T + 1,).
 
     Source: On the quantitative analysis of decoder-based generative models (2017), section 4.
     """
@@ -32,9 +38,19 @@ def inverse_temperatures(num_temperatures: int) -> Tensor:
 
 
 class AnnealedPath:
-    """The path p(u) p(x|u)^b from prior to posterior for M data; step sizes by temperature and
-    datum are found by a pilot run and then frozen, so that the weights of later chains are
-    unbiased."""
+    """The path p(u) p(x|u)^b from prior to posterior for M data.
+
+    Step sizes by temperature and datum are found by a pilot run and then frozen, so that the
+    weights of later chains are unbiased.
+
+    Args:
+        density: log p(u) and log p(x|u).
+        x: data (M, *event_shape), of the model's dtype and device.
+        num_chains: C, chains for each datum.
+        num_temperatures: T, steps from the prior to the posterior.
+        num_leapfrog: leapfrog steps of each transition.
+        tier: "off", "record" or "inductor", how the density's gradient is run.
+    """
 
     def __init__(
         self,
@@ -58,10 +74,12 @@ class AnnealedPath:
         return pilot.step_size
 
     def forward(self) -> Tensor:
-        """Log weights (C, M) of chains that start at the prior; they end at draws of (about) the
-        posterior.
+        """Run chains from the prior; they end at draws of (about) the posterior.
 
         log w = sum_t (b_t - b_{t-1}) log p(x|u_{t-1}), u_t ~ T_t(u_{t-1}); E[w] = p(x).
+
+        Returns:
+            Log weights (C, M), nats.
         """
         log_weights = torch.zeros_like(self.chains.state.log_prior)
         for t, difference in enumerate(self.temperatures.diff()):
@@ -71,8 +89,13 @@ class AnnealedPath:
         return log_weights
 
     def backward(self, u: Tensor) -> Tensor:
-        """The same along the reverse path from exact draws u of the posterior, (C, M, U): E[1/w] =
-        1/p(x).
+        """Run chains along the reverse path, from the posterior to the prior: E[1/w] = 1/p(x).
+
+        Args:
+            u: exact draws of the posterior, (C, M, U).
+
+        Returns:
+            Log weights (C, M), nats.
         """
         self.chains.start(u)
         log_weights = torch.zeros_like(self.chains.state.log_prior)
@@ -93,12 +116,29 @@ def annealed(
     num_temperatures: int = 500,
     num_leapfrog: int = 10,
 ) -> Tensor:
-    """log 1/C sum_c w_c, w_c the weight of a chain from the prior to the posterior: a lower bound
-    in expectation.
+    """log p(x) by annealed importance sampling: a lower bound in expectation.
 
-    Returns (3, N): value, Pareto k (of few chains: infinite, too few to say), Monte Carlo error.
-    Sources: Annealed importance sampling (2001), section 2; On the quantitative analysis of
-    decoder-based generative models (2017), section 2.3.
+    log 1/C sum_c w_c, w_c the weight of a chain from the prior to the posterior.
+
+    Args:
+        vae: the VAE; its guide is not used.
+        x: data (N, *event_shape).
+        num_samples: C, chains for each datum.
+        tier: "off", "record", "inductor" or "auto" (by the amount of work), how the density's
+            gradient is run.
+        progress: whether to show a progress bar.
+        num_temperatures: T, steps from the prior to the posterior.
+        num_leapfrog: leapfrog steps of each transition.
+
+    Returns:
+        (3, N): value in nats, Pareto k (of few chains: infinite, too few to say), Monte Carlo
+        error.
+
+    Raises:
+        InputError: for Bayesian weights.
+
+    Source: Annealed importance sampling (2001), section 2; On the quantitative analysis of
+        decoder-based generative models (2017), section 2.3.
     """
     density = LogDensity(vae, "annealed")
     results, groups = [], x.split(max(1, decoder_rows(vae) // num_samples))
@@ -115,9 +155,14 @@ def annealed(
 
 @dataclass(frozen=True)
 class BidirectionalGap:
-    """A lower and an upper bound on log p(x) in expectation, each (N,) nats, of N simulated data x.
+    """A lower and an upper bound on log p(x) in expectation, of N simulated data.
 
     `gap` = upper - lower bounds the error of method "annealed" on data like these.
+
+    Args:
+        x: the simulated data, (N, *event_shape).
+        lower: the lower bounds, (N,) nats.
+        upper: the upper bounds, (N,) nats.
     """
 
     x: Tensor
@@ -138,13 +183,27 @@ def bidirectional_gap(
     num_temperatures: int = 500,
     num_leapfrog: int = 10,
 ) -> BidirectionalGap:
-    """Bracket log p(x) of data simulated from the model, whose posterior draw is known: the z that
-    made them.
+    """Bracket log p(x) of data simulated from the model, of which a posterior draw is known.
 
-    lower = log 1/C sum_c w_c over forward chains; upper = -log 1/C sum_c 1/w_c over chains that
-    start at that z.
+    That draw is the z that made them. lower = log 1/C sum_c w_c over forward chains; upper =
+    -log 1/C sum_c 1/w_c over chains that start at that z.
+
+    Args:
+        vae: the VAE; its guide is not used.
+        num_data: N, data to simulate.
+        num_samples: C, chains for each datum and direction.
+        seed: of data and chains; None uses the global generator.
+        num_temperatures: T, steps from the prior to the posterior.
+        num_leapfrog: leapfrog steps of each transition.
+
+    Returns:
+        A `BidirectionalGap`.
+
+    Raises:
+        InputError: for a count below 1, and for Bayesian weights.
+
     Source: Sandwiching the marginal likelihood using bidirectional Monte Carlo (2015); On the
-    quantitative analysis of decoder-based generative models (2017), section 2.4.
+        quantitative analysis of decoder-based generative models (2017), section 2.4.
     """
     counts = {
         "num_data": num_data,

@@ -20,21 +20,42 @@ __all__ = ["as_float", "by_blocks", "checked", "decoder_rows", "evaluation"]
 
 
 def checked(vae: VAE, x: Data, minimum_rows: int = 1) -> Tensor:
-    """x as a tensor (N, *event_shape) of data the likelihood is defined on; raises `InputError`."""
+    """x as a tensor of data that the likelihood is defined on.
+
+    Args:
+        vae: the VAE whose data these are.
+        x: a tensor, an array, a frame of numbers or a map-style data set.
+        minimum_rows: the least N.
+
+    Returns:
+        x, (N, *event_shape).
+
+    Raises:
+        InputError: for what is no such data, with what makes it so.
+    """
     return vae.checked(x, minimum_rows=minimum_rows)
 
 
 def as_float(vae: VAE, x: Tensor) -> Tensor:
-    """A block of x as the model's own dtype and device, grey levels of bytes divided by 255."""
+    """A block of x in the model's own dtype and on its device.
+
+    Args:
+        vae: the VAE whose data these are.
+        x: data (M, *event_shape); bytes are grey levels, divided by 255, under a likelihood of
+            these, else numbers.
+    """
     return vae.as_float(x)
 
 
 def decoder_rows(vae: VAE) -> int:
-    """Decoder rows (data times draws) a block: few enough on a processor that the widest activation
-    stays in cache, on a GPU few enough that it fits.
+    """How many decoder rows (data times draws) a block has.
 
-    500 to 1000 rows of MNIST size are fastest among 50 to 50000; a small decoder takes more, so
-    that a block is worth a call.
+    On a processor they are few enough that the widest activation stays in cache, on a GPU few
+    enough that it fits. 500 to 1000 rows of MNIST size are fastest among 50 to 50000; a small
+    decoder takes more, so that a block is worth a call.
+
+    Args:
+        vae: the VAE; its widest layer, its device and its Bayesian weights count.
     """
     widest = max(math.prod(vae.config.event_shape), *vae.config.hidden_sizes, 1)
     if next(vae.parameters()).device.type != "cpu":
@@ -50,8 +71,11 @@ def decoder_rows(vae: VAE) -> int:
 
 @contextlib.contextmanager
 def evaluation(vae: VAE, seed: int | None = None) -> Iterator[None]:
-    """Evaluation mode, no gradients, parameters local to modules; with `seed`, draws from a fork of
-    the generator.
+    """Evaluation mode, no gradients and parameters local to modules, inside the block.
+
+    Args:
+        vae: the VAE whose mode is set.
+        seed: seeds a fork of the generator for the block's draws; None uses the global one.
     """
     fork = contextlib.nullcontext() if seed is None else torch.random.fork_rng()
     with fork, evaluating(vae), local_parameters(), torch.no_grad():
@@ -67,8 +91,20 @@ def by_blocks(
     draws: int = 1,
     seed: int | None = None,
 ) -> Tensor:
-    """`function`, which makes `draws` draws for each datum, of every block of x, joined along the
-    data, (N, ...).
+    """Apply a function to every block of x and join the results along the data.
+
+    Args:
+        vae: the VAE whose data these are; it is in evaluation mode meanwhile.
+        x: data (N, *event_shape), in any form that `checked` takes.
+        function: a block (M, *event_shape) -> values (M, ...).
+        draws: how many draws `function` makes for each datum, which makes blocks smaller.
+        seed: of the draws; None uses the global generator.
+
+    Returns:
+        The values, (N, ...).
+
+    Raises:
+        InputError: for what is no data of this VAE.
     """
     size = max(1, decoder_rows(vae) // draws)
     with evaluation(vae, seed):

@@ -30,16 +30,22 @@ LOCATION_AND_SCALE = (dist.Normal, dist.Laplace, dist.StudentT, dist.Cauchy)
 
 
 class LogDensity(nn.Module):
-    """(log p(u), log p(x|u)) of coordinates u (C, M, U) of the latents and data x (M,
-    *event_shape), each (C, M) nats.
+    """(log p(u), log p(x|u)) as a function of coordinates u of the latents and of data x.
 
     u holds every latent site of the prior: (value - location) / scale, given the sites before it,
     where its family has a location and a scale, else the value mapped from its support to the
     reals; log p(u) counts the maps' Jacobians. So the layers of a hierarchy have one scale and no
     dependence in the prior, which is where samplers come from. Index sites are summed out, and what
-    comes after one is mapped from its support. Raises `InputError` for Bayesian weights, over which
-    it does not average. Source: A general framework for the parametrization of hierarchical models
-    (2007).
+    comes after one is mapped from its support.
+
+    Args:
+        vae: the VAE; its weights have to be points, since the density does not average over them.
+        method: the method that asks, named in the error.
+
+    Raises:
+        InputError: for Bayesian weights.
+
+    Source: A general framework for the parametrization of hierarchical models (2007).
     """
 
     def __init__(self, vae: VAE, method: str) -> None:
@@ -56,7 +62,15 @@ class LogDensity(nn.Module):
         self.sizes = [math.prod(site.unconstrained_shape) for site in self.latents]
 
     def forward(self, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the model with its latents fixed; u may be (C, 1, U), the same for all data."""
+        """Run the model with its latents fixed.
+
+        Args:
+            u: coordinates (C, M, U), or (C, 1, U), the same for all data.
+            x: data (M, *event_shape).
+
+        Returns:
+            log p(u) and log p(x|u), each (C, M) nats.
+        """
         at = _At(self.latents, u.split(self.sizes, -1))
         with pyro.plate("draws", len(u), dim=-2):
             trace = replayed_trace(at(self.model), poutine.Trace(), x)
@@ -66,29 +80,53 @@ class LogDensity(nn.Module):
 
     @torch.no_grad()
     def prior_draws(self, num_draws: int, num_data: int) -> Tensor:
-        """u ~ p(u), (C, M, U)."""
+        """u ~ p(u), (C, M, U).
+
+        Args:
+            num_draws: C.
+            num_data: M.
+        """
         return self._coordinates(self._prior_nodes(self.model.prior, num_draws, num_data))
 
     def coordinates(self, values: dict[str, Tensor]) -> Tensor:
-        """u (C, M, U) of each site's value (C, M, *event)."""
+        """The coordinates of given latents.
+
+        Args:
+            values: each latent site's value (C, M, *event), by name.
+
+        Returns:
+            u, (C, M, U).
+        """
         shape = values[self.latents[0].name].shape[:2]
         return self._coordinates(
             self._prior_nodes(poutine.condition(self.model.prior, values), *shape)
         )
 
     def values(self, u: Tensor) -> dict[str, Tensor]:
-        """Each site's value (C, M, *event), by name: the inverse of `coordinates`."""
+        """The latents at given coordinates: the inverse of `coordinates`.
+
+        Args:
+            u: coordinates (C, M, U).
+
+        Returns:
+            Each latent site's value (C, M, *event), by name.
+        """
         nodes = self._prior_nodes(
             _At(self.latents, u.split(self.sizes, -1))(self.model.prior), *u.shape[:2]
         )
         return {site.name: nodes[site.name]["value"] for site in self.latents}
 
     def log_tails(self, u: Tensor) -> Tensor:
-        """log P(beyond u_j) / p(u_j) below and above, (C, M, U, 2), for |u_j| large: how much mass
-        a density that is cut there leaves out.
+        """log P(beyond u_j) / p(u_j): how much mass a density that is cut at u_j leaves out.
 
         Of a Beta site, P(z < t) = t f(t) / a and u = logit z: -log a below and -log b above. Of
         other families nothing is left out, -inf.
+
+        Args:
+            u: coordinates (C, M, U), with |u_j| large.
+
+        Returns:
+            The logarithms below and above, (C, M, U, 2).
         """
         nodes = self._prior_nodes(
             _At(self.latents, u.split(self.sizes, -1))(self.model.prior), *u.shape[:2]

@@ -25,8 +25,12 @@ FINAL_PARTICLES = 2000
 
 @dataclass(frozen=True)
 class InferenceGaps:
-    """log p(x), the bound of the guide and of the guide fitted anew to each datum alone, all (N,)
-    nats, signed.
+    """log p(x) and the bounds of a guide before and after it is fitted to each datum alone.
+
+    Args:
+        log_likelihood: log p(x), (N,) nats, signed.
+        refitted: L[q*], the bound of the guide fitted anew to each datum, (N,) nats, signed.
+        amortised: L[q], the bound of the guide, (N,) nats, signed.
     """
 
     log_likelihood: Tensor
@@ -35,12 +39,12 @@ class InferenceGaps:
 
     @property
     def approximation(self) -> Tensor:
-        """log p(x) - L[q*], (N,): what the best member q* of the family lacks."""
+        """log p(x) - L[q*], (N,) nats: what the best member q* of the family lacks."""
         return self.log_likelihood - self.refitted
 
     @property
     def amortisation(self) -> Tensor:
-        """L[q*] - L[q], (N,): what the encoder's q(z|x) lacks of the best member."""
+        """L[q*] - L[q], (N,) nats: what the encoder's q(z|x) lacks of the best member."""
         return self.refitted - self.amortised
 
 
@@ -57,10 +61,27 @@ def inference_gaps(
 ) -> InferenceGaps:
     """log p(x) - L[q] = approximation gap + amortisation gap, for each datum.
 
-    L[q*]: a copy of the guide, all its parameters, maximises the bound of this one datum in
-    `num_steps` of Adam from the amortised start; 2000 draws then estimate both bounds. log p(x)
-    comes from `method` and its options. Raises `InputError` for Bayesian weights, whose own KL a
-    datum's bound lacks, and for a guide that is a point.
+    L[q*]: a copy of the guide, all its parameters, maximises the bound of this one datum from the
+    amortised start; 2000 draws then estimate both bounds.
+
+    Args:
+        vae: the VAE; it stays as it is.
+        x: data (N, *event_shape), a tensor, an array, a frame or a map-style data set.
+        method: the method of `log_likelihood` that gives log p(x).
+        num_steps: steps of Adam for each datum.
+        learning_rate: of Adam at the first step; it falls linearly to zero.
+        num_particles: draws of z in each step's bound.
+        seed: of the draws; None uses the global generator.
+        progress: whether to show a progress bar.
+        **options: further arguments of `log_likelihood`, those of its method among them.
+
+    Returns:
+        An `InferenceGaps`.
+
+    Raises:
+        InputError: for Bayesian weights, whose own KL a datum's bound lacks, for a guide that is a
+            point, and for a bad value of an argument.
+
     Source: Inference suboptimality in variational autoencoders (2018), section 3.
     """
     tensor = checked(vae, x)

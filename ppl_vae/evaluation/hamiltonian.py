@@ -18,10 +18,16 @@ TARGET_ACCEPTANCE, EVALUATIONS_WORTH_COMPILING = 0.65, 50_000
 
 
 class State(NamedTuple):
-    """Where chains are, u (C, M, U), with log p(u) and log p(x|u), (C, M), and their gradients in
-    u, (C, M, U).
+    """Where chains are, with the two terms of their log density and the gradients of these.
 
-    Kept apart, so that a change of temperature costs no new evaluation.
+    They are kept apart, so that a change of temperature costs no new evaluation.
+
+    Args:
+        u: coordinates (C, M, U).
+        log_prior: log p(u), (C, M) nats.
+        log_likelihood: log p(x|u), (C, M) nats.
+        prior_gradient: of log p(u) in u, (C, M, U).
+        likelihood_gradient: of log p(x|u) in u, (C, M, U).
     """
 
     u: Tensor
@@ -31,17 +37,29 @@ class State(NamedTuple):
     likelihood_gradient: Tensor
 
     def value(self, inverse_temperature: Tensor) -> Tensor:
-        """log p(u) + b log p(x|u), (C, M)."""
+        """log p(u) + b log p(x|u), (C, M) nats.
+
+        Args:
+            inverse_temperature: b, ().
+        """
         return self.log_prior + inverse_temperature * self.log_likelihood
 
     def gradient(self, inverse_temperature: Tensor) -> Tensor:
-        """The gradient of `value`, (C, M, U)."""
+        """The gradient of `value` in u, (C, M, U).
+
+        Args:
+            inverse_temperature: b, ().
+        """
         return self.prior_gradient + inverse_temperature * self.likelihood_gradient
 
 
 class Gradients(nn.Module):
-    """u, x -> the fields of `State` but u; the chains are independent, so one backward pass serves
-    all.
+    """u, x -> the fields of `State` but u, by one backward pass for each term.
+
+    The chains are independent, so that the gradient of a sum over them serves all.
+
+    Args:
+        density: log p(u) and log p(x|u).
     """
 
     def __init__(self, density: LogDensity) -> None:
@@ -49,8 +67,14 @@ class Gradients(nn.Module):
         self.density = density
 
     def forward(self, u: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        """(log p(u), log p(x|u), and the gradient of each), whatever the gradient mode around
-        it.
+        """The log densities and their gradients in u, whatever the gradient mode around it.
+
+        Args:
+            u: coordinates (C, M, U).
+            x: data (M, *event_shape).
+
+        Returns:
+            log p(u) and log p(x|u), (C, M) nats each, and the gradient of each, (C, M, U).
         """
         with torch.enable_grad():
             u = u.detach().requires_grad_()
@@ -60,7 +84,15 @@ class Gradients(nn.Module):
 
 
 class Chains:
-    """C chains for each of M data, and a step size for each datum, (M,)."""
+    """C chains for each of M data, and a step size for each datum, (M,).
+
+    Args:
+        density: log p(u) and log p(x|u).
+        x: data (M, *event_shape), of the model's dtype and device.
+        u: where the chains start, (C, M, U).
+        num_leapfrog: leapfrog steps of each transition.
+        tier: "off", "record" or "inductor", how the density's gradient is run.
+    """
 
     def __init__(
         self, density: LogDensity, x: Tensor, u: Tensor, num_leapfrog: int, tier: str
@@ -71,15 +103,24 @@ class Chains:
         self.start(u)
 
     def start(self, u: Tensor) -> None:
-        """Put the chains at u (C, M, U)."""
+        """Put the chains at given coordinates.
+
+        Args:
+            u: where they are to be, (C, M, U).
+        """
         self.state = self._at(u)
 
     def _at(self, u: Tensor) -> State:
         return State(u, *self._gradients(u, self.x))
 
     def transition(self, inverse_temperature: Tensor) -> Tensor:
-        """One step of the kernel that keeps p(u) p(x|u)^b; returns the share accepted for each
-        datum, (M,).
+        """Take one step of the kernel that keeps p(u) p(x|u)^b.
+
+        Args:
+            inverse_temperature: b, ().
+
+        Returns:
+            The share accepted for each datum, (M,).
 
         Source: MCMC using Hamiltonian dynamics (2011), section 2.
         """
@@ -98,8 +139,13 @@ class Chains:
         return log_ratio.exp().clamp(max=1).mean(0)
 
     def adapt(self, acceptance: Tensor, rate: float = 0.1) -> None:
-        """Longer steps where more than the target share was accepted, shorter where less: e <- e
-        exp(rate (a - t)).
+        """Lengthen steps where more than the target share was accepted, and shorten them elsewhere.
+
+        e <- e exp(rate (a - t)), e the step size and t = 0.65 the target.
+
+        Args:
+            acceptance: a, the share accepted for each datum, (M,).
+            rate: how fast step sizes change.
         """
         self.step_size = self.step_size * (rate * (acceptance - TARGET_ACCEPTANCE)).exp()
 
@@ -109,8 +155,13 @@ def _where(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 
 def chain_tier(wanted: str, evaluations: int) -> str:
-    """The tier of the gradient: recording pays after hundreds of evaluations, compiling after tens
-    of thousands.
+    """How the gradient is run, by the number of its evaluations.
+
+    Recording pays after hundreds of evaluations, compiling after tens of thousands.
+
+    Args:
+        wanted: "off", "record" or "inductor", which are returned as they are, or "auto".
+        evaluations: how often the gradient will be evaluated.
     """
     if wanted != "auto":
         return wanted

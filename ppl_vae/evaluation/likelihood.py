@@ -36,9 +36,15 @@ METHODS: dict[str, tuple[Callable[..., Tensor], int, tuple[str, ...]]] = {
 class LogLikelihood:
     """Estimates of log p(x) in nats, signed.
 
-    `values` (N,), with `pareto_k` (N,) and `monte_carlo_error` (N,), the standard error of each
-    value over repetitions (delta method; for quadrature the difference to half as many points).
     `mean` and `standard_error` are over the data.
+
+    Args:
+        values: log p(x) of each datum, (N,) nats.
+        pareto_k: Pareto k of each datum's weights, (N,).
+        monte_carlo_error: the standard error of each value over repetitions, (N,) nats (delta
+            method; for quadrature the difference to half as many points).
+        method: the name of the method.
+        num_samples: S, draws (chains) for each datum.
     """
 
     values: Tensor
@@ -94,19 +100,28 @@ def log_likelihood(
         that are short for it state an error several times too small, at a Pareto k that looks
         good: take more temperatures until the value stays.
     reciprocal: 1000 draws of the posterior by the same chains; an upper bound in expectation, for
-    few latents.
+        few latents.
     quadrature: exact up to its grid of `num_points` a side, for one or two latents.
 
     Args:
-        x: (N, *event_shape). num_samples: S, draws (chains) for each datum; None is the number
-            above.
+        vae: the VAE.
+        x: data (N, *event_shape), a tensor, an array, a frame or a map-style data set.
+        num_samples: S, draws (chains) for each datum; None is the number above.
+        method: "importance", "annealed", "reciprocal" or "quadrature".
         seed: of the draws; None uses the global generator.
         compile: "off" (eager Pyro), "record", "inductor" (compiled) or "auto" (by the amount of
             work).
-        progress: show a progress bar. options: the method's own, named above.
+        progress: whether to show a progress bar.
+        **options: the method's own, named above.
 
-    Returns a `LogLikelihood` on the CPU, double precision. Raises `InputError`.
-    Sources: see the functions `importance`, `annealed`, `reciprocal` and `quadrature`.
+    Returns:
+        A `LogLikelihood` on the CPU, double precision.
+
+    Raises:
+        InputError: for a bad value of an argument, for an option that the method does not have, and
+            for what the method cannot be used with.
+
+    Source: see the functions `importance`, `annealed`, `reciprocal` and `quadrature`.
     """
     function, default, known = METHODS[checks.choice("method", method, METHODS)]
     size = default if num_samples is None else checks.integer("num_samples", num_samples)

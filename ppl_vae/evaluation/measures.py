@@ -18,21 +18,27 @@ __all__ = ["active_units", "lower_bound", "reconstruction_error"]
 def lower_bound(
     vae: VAE, x: Data, estimator: str = "B", num_particles: int = 1, seed: int | None = None
 ) -> Tensor:
-    """An unbiased estimate of the evidence lower bound of each datum, (N,) nats, signed: higher is
-    better.
+    """An unbiased estimate of the evidence lower bound of each datum, signed: higher is better.
 
     L(x) = E_q[log p(x|z)] - sum over sites of KL(q(z|x) || p(z)) - KL(q(theta) || p(theta)) / N,
     the last term only where weights are Bayesian; N is `vae.num_data`, or len(x) where that is not
     known. A guide that is a point has no KL: what is left, log p(x|z) at its z, bounds nothing.
 
     Args:
-        x: (N, *event_shape), a tensor, an array, a frame or a map-style data set.
+        vae: the VAE.
+        x: data (N, *event_shape), a tensor, an array, a frame or a map-style data set.
         estimator: "A" (all terms sampled), "B" (closed-form KL where there is one), "iwae", "dreg"
             or "renyi:ALPHA" (`elbo.estimator_from`).
         num_particles: draws of z averaged for each datum.
         seed: of the draws; None uses the global generator.
 
-    Raises `InputError`. Source: Auto-Encoding Variational Bayes (2013), equations 6 and 7.
+    Returns:
+        The bounds, (N,) nats.
+
+    Raises:
+        InputError: for what is no data of this VAE, and for a bad value of an argument.
+
+    Source: Auto-Encoding Variational Bayes (2013), equations 6 and 7.
     """
     elbo, tensor = estimator_from(estimator, num_particles), checked(vae, x)
     num_data = vae.num_data or len(tensor)
@@ -47,10 +53,21 @@ def lower_bound(
 def reconstruction_error(
     vae: VAE, x: Data, num_samples: int | None = None, seed: int | None = None
 ) -> Tensor:
-    """Sum of squared error of the reconstruction of each datum, (N,), in squared units of x.
+    """Sum of squared error of the reconstruction of each datum, in squared units of x.
 
-    ||x - E[x|z]||^2 at z the posterior mean; with `num_samples=K` its average over K draws z ~
-    q(z|x).
+    ||x - E[x|z]||^2 at z the posterior mean, or its average over draws z ~ q(z|x).
+
+    Args:
+        vae: the VAE.
+        x: data (N, *event_shape), a tensor, an array, a frame or a map-style data set.
+        num_samples: K, draws of z for each datum; None takes the posterior mean.
+        seed: of the draws; None uses the global generator.
+
+    Returns:
+        The errors, (N,).
+
+    Raises:
+        InputError: for what is no data of this VAE, and for a bad value of an argument.
     """
     draws = 1 if num_samples is None else checks.integer("num_samples", num_samples)
 
@@ -63,11 +80,23 @@ def reconstruction_error(
 
 
 def active_units(vae: VAE, x: Data, threshold: float = 0.01, seed: int | None = None) -> Tensor:
-    """Which latents carry information about x: (latent_size,) booleans, Var_x(E_q[z_j | x]) >
-    threshold.
+    """Which latents carry information about x: Var_x(E_q[z_j | x]) > threshold.
 
-    Variance over the data of posterior means, in squared units of z; `.sum()` counts the active
-    units.
+    Variance over the data of posterior means; `.sum()` counts the active units.
+
+    Args:
+        vae: the VAE.
+        x: data (N, *event_shape), N at least 2, a tensor, an array, a frame or a map-style data
+            set.
+        threshold: the variance above which a unit is active, in squared units of z.
+        seed: of the draws, where a posterior mean takes any; None uses the global generator.
+
+    Returns:
+        (latent_size,) booleans.
+
+    Raises:
+        InputError: for what is no data of this VAE, and for a bad value of an argument.
+
     Source: Importance weighted autoencoders (2015), section 5.2.
     """
     checks.number("threshold", threshold, 0.0)

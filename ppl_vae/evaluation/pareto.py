@@ -14,7 +14,10 @@ SMALLEST_TAIL = 5  # a fit to fewer exceedances says nothing
 
 
 def tail_size(num_samples: int) -> int:
-    """Number of largest weights that make up the tail of S: ceil(min(S/5, 3 sqrt(S))).
+    """Number of largest weights that make up the tail: ceil(min(S/5, 3 sqrt(S))).
+
+    Args:
+        num_samples: S, the number of weights.
 
     Source: Pareto smoothed importance sampling (2024), section 2.2.
     """
@@ -22,20 +25,31 @@ def tail_size(num_samples: int) -> int:
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:
-    """Shape k of a generalised Pareto fitted to the tail of each column's weights; (S, N) -> (N,),
-    double precision.
+    """Shape k of a generalised Pareto fitted to the tail of each column's weights.
 
     Moments of the weights below order 1/k exist. k < 0.7: the estimate can be trusted; above, it
     cannot. It is +inf where the tail has fewer than 5 distinct exceedances, too few to say, and 0
     where all weights are equal: q is exact.
+
+    Args:
+        log_weights: (S, N), S weights of each of N data.
+
+    Returns:
+        k, (N,), double precision.
+
     Source: Pareto smoothed importance sampling (2024), sections 2 and 3.
     """
     return pareto_k_of_tail(log_weights.topk(tail_size(len(log_weights)) + 1, dim=0).values)
 
 
 def pareto_k_of_tail(largest: Tensor) -> Tensor:
-    """The same from the tail_size(S) + 1 largest log weights of each column alone, in falling
-    order.
+    """`pareto_k` from the largest log weights of each column alone.
+
+    Args:
+        largest: (tail_size(S) + 1, N), in falling order.
+
+    Returns:
+        k, (N,), double precision.
     """
     log_ratio = (
         (largest - largest[:1]).double().T.flip(1)

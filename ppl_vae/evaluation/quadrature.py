@@ -25,16 +25,28 @@ LAST_LOGIT = math.log(1e5)  # where z is 1e-5 from 0 or 1: nearer, single precis
 def quadrature(
     vae: VAE, x: Tensor, num_samples: int, tier: str, progress: bool, num_points: int = 129
 ) -> Tensor:
-    """log of the integral of p(x, u) over a box that holds all but 1e-11 of the posterior's
-    density.
+    """log of the integral of p(x, u) over u, on a grid: exact for one or two latents.
 
-    The rule's error falls off like exp(-2 (pi s / h)^2) for a posterior of standard deviation s on
-    a grid of spacing h, so a box of a hundred points a side is exact in single precision. Each
-    datum's box starts as all of the prior's and shrinks to where the joint is not negligible. The
-    box of a Beta site ends where z is 1e-5 from 0 or 1; the last point then stands for the tail
-    beyond it as well, whose mass sparse codes have most of.
-    Returns (3, N): value, NaN, and the difference to the value on every second point. `num_samples`
-    and `tier` have no meaning here. Raises `InputError` for more than two latents.
+    The box of the grid holds all but 1e-11 of the posterior's density. The rule's error falls off
+    like exp(-2 (pi s / h)^2) for a posterior of standard deviation s on a grid of spacing h, so a
+    box of a hundred points a side is exact in single precision. Each datum's box starts as all of
+    the prior's and shrinks to where the joint is not negligible. The box of a Beta site ends where
+    z is 1e-5 from 0 or 1; the last point then stands for the tail beyond it as well, whose mass
+    sparse codes have most of.
+
+    Args:
+        vae: the VAE; its guide is not used.
+        x: data (N, *event_shape).
+        num_samples: has no meaning here.
+        tier: has no meaning here.
+        progress: whether to show a progress bar.
+        num_points: grid points a side; an even number is taken one larger.
+
+    Returns:
+        (3, N): value in nats, NaN, and the difference to the value on every second point.
+
+    Raises:
+        InputError: for more than two latents, and for Bayesian weights.
     """
     density = LogDensity(vae, "quadrature")
     if sum(density.sizes) > 2:

@@ -33,13 +33,29 @@ def reciprocal(
     num_temperatures: int = 100,
     num_leapfrog: int = 10,
 ) -> Tensor:
-    """-log 1/S sum_s g(u_s) / p(x, u_s), u_s ~ p(u|x), g a Gaussian fitted to S other draws: good
-    for few latents.
+    """log p(x) by the reciprocal estimator, for few latents: an upper bound in expectation.
 
-    An upper bound in expectation; chains are annealed to the posterior, then thinned. Returns (3,
-    N): value, Pareto k of the ratios, Monte Carlo error (of independent draws). Raises `InputError`
-    where the prior's draws pile up, as sparse codes do: a Gaussian is no fit to spikes. Source:
-    Auto-Encoding Variational Bayes (2013), appendix D.
+    -log 1/S sum_s g(u_s) / p(x, u_s), u_s ~ p(u|x), g a Gaussian fitted to S other draws. Chains
+    are annealed to the posterior, then thinned.
+
+    Args:
+        vae: the VAE; its guide is not used.
+        x: data (N, *event_shape).
+        num_samples: S, draws of the posterior of each datum.
+        tier: "off", "record", "inductor" or "auto" (by the amount of work), how the density's
+            gradient is run.
+        progress: whether to show a progress bar.
+        num_temperatures: T, steps from the prior to the posterior.
+        num_leapfrog: leapfrog steps of each transition.
+
+    Returns:
+        (3, N): value in nats, Pareto k of the ratios, Monte Carlo error (of independent draws).
+
+    Raises:
+        InputError: where the prior's draws pile up, as sparse codes do, since a Gaussian is no fit
+            to spikes; and for Bayesian weights.
+
+    Source: Auto-Encoding Variational Bayes (2013), appendix D.
     """
     density = LogDensity(vae, "reciprocal")
     _check_spread(density)

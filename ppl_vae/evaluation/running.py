@@ -14,8 +14,12 @@ __all__ = ["RunningWeights"]
 
 
 class RunningWeights:
-    """log mean_s w_s of M data from log weights that come in pieces, with the tail that Pareto k
-    needs and no more.
+    """log mean_s w_s of M data from log weights that come in pieces.
+
+    It keeps the tail that Pareto k needs and no more.
+
+    Args:
+        num_samples: S, the number of weights of each datum in all pieces together.
     """
 
     def __init__(self, num_samples: int) -> None:
@@ -23,7 +27,11 @@ class RunningWeights:
         self.total = self.largest = torch.empty(0)
 
     def update(self, log_weights: Tensor) -> None:
-        """Take in a further (S', M) log weights."""
+        """Take in further log weights.
+
+        Args:
+            log_weights: (S', M), S' further ones of each datum.
+        """
         precise = log_weights.double()
         sums = torch.stack([precise.logsumexp(0), (2 * precise).logsumexp(0)])
         first = not len(self.total)
@@ -32,8 +40,11 @@ class RunningWeights:
         self.largest = candidates.topk(min(self.tail, len(candidates)), dim=0).values
 
     def summary(self) -> Tensor:
-        """(3, M): log mean weight, Pareto k, and its Monte Carlo error sqrt(sum w^2 / (sum w)^2 -
-        1/S).
+        """The log mean weight of each datum, and what says whether to believe it.
+
+        Returns:
+            (3, M): log mean weight, Pareto k, and the Monte Carlo error sqrt(sum w^2 / (sum w)^2 -
+            1/S), NaN for S = 1.
         """
         total, squares = self.total
         error = ((squares - 2 * total).exp() - 1 / self.num_samples).clamp(min=0).sqrt()

@@ -32,12 +32,22 @@ Traces = tuple[poutine.Trace, poutine.Trace]
 
 
 def paired_traces(vae: VAE, x: Tensor, num_samples: int, from_prior: int = 0) -> Traces:
-    """Traces of guide and model at S draws of every latent site for each row of x, with log
-    densities (S, M).
+    """Traces of guide and model at S draws of every latent site for each row of x.
 
     The guide runs under a plate of draws left of the data plate, so its encoder sees each row once.
     Bayesian weights are drawn anew for each cell of (S, M), by the handler that makes that cheap.
-    The last `from_prior` draws are the prior's instead of the guide's.
+
+    Args:
+        vae: the VAE.
+        x: data (M, *event_shape), of the model's dtype and device.
+        num_samples: S, draws for each row.
+        from_prior: how many of the draws, the last ones, are the prior's instead of the guide's.
+
+    Returns:
+        The traces of guide and model, each site with its log density (S, M).
+
+    Raises:
+        InputError: with draws from the prior, where the guide has sites of its own.
     """
     weights = vae.guide.weights
     noise = contextlib.ExitStack() if weights is None else weights.noise_handler()
@@ -79,8 +89,12 @@ def _joined(first: Tensor, last: Tensor, count: int) -> Tensor:
 
 
 def sites(trace: poutine.Trace) -> dict[str, Any]:
-    """Sample sites of single data: sites of weights theta, outside the data plate, are not
-    theirs.
+    """Sample sites of single data, by name.
+
+    Sites of weights theta, outside the data plate, are not theirs.
+
+    Args:
+        trace: a trace of the guide or of the model.
     """
     return {
         name: site
@@ -90,11 +104,15 @@ def sites(trace: poutine.Trace) -> dict[str, Any]:
 
 
 class LogWeights(nn.Module):
-    """log w_s(x) = log p(x|z_s) + log p(z_s) - log r(z_s|x), z_s ~ r; x (M, *event_shape) -> (S, M)
-    nats.
+    """log w_s(x) = log p(x|z_s) + log p(z_s) - log r(z_s|x), z_s ~ r.
 
     r = q(z|x), or the mixture (1 - a) q(z|x) + a p(z) with a S draws of the prior: its weights are
     bounded by p(x|z) / a, whatever q misses.
+
+    Args:
+        vae: the VAE.
+        num_samples: S, draws for each datum.
+        from_prior: a S, how many of them are the prior's.
     """
 
     def __init__(self, vae: VAE, num_samples: int, from_prior: int = 0) -> None:
@@ -102,7 +120,14 @@ class LogWeights(nn.Module):
         self.vae, self.num_samples, self.from_prior = vae, num_samples, from_prior
 
     def forward(self, x: Tensor) -> Tensor:
-        """Log weights of S fresh draws for each row."""
+        """Log weights of S fresh draws for each row.
+
+        Args:
+            x: data (M, *event_shape), of the model's dtype and device.
+
+        Returns:
+            Log weights (S, M), nats.
+        """
         guide, model = paired_traces(self.vae, x, self.num_samples, self.from_prior)
         log_p = {name: site["log_prob"] for name, site in sites(model).items()}
         proposal = sum(site["log_prob"] for site in sites(guide).values())
@@ -114,11 +139,18 @@ class LogWeights(nn.Module):
 
 
 def program(module: nn.Module, inputs: Sequence[Tensor], tier: str) -> Callable[..., Any]:
-    """`module` for inputs of these shapes: itself (tier "off"), its recorded graph, or that graph
-    compiled.
+    """`module` for inputs of these shapes: itself, its recorded graph or that graph compiled.
 
     Parameters and buffers are held by reference. What cannot be recorded runs as it is, with one
     logged line.
+
+    Args:
+        module: what to run.
+        inputs: examples of its inputs.
+        tier: "off" (itself), "record" (its recorded graph) or "inductor" (that graph compiled).
+
+    Returns:
+        A function of inputs of these shapes.
     """
     if tier == "off":
         return module
