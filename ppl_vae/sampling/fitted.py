@@ -17,8 +17,18 @@ __all__ = ["ensemble", "fitted", "mixture"]
 
 
 def fitted(vae: VAE, num_draws: int = 20, seed: int | None = 0) -> WeightPosterior:
-    """Independent draws of theta ~ q(theta), as one chain. Raises `InputError` where the weights
-    are points.
+    """Independent draws of theta ~ q(theta), as one chain.
+
+    Args:
+        vae: a VAE with Bayesian weights.
+        num_draws: S.
+        seed: of the draws; None uses the global generator.
+
+    Returns:
+        A `WeightPosterior` of draws (1, S, *shape).
+
+    Raises:
+        InputError: where the weights are points.
     """
     if vae.guide.weights is None:
         checks.refuse(
@@ -35,11 +45,19 @@ def fitted(vae: VAE, num_draws: int = 20, seed: int | None = 0) -> WeightPosteri
 
 
 def ensemble(vaes: Sequence[VAE]) -> WeightPosterior:
-    """The members of a deep ensemble, trained from different seeds, as independent draws of all
-    their tensors.
+    """The members of a deep ensemble as independent draws of all their tensors.
+
+    Args:
+        vaes: VAEs of one configuration, trained from different seeds.
+
+    Returns:
+        A `WeightPosterior` of draws (1, S, *shape), S the number of members.
+
+    Raises:
+        InputError: for no VAE, and for VAEs of different configurations.
 
     Source: Simple and scalable predictive uncertainty estimation using deep ensembles (2017),
-    section 2.4.
+        section 2.4.
     """
     check_alike("ensemble", vaes)
     states = [_tensors(vae) for vae in vaes]
@@ -48,12 +66,22 @@ def ensemble(vaes: Sequence[VAE]) -> WeightPosterior:
 
 
 def mixture(posteriors: Sequence[WeightPosterior]) -> WeightPosterior:
-    """Draws around several modes as one posterior: each mode a chain, with all tensors of its own
-    VAE.
+    """Draws around several modes as one posterior: each mode a chain.
 
-    The encoder is among them. Modes count alike; each gives as many draws as the shortest has. From
-    chains or SWAG that started at several trained VAEs: Bayesian deep learning and a probabilistic
-    perspective of generalization (2020), section 3.2.
+    Each has all tensors of its own VAE, the encoder among them. Modes count alike; each gives as
+    many draws as the shortest has.
+
+    Args:
+        posteriors: one for each mode, such as chains or SWAG that started at several trained VAEs.
+
+    Returns:
+        A `WeightPosterior` of draws (C, S, *shape), C the number of modes.
+
+    Raises:
+        InputError: for no posterior, and for VAEs of different configurations.
+
+    Source: Bayesian deep learning and a probabilistic perspective of generalization (2020),
+        section 3.2.
     """
     check_alike("mixture", [posterior.vae for posterior in posteriors])
     n = min(len(posterior) for posterior in posteriors)

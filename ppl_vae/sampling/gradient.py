@@ -50,27 +50,43 @@ def stochastic_gradient_hmc(
     compile: str = "record",
     **prior_options: float,
 ) -> WeightPosterior:
-    """Draws of theta ~ p(theta | data)^(1 / temperature), the likelihood of each minibatch bounded
-    by the guide.
+    """Draws of theta ~ p(theta | data)^(1 / temperature), by gradients of minibatches.
 
     v <- (1 - a) v - e g(theta) + sqrt(2 a e T / N - e^2 V) noise,   theta <- theta + v,
-    g = grad[-mean_batch L(x; theta) - log p(theta) / N], L the evidence lower bound in nats, a the
-    friction, e the step size, T the temperature, V the variance of g over minibatches, weight by
-    weight, measured every 1000 steps. Correct for small e, about a B / (10 N) for batches of B: a
-    line is logged where noise that V cannot make up for leaves draws too wide by more than 5 %.
+    g = grad[-mean_batch L(x; theta) - log p(theta) / N], L the evidence lower bound in nats, by
+    which the guide bounds the likelihood of each minibatch, a the friction, e the step size, T the
+    temperature, V the variance of g over minibatches, weight by weight, measured every 1000 steps.
+    Correct for small e, about a B / (10 N) for batches of B: a line is logged where noise that V
+    cannot make up for leaves draws too wide by more than 5 %.
 
     Args:
         start: a trained VAE, or one for each chain, alike in all of the model that is not sampled.
             Of Bayesian weights the posterior mean is the start, and their own p(theta), learned
             scales as they are, stands in place of `prior`, `where` and `biases`.
-        data: x, (N, *event_shape). num_draws: of each of the `num_chains` chains.
-        kernel: `ConstantSteps(...)` or `CyclicalSteps(...)`.
-        prior, where, biases, prior_options: p(theta), as in `VAEConfig.weights_options`.
-        alongside: what follows theta by Adam at `learning_rate`: "guide" (the encoder, so that the
-            bound stays tight) or "nothing". Other parameters of the model stay as they are.
-        seed: of batches and noise. compile: "off" or "record".
+        data: x, (N, *event_shape).
+        num_draws: S, draws of each chain.
+        num_chains: C, chains that start at one VAE; a sequence of VAEs gives one chain each.
+        kernel: `ConstantSteps(...)` or `CyclicalSteps(...)`; None is `ConstantSteps()`.
+        prior: the name of p(theta), as in `VAEConfig.weights_options`.
+        where: which weights are sampled, as in `VAEConfig.weights_options`.
+        biases: whether their layers' biases are sampled, too.
+        batch_size: B, data of each minibatch.
+        alongside: what follows theta by Adam: "guide" (the encoder, so that the bound stays tight)
+            or "nothing". Other parameters of the model stay as they are.
+        learning_rate: of that Adam.
+        seed: of batches and noise; chain i uses seed + i.
+        compile: "off" or "record".
+        **prior_options: of p(theta), as in `VAEConfig.weights_options`.
 
-    Raises `InputError`. Source: Stochastic gradient Hamiltonian Monte Carlo (2014), equation 15.
+    Returns:
+        A `WeightPosterior` of draws (C, S, *shape).
+
+    Raises:
+        InputError: for a bad value of an argument, for VAEs that differ in what is not sampled, and
+            for a prior with sites besides the weights.
+        FloatingPointError: where a chain leaves the region in which the bound is finite.
+
+    Source: Stochastic gradient Hamiltonian Monte Carlo (2014), equation 15.
     """
     checks.integer("num_draws", num_draws)
     checks.integer("num_chains", num_chains)
@@ -266,13 +282,31 @@ def swag(
     seed: int = 0,
     **options: Any,
 ) -> WeightPosterior:
-    """Draws from a Normal fitted to the path of stochastic gradient descent at a constant step
-    size.
+    """Draws from a Normal fitted to the path of gradient descent at a constant step size.
 
     theta = m + sqrt(scale) [diag(s) e + D f / sqrt(K - 1)], e and f standard normal: m and s^2 mean
-    and variance of the snapshots, D the deviations of the last K = `rank` of them. With scale = 1/2
-    the diagonal and the low-rank part give half the variance each. The path is that of
-    `stochastic_gradient_hmc` at temperature 0, whose options it takes.
+    and variance of the snapshots, D the deviations of the last K of them. With scale = 1/2 the
+    diagonal and the low-rank part give half the variance each. The path is that of
+    `stochastic_gradient_hmc` at temperature 0.
+
+    Args:
+        start: a trained VAE.
+        data: x, (N, *event_shape).
+        num_draws: S, draws of theta.
+        num_snapshots: snapshots of the path.
+        rank: K, how many of the last snapshots give the low-rank part, at most all of them.
+        scale: what the fitted variances are multiplied by, the diagonal's and the low-rank part's.
+        kernel: the steps of the path; None is `ConstantSteps(temperature=0.0, burn_in=500,
+            thin=50)`.
+        seed: of batches and draws.
+        **options: further arguments of `stochastic_gradient_hmc`.
+
+    Returns:
+        A `WeightPosterior` of draws (1, S, *shape).
+
+    Raises:
+        InputError: for what `stochastic_gradient_hmc` refuses.
+
     Source: A simple baseline for Bayesian uncertainty in deep learning (2019), section 3.
     """
     kernel = kernel or ConstantSteps(temperature=0.0, burn_in=500, thin=50)

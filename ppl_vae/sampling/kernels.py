@@ -15,8 +15,12 @@ __all__ = ["ConstantSteps", "CyclicalSteps", "Kernel", "Move"]
 
 @dataclass(frozen=True)
 class Move:
-    """One step: its size in units of the loss in nats per datum, its temperature, and whether to
-    keep the draw.
+    """One step of a chain.
+
+    Args:
+        step_size: e, in units of the loss in nats per datum.
+        temperature: T; at 0 no noise is added.
+        keep: whether the draw after the step is kept.
     """
 
     step_size: float
@@ -26,8 +30,12 @@ class Move:
 
 @dataclass(frozen=True)
 class Kernel:
-    """Abstract: `moves(num_draws)` gives the steps of one chain; friction is the share of momentum
-    lost a step.
+    """Abstract: the steps of one chain.
+
+    Args:
+        step_size: e, in units of the loss in nats per datum.
+        friction: a, the share of momentum lost a step, above 0 and at most 1.
+        temperature: T, 1 for the posterior itself.
     """
 
     step_size: float = 0.02
@@ -42,13 +50,25 @@ class Kernel:
             checks.refuse("friction", self.friction, "a share, at most 1")
 
     def moves(self, num_draws: int) -> Iterator[Move]:
-        """The steps that lead to `num_draws` draws."""
+        """The steps that lead to the draws.
+
+        Args:
+            num_draws: draws to be kept.
+        """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class ConstantSteps(Kernel):
-    """One step size throughout: `burn_in` steps, then a draw every `thin` steps."""
+    """One step size throughout: some steps at first, then a draw at regular distances.
+
+    Args:
+        step_size: e, in units of the loss in nats per datum.
+        friction: a, the share of momentum lost a step, above 0 and at most 1.
+        temperature: T, 1 for the posterior itself.
+        burn_in: steps before those that lead to draws.
+        thin: steps for each draw.
+    """
 
     burn_in: int = 2000
     thin: int = 100
@@ -66,12 +86,20 @@ class ConstantSteps(Kernel):
 
 @dataclass(frozen=True)
 class CyclicalSteps(Kernel):
-    """Step sizes that fall from `step_size` to 0 in cycles of `cycle` steps, e_k = step_size/2 (1 +
-    cos(pi t)).
+    """Step sizes that fall to 0 in cycles, e_k = step_size/2 (1 + cos(pi t)).
 
     t in [0, 1) is the place in the cycle. Up to t = `exploration` no noise is added (a search for
     another mode); after it the chain samples, and `draws_per_cycle` draws are kept, the last at the
     cycle's end.
+
+    Args:
+        step_size: e at the start of a cycle, in units of the loss in nats per datum.
+        friction: a, the share of momentum lost a step, above 0 and at most 1.
+        temperature: T while the chain samples, 1 for the posterior itself.
+        cycle: steps of a cycle, at least two for each of its draws.
+        draws_per_cycle: draws that each cycle keeps.
+        exploration: the share of a cycle without noise, from 0 to below 1.
+
     Source: Cyclical stochastic gradient MCMC for Bayesian deep learning (2020), section 3.
     """
 

@@ -17,12 +17,16 @@ TOLERATED = 0.05
 
 
 class GradientNoise:
-    """Variance of the gradient g by weight, from pairs of g at the same weights, d = (g - g') /
-    sqrt(2).
+    """Variance of the gradient g by weight, from pairs of g at the same weights.
 
-    A chain with step size e, friction a and temperature T on N data needs noise of variance 2 a e T
-    / N in its velocity; e g brings e^2 Var g, and the rest is injected. What is subtracted is the
-    variance of each weight alone: noise that weights share stays.
+    d = (g - g') / sqrt(2). A chain with step size e, friction a and temperature T on N data needs
+    noise of variance 2 a e T / N in its velocity; e g brings e^2 Var g, and the rest is injected.
+    What is subtracted is the variance of each weight alone: noise that weights share stays.
+
+    Args:
+        num_data: N.
+        friction: a.
+
     Source: Stochastic gradient Hamiltonian Monte Carlo (2014), equation 15.
     """
 
@@ -32,7 +36,11 @@ class GradientNoise:
         self.shared = 0.0
 
     def measure(self, gradients: Callable[[], Sequence[Tensor]]) -> None:
-        """Take in `PAIRS` pairs of gradients, all at the weights where the chain is."""
+        """Take in 32 pairs of gradients, all at the weights where the chain is.
+
+        Args:
+            gradients: makes the gradients of a fresh minibatch, one tensor for each weight.
+        """
         pairs = [[(a - b) / 2**0.5 for a, b in zip(gradients(), gradients())] for _ in range(PAIRS)]
         variance = [torch.stack(parts).square().mean(0) for parts in zip(*pairs)]
         flat = torch.stack([torch.cat([part.flatten() for part in pair]) for pair in pairs])
@@ -47,20 +55,33 @@ class GradientNoise:
         self.shared += rate * (shared - self.shared)
 
     def wanted(self, step_size: float, temperature: float) -> float:
-        """2 a e T / N, the variance that the velocity's noise is to have."""
+        """2 a e T / N, the variance that the velocity's noise is to have.
+
+        Args:
+            step_size: e.
+            temperature: T.
+        """
         return 2 * self.friction * step_size * temperature / self.num_data
 
     def injected(self, step_size: float, temperature: float) -> list[Tensor]:
-        """sqrt(2 a e T / N - e^2 Var g), or 0 where that is negative, weight by weight."""
+        """sqrt(2 a e T / N - e^2 Var g), or 0 where that is negative, weight by weight.
+
+        Args:
+            step_size: e.
+            temperature: T.
+        """
         wanted = self.wanted(step_size, temperature)
         return [(wanted - step_size**2 * v).clamp(min=0).sqrt() for v in self.variance]
 
     def excess(self, step_size: float, temperature: float) -> float:
-        """By how much the chain is too warm, as a share of T, in the mean over directions of the
-        noise.
+        """By how much the chain is too warm, as a share of T, in the mean over the noise.
 
         e^2 (tr S^2 - sum_j c_j S_jj) / (tr S 2 a e T / N), S the covariance of g and c_j what was
-        subtracted for weight j, at most S_jj.
+        subtracted for weight j, at most S_jj. The mean is over directions of the noise.
+
+        Args:
+            step_size: e.
+            temperature: T, above 0.
         """
         wanted = self.wanted(step_size, temperature)
         flat = torch.cat([v.flatten() for v in self.variance]).double()
@@ -70,8 +91,11 @@ class GradientNoise:
         return step_size**2 * (self.shared - mean) / wanted
 
     def tolerable(self, step_size: float, temperature: float) -> float:
-        """The largest of `step_size`, its half, its quarter ... at which the excess is at most 5
-        %.
+        """The largest of a step size, its half, its quarter ... at which the excess is at most 5 %.
+
+        Args:
+            step_size: e, the largest.
+            temperature: T, above 0.
         """
         while self.excess(step_size, temperature) > TOLERATED:
             step_size /= 2

@@ -37,7 +37,24 @@ def nuts(
     """Draws of (theta, z_1 ... z_N) ~ p(theta, z | data), exact up to the chains' convergence.
 
     The parameters that are no random weights stay as they are. Each chain starts at a draw of the
-    prior. Raises `InputError` where the weights are points.
+    prior.
+
+    Args:
+        vae: a VAE with Bayesian weights; its guide is not asked.
+        data: x, (N, *event_shape).
+        num_draws: S, draws of each chain.
+        num_warmup: steps of each chain before these, in which the sampler adapts.
+        num_chains: C.
+        max_tree_depth: the most doublings of a trajectory.
+        seed: chain i uses seed + i.
+        progress: whether to show progress bars.
+
+    Returns:
+        A `WeightPosterior` of draws (C, S, *shape), with the data's latents.
+
+    Raises:
+        InputError: where the weights are points, and for a bad value of an argument.
+
     Source: The No-U-Turn Sampler (2014), algorithm 6.
     """
     if vae.model.weights is None:

@@ -27,14 +27,26 @@ ENCODER = "posterior."
 
 
 def program_of(vae: VAE, name: str) -> nn.Module:
-    """The program that a weight belongs to: "posterior..." to the guide, "decoder..." and
-    "prior..." to the model.
+    """The program that a weight belongs to.
+
+    Args:
+        vae: the VAE.
+        name: the weight's; "posterior..." belongs to the guide, "decoder..." and "prior..." to the
+            model.
     """
     return vae.guide if name.startswith(ENCODER) else vae.model
 
 
 def check_alike(subject: str, vaes: Sequence[VAE]) -> None:
-    """Refuse VAEs whose tensors cannot stand in for each other."""
+    """Refuse VAEs whose tensors cannot stand in for each other.
+
+    Args:
+        subject: what the error is about.
+        vaes: the VAEs.
+
+    Raises:
+        InputError: for no VAE, and for VAEs of different configurations.
+    """
     if len(vaes) < 1 or any(vae.config != vaes[0].config for vae in vaes):
         checks.refuse(
             subject, f"{len(vaes)} VAEs of different configurations", "at least one VAE, all alike"
@@ -42,7 +54,11 @@ def check_alike(subject: str, vaes: Sequence[VAE]) -> None:
 
 
 def point_vae(vae: VAE) -> VAE:
-    """A copy of the VAE with point weights, q(theta)'s mean where they were random."""
+    """A copy of the VAE with point weights, q(theta)'s mean where they were random.
+
+    Args:
+        vae: a VAE with Bayesian weights or with points.
+    """
     new, theta = copy.deepcopy(vae), vae.guide.mean_weights()
     new.model.weights = new.guide.weights = None
     new.config = dataclasses.replace(vae.config, weights=None, weights_options={})
@@ -54,11 +70,15 @@ def point_vae(vae: VAE) -> VAE:
 
 
 def bayesian_vae(vae: VAE, weights: str = "mean_field", **options: Any) -> VAE:
-    """A copy of a VAE with point weights in which they are random, q(theta) centred on the values
-    they had.
+    """A copy of a VAE in which the weights are random, q(theta) centred on the values they had.
 
-    `weights` and `options` are the configuration's `weights` and `weights_options`. Raises
-    `InputError`.
+    Args:
+        vae: a VAE with point weights.
+        weights: the family of q(theta), the configuration's `weights`.
+        **options: the configuration's `weights_options`.
+
+    Raises:
+        InputError: for a VAE with Bayesian weights, and for an unknown family or option.
     """
     if vae.config.weights is not None:
         checks.refuse(
@@ -79,11 +99,13 @@ def bayesian_vae(vae: VAE, weights: str = "mean_field", **options: Any) -> VAE:
 class WeightPosterior:
     """Draws of theta from p(theta | data), or from what stands for it.
 
-    vae: the VAE at point weights that the draws are put into. draws: {name: (C, S, *shape)}, C
-    chains of S draws, named as the sites of Bayesian weights are ("decoder.network.0.weight").
-    markov: whether the draws of a chain depend on each other, so that R-hat and effective sample
-    size mean something. latents: {site: (C, S, N, *event)} of the training data, where they were
-    sampled too.
+    Args:
+        vae: the VAE at point weights that the draws are put into.
+        draws: {name: (C, S, *shape)}, C chains of S draws, named as the sites of Bayesian weights
+            are ("decoder.network.0.weight").
+        markov: whether the draws of a chain depend on each other, so that R-hat and effective
+            sample size mean something.
+        latents: {site: (C, S, N, *event)} of the training data, where they were sampled too.
     """
 
     vae: VAE
@@ -101,7 +123,11 @@ class WeightPosterior:
         return math.prod(self.shape)
 
     def thinned(self, num_draws: int) -> "WeightPosterior":
-        """About `num_draws` of the draws, evenly spaced in each chain."""
+        """Some of the draws, evenly spaced in each chain.
+
+        Args:
+            num_draws: about how many, of all chains together.
+        """
         chains, length = self.shape
         keep = torch.linspace(0, length - 1, max(1, min(length, num_draws // chains))).long()
         draws, latents = (
@@ -137,10 +163,22 @@ class WeightPosterior:
         seed: int | None = 0,
         **options: Any,
     ) -> Tensor:
-        """log p(x | theta_s), (C S, N) nats, each by importance sampling with proposals refined for
-        it and for x.
+        """log p(x | theta_s), each by importance sampling with proposals refined for it and for x.
 
         Draws that share their encoder start from the proposal of the draw before.
+
+        Args:
+            x: data (N, *event_shape), a tensor, an array, a frame or a map-style data set.
+            num_samples: K, draws of the latents for each datum and theta.
+            num_steps: steps of Adam that refine the proposals.
+            seed: of the draws; None uses the global generator.
+            **options: further arguments of `RefinedImportance`.
+
+        Returns:
+            (C S, N) nats.
+
+        Raises:
+            InputError: for what is no data of this VAE, and for a bad value of an argument.
         """
         shared = not any(name.startswith(ENCODER) for name in self.draws)
         proposal: Proposal | None = None
@@ -153,8 +191,11 @@ class WeightPosterior:
         return torch.stack(values)
 
     def predictive(self, x: Data, **options: Any) -> Tensor:
-        """log p(x | data) = log 1/S sum_s p(x | theta_s), (N,) nats; the options are those of
-        `log_likelihoods`.
+        """log p(x | data) = log 1/S sum_s p(x | theta_s), S all draws, (N,) nats.
+
+        Args:
+            x: data (N, *event_shape), a tensor, an array, a frame or a map-style data set.
+            **options: further arguments of `log_likelihoods`.
         """
         return self.log_likelihoods(x, **options).logsumexp(0) - math.log(len(self))
 

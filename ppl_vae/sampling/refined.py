@@ -66,8 +66,20 @@ class _LogEvidence(nn.Module):
 
 
 class RefinedImportance:
-    """log p(x) at a VAE's present weights; programs are recorded once and follow the weights when
-    these change.
+    """log p(x) at a VAE's present weights.
+
+    Programs are recorded once and follow the weights when these change. The estimate is that of
+    `refined_log_likelihood`.
+
+    Args:
+        vae: the VAE; its weights have to be points.
+        num_samples: K, draws of the latents for each datum.
+        num_steps: steps of Adam that refine the proposals; 0 leaves them at their start.
+        learning_rate: of Adam at the first step; it falls linearly to zero.
+        compile: "off", "record" or "inductor", how the programs are run.
+
+    Raises:
+        InputError: for Bayesian weights, and for a bad value of an argument.
     """
 
     def __init__(
@@ -98,7 +110,17 @@ class RefinedImportance:
     def __call__(
         self, x: Data, start: Proposal | None = None, seed: int | None = 0
     ) -> tuple[Tensor, Proposal]:
-        """(log p(x), (N,) nats; the proposals), from the guide's moments or from `start`."""
+        """Estimate log p(x).
+
+        Args:
+            x: data (N, *event_shape), a tensor, an array, a frame or a map-style data set.
+            start: mean and log standard deviation of each datum's proposal to begin with, (N, U)
+                each; None takes the guide's moments.
+            seed: of the draws; None uses the global generator.
+
+        Returns:
+            log p(x), (N,) nats, and the refined proposals.
+        """
         with evaluation(self.vae, seed):
             x = as_float(self.vae, checked(self.vae, x))
             mean, log_scale = self._refined(x, self._moments(x) if start is None else start)
@@ -150,12 +172,26 @@ def refined_log_likelihood(
     seed: int | None = 0,
     **options: Any,
 ) -> tuple[Tensor, Proposal]:
-    """log p(x), (N,) nats, and the proposals it was estimated with.
+    """log p(x) at given weights, with proposals fitted to each datum alone.
 
-    log p(x) = log E_q[p(x, u) / q(u)], K = `num_samples` draws, q a Normal over `LogDensity`'s
-    coordinates, one for each datum: the guide's moments, improved by `num_steps` of Adam on that
-    datum's bound, then widened by 1.2 so that its tails cover the posterior's. A lower bound in
-    expectation; tight where the posterior has one mode. The weights must be points. Raises
-    `InputError`.
+    log p(x) = log E_q[p(x, u) / q(u)], K draws, q a Normal over `LogDensity`'s coordinates, one for
+    each datum: the guide's moments, improved by Adam on that datum's bound, then widened by 1.2 so
+    that its tails cover the posterior's. A lower bound in expectation; tight where the posterior
+    has one mode.
+
+    Args:
+        vae: the VAE; its weights have to be points.
+        x: data (N, *event_shape), a tensor, an array, a frame or a map-style data set.
+        num_samples: K, draws of the latents for each datum.
+        num_steps: steps of Adam that refine the proposals; 0 leaves them at the guide's moments.
+        seed: of the draws; None uses the global generator.
+        **options: further arguments of `RefinedImportance`.
+
+    Returns:
+        log p(x), (N,) nats, and the proposals it was estimated with: mean and log standard
+        deviation of each datum's coordinates, (N, U) each.
+
+    Raises:
+        InputError: for Bayesian weights, and for a bad value of an argument.
     """
     return RefinedImportance(vae, num_samples, num_steps, **options)(x, seed=seed)
