@@ -89,7 +89,11 @@ def build_prior(prior: Any, options: Mapping[str, Any], **offers: Any) -> Callab
 
 
 def made_of_posterior(prior: Any) -> bool:
-    """Whether a prior is a class that the guide's own q(z|x) is handed to."""
+    """Whether a prior is a class that the guide's own q(z|x) is handed to.
+
+    Args:
+        prior: a class, a function or a module.
+    """
     return inspect.isclass(prior) and issubclass(prior, MadeOfPosterior)
 
 

@@ -11,12 +11,15 @@ __all__ = ["BinaryMixture"]
 
 
 class BinaryMixture(nn.Module):
-    """p(z) = prod_j [N(z_j; 0, s^2) + N(z_j; 1, s^2)] / 2, s = `scale`, z with shape (*,
-    latent_size).
+    """p(z) = prod_j [N(z_j; 0, s^2) + N(z_j; 1, s^2)] / 2, z with shape (*, latent_size).
 
     A product over coordinates of two-component mixtures, so that all 2^latent_size corners of the
     cube are modes: the index of each coordinate is summed out on its own, at a cost of 2
     latent_size Normals instead of 2^latent_size.
+
+    Args:
+        latent_size: number of coordinates of z.
+        scale: s, the standard deviation around a corner, above 0.
     """
 
     corners: Tensor

@@ -35,15 +35,21 @@ class FlowDistribution(ZukoToPyro):
 
 
 class Flow(nn.Module):
-    """log p(z) = log N(f(z); 0, I) + log |det df/dz|, f autoregressive: f_j is monotone in z_j
-    given z_1 .. z_{j-1}.
+    """log p(z) = log N(f(z); 0, I) + log |det df/dz|, f autoregressive, z (*, latent_size).
 
-    Training needs the density at the guide's draws, one pass through f in this direction; only
-    sampling pays for inverting f coordinate by coordinate. f composes `transforms` layers,
-    rational-quadratic splines or affine maps, their parameters from masked networks with
-    `hidden_sizes`; the order of coordinates is reversed after each layer.
-    Sources: Neural spline flows (2019), section 3; Variational lossy autoencoder (2017), section
-    3.2.
+    f_j is monotone in z_j given z_1 .. z_{j-1}. Training needs the density at the guide's draws,
+    one pass through f in this direction; only sampling pays for inverting f coordinate by
+    coordinate. f composes layers whose parameters come from masked networks; the order of
+    coordinates is reversed after each layer.
+
+    Args:
+        latent_size: number of coordinates of z.
+        kind: "spline" (rational-quadratic splines) or "affine" (affine maps).
+        transforms: number of layers.
+        hidden_sizes: widths of the hidden layers of each masked network.
+
+    Source: Neural spline flows (2019), section 3; Variational lossy autoencoder (2017), section
+        3.2.
     """
 
     def __init__(

@@ -11,13 +11,16 @@ __all__ = ["GaussianMixture"]
 
 
 class GaussianMixture(nn.Module):
-    """p(z) = sum_k w_k N(z; m_k, diag(s_k^2)), K = `components` of the whole vector z (*,
-    latent_size), all learned.
+    """p(z) = sum_k w_k N(z; m_k, diag(s_k^2)), w, m and s learned, z (*, latent_size).
 
     The bound is largest in p(z) where p(z) is the average posterior (1/N) sum_i q(z|x_i), itself a
     mixture, so a mixture of K terms is the simplest learned prior. A component is of the joint
     vector: a product over coordinates of one-dimensional mixtures would put modes at all
     K^latent_size combinations.
+
+    Args:
+        latent_size: number of coordinates of z.
+        components: K, components of the whole vector.
     """
 
     def __init__(self, latent_size: int, components: int = 10) -> None:

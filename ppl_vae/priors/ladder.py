@@ -23,10 +23,16 @@ __all__ = ["Ladder"]
 class Ladder(nn.Module):
     """p(z_S) = N(0, I), p(z_i | z_(i+1)) = N(m_i(z_(i+1)), diag(s_i(z_(i+1))^2)), i = S-1..1.
 
-    Sites from the top, "z_S", ..., "z_2", "z": the last, of `latent_size` coordinates, is the one
-    that data are decoded from. `upper_sizes` are the sizes of z_2, ..., z_S; between two layers
-    lies one hidden layer of eight times the upper one's size, batch-normalised unless `batch_norm`
-    is False: without it the upper layers collapse.
+    Sites from the top, "z_S", ..., "z_2", "z": the last is the one that data are decoded from.
+    Between two layers lies one hidden layer of eight times the upper one's size.
+
+    Args:
+        latent_size: number of coordinates of z.
+        upper_sizes: sizes of z_2, ..., z_S.
+        activation: of the hidden layers, as in `VAEConfig`.
+        batch_norm: whether the hidden layers are batch-normalised; without it the upper layers
+            collapse.
+
     Source: Ladder variational autoencoders (2016), sections 2 and 4.
     """
 

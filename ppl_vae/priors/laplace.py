@@ -11,11 +11,15 @@ __all__ = ["Laplace"]
 
 
 class Laplace(nn.Module):
-    """p(z) = prod_j exp(-|z_j| / b) / (2 b), z with shape (*, latent_size), b = `scale`.
+    """p(z) = prod_j exp(-|z_j| / b) / (2 b), z with shape (*, latent_size).
 
     The density has a corner at 0 and tails heavier than a Normal's, so codes gather on the axes:
     unlike N(0, I) it is not the same in every rotated basis. The guide is Laplace as well, and KL(q
     || p) has a closed form.
+
+    Args:
+        latent_size: number of coordinates of z.
+        scale: b, above 0.
     """
 
     location: Tensor

@@ -24,11 +24,13 @@ GROUP = 8  # channels that are normalised together
 
 
 class ResidualCell(nn.Module):
-    """h + f(h), h (*, C, H, W): twice group norm, silu and a 3 x 3 convolution, the last one 0 at
-    the start.
+    """h + f(h): twice group norm, silu and a 3 x 3 convolution, the last one 0 at the start.
 
     Group norm, not batch norm: its statistics are a datum's own, so draws, batches of one and
     recorded steps agree.
+
+    Args:
+        channels: C of h, (*, C, H, W).
     """
 
     def __init__(self, channels: int) -> None:
@@ -48,19 +50,24 @@ class ResidualCell(nn.Module):
 
 
 class NVAE(nn.Module, ImageLayers):
-    """p(z_S) = N(0, I), p(z_i | z_>i) = N(m_i(h_i), diag(s_i(h_i)^2)), h_i = cells(h_(i+1) + W_i
-    z_(i+1)).
+    """p(z_S) = N(0, I), p(z_i | z_>i) = N(m_i(h_i), diag(s_i(h_i)^2)), layers that are images.
 
-    Layers are images of C = latent_size / (H W) channels. `halvings` says, from the bottom, how
-    many times each layer's height and width are those of the event halved; "z", the bottom layer,
-    is the flattened image that data are decoded from, and "z_S", ..., "z_2" come before it. h has
-    `channels` channels and one residual cell a layer. `map_shapes` tells a guide each site's (C, H,
-    W).
+    h_i = cells(h_(i+1) + W_i z_(i+1)). Layers are images of C = latent_size / (H W) channels; "z",
+    the bottom layer, is the flattened image that data are decoded from, and "z_S", ..., "z_2" come
+    before it. h has one residual cell a layer. `map_shapes` tells a guide each site's (C, H, W).
 
     Every layer starts as the prior of the next and comes into use late: with 400 steps of Adam at
     1e-3 on 8 x 8 digits all layers stay near KL 0, with 500 at 5e-3, `kl_weight="linear:0:1:5"` and
     `kl_balance=True` all are used and the bound is an MLP's. `weight_penalty` keeps the cells'
     weights small.
+
+    Args:
+        latent_size: number of coordinates of z, a multiple of the bottom layer's H W.
+        event_shape: shape of a datum, an image.
+        halvings: from the bottom, how many times each layer's height and width are those of the
+            event halved; each layer's number is that of the last one, or one more.
+        channels: channels of h.
+
     Source: NVAE: a deep hierarchical variational autoencoder (2020), section 3.
     """
 

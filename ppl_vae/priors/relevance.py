@@ -12,8 +12,7 @@ __all__ = ["Relevance"]
 
 
 class Relevance(nn.Module):
-    """z_j ~ N(0, s_j^2), s_j^2 ~ InverseGamma(a, b) one for all data, z (*, latent_size), a =
-    `shape`, b = `rate`.
+    """z_j ~ N(0, s_j^2), s_j^2 ~ InverseGamma(a, b) one for all data, z (*, latent_size).
 
     Automatic relevance determination: s is at its maximum a posteriori. The hyper-prior counts once
     for all N data, so each datum bears log p(s) / N, as a factor in training only: a trained s is
@@ -21,6 +20,12 @@ class Relevance(nn.Module):
     ||w_j||, which data alone cannot divide. Under w_j ~ N(0, I), `weight_penalty=1` in training,
     the best share of an effect c is s^2 near c^2 / (2a + 2), and a dimension without effect falls
     to the mode b / (a + 1): superfluous dimensions have the least scales.
+
+    Args:
+        latent_size: number of coordinates of z.
+        shape: a, above 0.
+        rate: b, above 0.
+
     Source: Bayesian PCA (1999), section 3, with scale and loading exchanged.
     """
 

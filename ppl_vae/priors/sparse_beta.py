@@ -17,6 +17,11 @@ class SparseBeta(nn.Module):
     nearly binary code with P(z_j > 1/2) = 1/2 for a = b. As a = b goes to 0, the mass within e of
     an end goes to e^a. Axes are told apart: rotations are no symmetry of it, permutations still
     are. The guide is Beta as well, and KL(q || p) has a closed form.
+
+    Args:
+        latent_size: number of coordinates of z.
+        alpha: a, from 0.01 to below 1.
+        beta: b, from 0.01 to below 1.
     """
 
     alpha: Tensor

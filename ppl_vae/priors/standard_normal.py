@@ -9,7 +9,11 @@ __all__ = ["StandardNormal"]
 
 
 class StandardNormal(nn.Module):
-    """p(z) = N(z; 0, I), z with shape (*, latent_size)."""
+    """p(z) = N(z; 0, I), z with shape (*, latent_size).
+
+    Args:
+        latent_size: number of coordinates of z.
+    """
 
     location: Tensor
 

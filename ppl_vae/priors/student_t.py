@@ -11,12 +11,16 @@ __all__ = ["StudentT"]
 
 
 class StudentT(nn.Module):
-    """p(z) = prod_j t(z_j; v, 0, s), z with shape (*, latent_size), v = `degrees_of_freedom`, s =
-    `scale`.
+    """p(z) = prod_j t(z_j; v, 0, s), z with shape (*, latent_size).
 
     It is a Normal whose precision is unknown, z_j ~ N(0, s^2 / g_j) with g_j ~ Gamma(v/2, v/2)
     integrated out, so a code far from the origin costs log(1 + z^2 / v s^2) rather than z^2:
     outliers are let be. KL to a Normal is sampled.
+
+    Args:
+        latent_size: number of coordinates of z.
+        degrees_of_freedom: v, above 0.
+        scale: s, above 0.
     """
 
     location: Tensor

@@ -15,8 +15,13 @@ class TwoLevel(nn.Module):
 
     Its marginal p(z) is a mixture of infinitely many Normals. The bound takes KL(q(z2|x) || p(z2))
     and the mean over z2 ~ q of KL(q(z|x) || p(z|z2)), both in closed form given z2. m and log s^2
-    come from one layer of `hidden_size` tanh units. Sites come top down, the order in which a
-    ladder's guide visits them too.
+    come from one layer of tanh units. Sites come top down, the order in which a ladder's guide
+    visits them too.
+
+    Args:
+        latent_size: number of coordinates of z.
+        top_size: number of coordinates of z2; None is `latent_size`.
+        hidden_size: number of tanh units.
     """
 
     top: Tensor

@@ -14,13 +14,18 @@ __all__ = ["Vamp"]
 
 
 class Vamp(nn.Module, MadeOfPosterior, InitialisedFromData):
-    """p(z) = (1/K) sum_k q(z|u_k), u_k (K, *event_shape) learned pseudo-inputs, q the guide's own
-    encoder.
+    """p(z) = (1/K) sum_k q(z|u_k), u_k learned pseudo-inputs, q the guide's own encoder.
 
-    The bound is largest in p(z) at the average posterior (1/N) sum_i q(z|x_i); with K =
-    `components` < N pseudo-inputs in place of the data it neither overfits nor costs N terms.
-    `encode` is borrowed from the guide, whose parameters stay its own: registered once. With
-    `start="data"` a fit copies rows of its data into u before the first step.
+    The bound is largest in p(z) at the average posterior (1/N) sum_i q(z|x_i); with K < N
+    pseudo-inputs in place of the data it neither overfits nor costs N terms.
+
+    Args:
+        event_shape: shape of a datum; u is (K, *event_shape).
+        encode: q(z|x) of the guide, whose parameters stay its own: registered once.
+        components: K, number of pseudo-inputs.
+        start: "data", by which a fit copies rows of its data into u before the first step, or
+            "random".
+
     Source: VAE with a VampPrior (2018), section 3.
     """
 
