@@ -34,16 +34,17 @@ def _polynomial(squares: Tensor, coefficients: tuple[float, ...]) -> Tensor:
 
 
 class ContinuousBernoulli(TorchDistribution):
-    """p(x) = e^(l x) l / (e^l - 1) on [0, 1], l = `logits` (*): Bernoulli's objective, normalised.
+    """p(x) = e^(l x) l / (e^l - 1) on [0, 1]: Bernoulli's objective, normalised.
 
     Everything is written in a = |l|, with y = x for l < 0 and y = 1 - x for l > 0, so that nothing
     overflows; near l = 0 series take the place of quotients of small numbers.
 
     Args:
         logits: l, (*), any real numbers.
+        validate_args: whether arguments and values are checked; None is the class's setting.
 
     Source: The continuous Bernoulli: fixing a pervasive error in variational autoencoders (2019),
-    section 3.
+        section 3.
     """
 
     arg_constraints: ClassVar = {"logits": constraints.real}

@@ -22,7 +22,14 @@ class GreyLevels(constraints.Constraint):
     is_discrete = True
 
     def check(self, value: Tensor) -> Tensor:
-        """Which values are levels."""
+        """Which values are levels.
+
+        Args:
+            value: numbers (*).
+
+        Returns:
+            (*) booleans.
+        """
         levels = value * (LEVELS - 1)
         whole = (levels - levels.round()).abs() < TOLERANCE
         return whole & (value >= 0.0) & (value <= 1.0)

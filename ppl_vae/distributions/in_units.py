@@ -11,11 +11,12 @@ __all__ = ["InUnits"]
 
 
 class InUnits(dist.TorchDistribution):
-    """x = center + unit y, y from `base`: log p(x) = log p_y((x - center) / unit) - log unit.
+    """x = center + unit y, y from a base: log p(x) = log p_y((x - center) / unit) - log unit.
 
     Args:
         base: the distribution of y, with no dimension of the event declared.
-        center, unit: broadcastable to its batch shape; unit > 0, in units of x.
+        center: in units of x, broadcastable to the base's batch shape.
+        unit: above 0, in units of x, broadcastable to the base's batch shape.
     """
 
     arg_constraints = {}  # noqa: RUF012

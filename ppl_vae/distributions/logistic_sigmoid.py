@@ -29,11 +29,17 @@ class _Logistic(dist.Logistic):
 
 
 class LogisticSigmoid(dist.TransformedDistribution):
-    """z = sigmoid(u), u = (l + L) / t, L standard logistic; z, l = `logits` (*), t = `temperature`.
+    """z = sigmoid(u), u = (l + L) / t, L standard logistic.
 
     log p(z) = log Logistic(u; l / t, 1 / t) - log(z (1 - z)), at the u that z was made from where
     a `RememberingSigmoid` made it: a guide's draw of the site is such a z. So the ratio of two
     densities of z is that of their densities over logits, without the rounding of z.
+
+    Args:
+        temperature: t, broadcastable to the logits.
+        logits: l, (*), the shape of z.
+        validate_args: whether arguments and values are checked; None is the class's setting.
+
     Source: The concrete distribution (2017), section 3.1.
     """
 

@@ -20,14 +20,27 @@ _logits: Any = WeakTensorKeyDictionary()
 
 
 def remember(value: Tensor, logit: Tensor) -> Tensor:
-    """Keep that `value` = sigmoid(`logit`), both (*), and return `value`."""
+    """Keep that a value is the sigmoid of a logit.
+
+    Args:
+        value: z, (*).
+        logit: u, (*), with z = sigmoid(u).
+
+    Returns:
+        `value` itself.
+    """
     _logits[value] = logit
     return value
 
 
 def made_from(value: Tensor) -> Tensor | None:
-    """The logit that this very tensor was made from, (*); None if a `RememberingSigmoid` did not
-    make it.
+    """The logit that a tensor was made from.
+
+    Args:
+        value: z, (*), this very tensor.
+
+    Returns:
+        u, (*); None if a `RememberingSigmoid` did not make z.
     """
     return _logits.get(value)
 

@@ -16,8 +16,8 @@ class Table(dist.TorchDistribution):
     """log p(x) = sum over groups g of columns, sum over j in g, of log p_g(x_j); x (*, D).
 
     Args:
-        groups: (indices of the columns (n,), their distribution of batch shape (*, n)), each column
-            in one group.
+        groups: pairs (indices of the columns (n,), their distribution of batch shape (*, n)), each
+            column in one group.
         columns: where each column may lie, in the order of the columns.
     """
 

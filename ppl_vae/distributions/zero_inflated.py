@@ -10,9 +10,14 @@ __all__ = ["ZeroInflatedNegativeBinomial"]
 
 
 class ZeroInflatedNegativeBinomial(dist.ZeroInflatedNegativeBinomial):
-    """P(x) = g [x = 0] + (1 - g) NegativeBinomial(x; total, logits), g = sigmoid(gate_logits).
+    """P(x) = g [x = 0] + (1 - g) NegativeBinomial(x; total, logits).
 
     Pyro's own cannot be expanded once its mean was asked for.
+
+    Args:
+        total: the number of failures at which trials end, (*).
+        logits: log-odds of a success, (*).
+        gate_logits: g = sigmoid(gate_logits), (*).
     """
 
     def __init__(self, total: Tensor, logits: Tensor, gate_logits: Tensor) -> None:
