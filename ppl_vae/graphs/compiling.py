@@ -15,8 +15,15 @@ log = logging.getLogger(__name__)
 
 
 def compiled(graph: fx.GraphModule, arguments: Sequence[Tensor]) -> Callable[..., Any] | None:
-    """The graph compiled by inductor; None, with one logged line, where there is no working
-    compiler.
+    """The graph compiled by inductor.
+
+    Args:
+        graph: a recorded graph, which stays as it is.
+        arguments: examples of its inputs.
+
+    Returns:
+        A function of the graph's inputs; None, with one logged line, where there is no working
+        compiler.
     """
     import torch._inductor
 

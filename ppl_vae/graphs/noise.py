@@ -16,11 +16,16 @@ Noise = Callable[[], Tensor]
 
 
 def lift_noise(graph: fx.GraphModule) -> list[Noise]:
-    """Turn every random operator with constant arguments into an input; returns what draws them, in
-    program order.
+    """Turn every random operator with constant arguments into an input.
 
     If one of them needs a value of the program (a gamma variate given its shape), all stay in the
     graph, so that the generator is used in the eager order.
+
+    Args:
+        graph: a recorded graph, which is changed.
+
+    Returns:
+        What draws the new inputs, in program order.
     """
     random = [node for node in graph.graph.nodes if is_random(node)]
     draws = [draw for draw in map(_draw, random) if draw is not None]
@@ -38,22 +43,35 @@ def lift_noise(graph: fx.GraphModule) -> list[Noise]:
 
 
 def value_of(node: fx.Node) -> Any:
-    """The shape and type of a node's tensor as recorded; None for a node that is no single
-    tensor.
+    """The shape and type of a node's tensor as recorded.
+
+    Args:
+        node: a node of a recorded graph.
+
+    Returns:
+        What the recorder kept of it; None for a node that is no single tensor.
     """
     value = node.meta["val"] if "val" in node.meta else node.meta.get("tensor_meta")
     return value if hasattr(value, "shape") else None
 
 
 def is_random(node: fx.Node) -> bool:
-    """Whether a node draws random numbers."""
+    """Whether a node draws random numbers.
+
+    Args:
+        node: a node of a recorded graph.
+    """
     return node.op == "call_function" and torch.Tag.nondeterministic_seeded in getattr(
         node.target, "tags", ()
     )
 
 
 def is_empty(node: Any) -> bool:
-    """Whether a node is fresh storage that nothing has been written to."""
+    """Whether a node is fresh storage that nothing has been written to.
+
+    Args:
+        node: a node of a recorded graph, or one of a node's other arguments.
+    """
     return isinstance(node, fx.Node) and "empty" in str(node.target)
 
 

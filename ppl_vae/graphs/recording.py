@@ -31,12 +31,21 @@ class NotRecordable(Exception):
 
 
 def record(program: Callable[..., Any], arguments: Sequence[Tensor]) -> fx.GraphModule:
-    """One run of `program` on copies of `arguments`, forward and backward alike, as a graph over
-    them.
+    """One run of a program on copies of its arguments, forward and backward alike, as a graph.
 
     Neither the global generator nor the arguments are changed. Python numbers and control flow are
-    baked in. Raises `NotRecordable` where the program looks at a value (`.item()`, `if tensor:`) or
-    cannot be traced.
+    baked in.
+
+    Args:
+        program: a function of tensors.
+        arguments: what it is run on.
+
+    Returns:
+        A graph over the arguments.
+
+    Raises:
+        NotRecordable: where the program looks at a value (`.item()`, `if tensor:`) or cannot be
+            traced.
     """
     devices = {a.device for a in arguments if a.is_cuda}
     with torch.random.fork_rng(devices=list(devices)):
@@ -55,11 +64,21 @@ def _reason(error: Exception) -> str:
 def record_twice(
     program: Callable[..., Any], arguments: Sequence[Tensor], module: nn.Module
 ) -> fx.GraphModule:
-    """`record`, for a program of `module` that has to be the same at every call.
+    """`record`, for a program of a module that has to be the same at every call.
 
-    Raises `NotRecordable` as well where a second run gives another graph, or where a run changes a
-    plain attribute of a module (a counter, a temperature): the graph would hold for good what the
-    program changes from call to call, as it does with random numbers of Python or numpy.
+    Args:
+        program: a function of tensors.
+        arguments: what it is run on.
+        module: the module whose program it is.
+
+    Returns:
+        A graph over the arguments.
+
+    Raises:
+        NotRecordable: as `record` does, and where a second run gives another graph, or where a run
+            changes a plain attribute of a module (a counter, a temperature): the graph would hold
+            for good what the program changes from call to call, as it does with random numbers of
+            Python or numpy.
     """
     before = plain_attributes(module)
     first, second = record(program, arguments), record(program, arguments)
@@ -72,10 +91,16 @@ def record_twice(
 
 
 def stateless(module: nn.Module, state: dict[str, Tensor], arguments: Sequence[Tensor]) -> Any:
-    """What `module` gives for `arguments` with `state` in place of its parameters and buffers.
+    """What a module gives with other tensors in place of its parameters and buffers.
 
-    Raises `NotRecordable` where it replaces a buffer (`self.count = self.count + 1`): a graph holds
-    the tensor that was there, and would begin with it at every call.
+    Args:
+        module: the module.
+        state: the tensors, by the names of the parameters and buffers.
+        arguments: what the module is called with.
+
+    Raises:
+        NotRecordable: where it replaces a buffer (`self.count = self.count + 1`): a graph holds the
+            tensor that was there, and would begin with it at every call.
     """
     given = dict(state)
     value = functional_call(module, state, tuple(arguments))
@@ -86,8 +111,13 @@ def stateless(module: nn.Module, state: dict[str, Tensor], arguments: Sequence[T
 
 
 def plain_attributes(module: nn.Module) -> dict[str, Any]:
-    """The numbers, truth values and texts that the modules hold as attributes, alone or in lists
-    and dictionaries, by dotted name.
+    """The numbers, truth values and texts that modules hold, alone or in lists and dictionaries.
+
+    Args:
+        module: the module, whose parts count as well.
+
+    Returns:
+        Copies of the attributes, by dotted name.
     """
     return {
         f"{prefix}.{name}".removeprefix("."): copy.deepcopy(value)
@@ -106,7 +136,12 @@ def _all_plain(value: Any) -> bool:
 
 
 def changed_attributes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """The names whose values differ."""
+    """The names whose values differ, sorted.
+
+    Args:
+        before: values by name.
+        after: values by name.
+    """
     return sorted(
         name
         for name in before.keys() | after.keys()
