@@ -30,7 +30,11 @@ __all__ = [
 
 @effectful(type="evidence")
 def evidence(x: Tensor) -> Tensor:
-    """x, the data that a guide conditions on; a handler may give it others."""
+    """The data that a guide conditions on; a handler may give it others.
+
+    Args:
+        x: data (M, *event_shape).
+    """
     return x
 
 
@@ -79,18 +83,21 @@ def highest_level(kind: object) -> float:
 
 
 class Corruption(Messenger):
-    """The guide is given c ~ C(c|x) in place of x, while training; the likelihood keeps the clean
-    x.
+    """While training, the guide is given c ~ C(c|x) in place of x; the likelihood keeps x itself.
 
     bound = E_C(c|x) E_q(z|c) [log p(x|z) + log p(z) - log q(z|c)] <= log p(x), since q(z|c) is some
-    density of z whatever c is. "salt_and_pepper": each value is 0 or 1, evenly, with probability
-    `level`; "normal": noise of standard deviation `level`, in units of x, is added; "masking": each
-    value is 0 with probability `level`.
+    density of z whatever c is.
 
     Args:
-        kind: a name, or a function of x (M, *event_shape) and the level that draws c.
-        level: a number, or a 0-dimensional tensor that may change between the steps of a recorded
-            program.
+        kind: "salt_and_pepper" (each value is 0 or 1, evenly, with probability `level`), "normal"
+            (noise of standard deviation `level` is added), "masking" (each value is 0 with
+            probability `level`), "file.py:Name", or a function of x (M, *event_shape) and the level
+            that draws c.
+        level: a probability, or under "normal" a scale in units of x; a number, or a 0-dimensional
+            tensor that may change between the steps of a recorded program.
+
+    Raises:
+        InputError: for an unknown kind, and for a number that is no such level.
 
     Source: Denoising criterion for variational auto-encoding framework (2015), section 3.
     """

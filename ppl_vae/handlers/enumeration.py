@@ -28,11 +28,20 @@ class SummedOut(Scored):
 def replayed_trace(
     model: Callable[..., Any], guide_trace: poutine.Trace, *args: Any, **kwargs: Any
 ) -> poutine.Trace:
-    """The model's trace at the guide's draws, every enumerated index k summed out: log p(x, z) =
-    log sum_k p(x, z, k).
+    """The model's trace at the guide's draws, every enumerated index k summed out.
 
-    Cost: every site that depends on k is evaluated at all its values. A model without index sites
-    is replayed as is.
+    log p(x, z) = log sum_k p(x, z, k). Cost: every site that depends on k is evaluated at all its
+    values. A model without index sites is replayed as is.
+
+    Args:
+        model: a Pyro program.
+        guide_trace: a trace of its guide.
+        *args: what the model is called with.
+        **kwargs: what the model is called with, by name.
+
+    Raises:
+        InputError: where the guide lacks a latent site of the model, or has one that the model
+            lacks.
     """
     enumerating = poutine.enum(model, first_available_dim=INDEX_DIM)
     trace = poutine.trace(poutine.replay(enumerating, trace=guide_trace)).get_trace(*args, **kwargs)
@@ -55,8 +64,14 @@ def replayed_trace(
 
 
 def check_agreement(guide_trace: poutine.Trace, latents: Iterable[str]) -> None:
-    """`InputError` for a latent site of a guide that is none of the model's, unless marked as the
-    guide's own.
+    """Refuse a latent site of a guide that is none of the model's, unless marked as its own.
+
+    Args:
+        guide_trace: a trace of the guide.
+        latents: names of the model's latent sites.
+
+    Raises:
+        InputError: for such a site that is not marked `infer={"is_auxiliary": True}`.
     """
     known = set(latents)
     for name, site in guide_trace.nodes.items():

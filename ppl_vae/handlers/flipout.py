@@ -27,11 +27,15 @@ def _sign_shape(layer: LayerCall, values: Tensor) -> tuple[int, ...]:
 
 
 class FlipoutNoise(Noise):
-    """y_m = E[W] h_m + ((W - E[W]) (h_m * r_m)) * s_m, signs r over inputs and s over outputs, one
-    pair a datum m.
+    """y_m = E[W] h_m + ((W - E[W]) (h_m * r_m)) * s_m, one pair of signs (r, s) a datum m.
 
-    Where the entries of W are independent r and s differ in every coordinate; where they are
-    correlated one sign is drawn for each datum, which leaves any Normal as it is.
+    r are signs over inputs and s over outputs. Where the entries of W are independent r and s
+    differ in every coordinate; where they are correlated one sign is drawn for each datum, which
+    leaves any Normal as it is.
+
+    Args:
+        q: the distribution of W.
+        handler: the handler that gives W this noise.
     """
 
     def __init__(self, q: Any, handler: WeightNoise) -> None:
@@ -68,8 +72,12 @@ class Flipout(WeightNoise):
     """Decorrelate the weight noise of the data in a batch at the cost of one more product a layer.
 
     Unbiased for objectives that are sums over data. Dense layers and convolutions.
+
+    Args:
+        keep_draw: whether each weight is drawn, too, for whoever needs its value (`WeightNoise`).
+
     Source: Flipout: Efficient Pseudo-Independent Weight Perturbations on Mini-Batches (2018),
-    section 3.1.
+        section 3.1.
 
     >>> with Flipout():
     ...     loss = Trace_ELBO().loss(model, guide, x)  # doctest: +SKIP

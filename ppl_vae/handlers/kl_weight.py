@@ -18,14 +18,20 @@ DATA_PLATE = "data"
 
 
 def in_data_plate(site: Any) -> bool:
-    """Whether a site belongs to single data (latents z) rather than to all of them (weights
-    theta).
+    """Whether a site belongs to single data (latents z) rather than to all of them (weights theta).
+
+    Args:
+        site: a site of a trace, or a message.
     """
     return any(frame.name == DATA_PLATE for frame in site["cond_indep_stack"])
 
 
 def unweighted_scale(site: Any) -> float | Tensor:
-    """A site's scale without the data plate's N/M and without a KL weight; almost always 1."""
+    """A site's scale without the data plate's N/M and without a KL weight; almost always 1.
+
+    Args:
+        site: a site of a trace.
+    """
     scale = site.get("unweighted_scale", site["scale"])
     for frame in site["cond_indep_stack"]:
         if frame.full_size is not None and frame.full_size != frame.size:
@@ -34,7 +40,12 @@ def unweighted_scale(site: Any) -> float | Tensor:
 
 
 def unweighted_log_prob(site: Any, value: Tensor | None = None) -> Tensor:
-    """log p of a site's value, or of another, without a KL weight, (*batch_shape,) nats."""
+    """log p of a site's value without a KL weight, (*batch_shape,) nats.
+
+    Args:
+        site: a site of a trace.
+        value: another value to take in place of the site's, of its shape; None takes the site's.
+    """
     value = site["value"] if value is None else value
     return scale_and_mask(
         site["fn"].log_prob(value), scale=unweighted_scale(site), mask=site["mask"]
@@ -42,15 +53,17 @@ def unweighted_log_prob(site: Any, value: Tensor | None = None) -> Tensor:
 
 
 class KLWeight(Messenger):
-    """Multiply the KL terms of latents by `weight` and those of Bayesian weights by `weights`, 0
-    included.
+    """Multiply the KL terms of a bound by weights, 0 included.
 
     bound = E_q[log p(x|z, theta)] - weight * KL(q(z|x) || p(z)) - weights * KL(q(theta) ||
     p(theta)) / N
 
-    Both are numbers or 0-dimensional tensors. A site keeps its weight and the scale without it, so
-    that a report can give the KL itself in nats: beside its `infer`, which replay hands on from the
-    guide's site to the model's.
+    A site keeps its weight and the scale without it, so that a report can give the KL itself in
+    nats: beside its `infer`, which replay hands on from the guide's site to the model's.
+
+    Args:
+        weight: of the KL terms of latents, a number or a 0-dimensional tensor.
+        weights: of the KL terms of Bayesian weights, a number or a 0-dimensional tensor.
 
     >>> with KLWeight(0.5):
     ...     loss = Trace_ELBO().loss(vae.model, vae.guide, x)  # doctest: +SKIP

@@ -33,7 +33,15 @@ _SPATIAL = {function: int(function.__name__[-2]) for function in LAYERS if funct
 
 @dataclass(frozen=True, eq=False)
 class LayerCall:
-    """One call of a layer function: y = function(input, weight, bias, **options)."""
+    """One call of a layer function: y = function(input, weight, bias, **options).
+
+    Args:
+        function: a layer function of torch, one of `LAYERS`.
+        input: what the layer is applied to.
+        weight: the matrix or kernel W, or a batch of them, (*batch, *W).
+        bias: (R,), or a batch of them; None for a layer without one.
+        options: the function's further arguments, by name.
+    """
 
     function: Callable[..., Tensor]
     input: Tensor
@@ -45,7 +53,13 @@ class LayerCall:
     def of(
         cls, function: Callable[..., Tensor], args: tuple, kwargs: Mapping[str, Any]
     ) -> "LayerCall":
-        """The call with these positional and keyword arguments."""
+        """The call with given positional and keyword arguments.
+
+        Args:
+            function: a layer function of torch, one of `LAYERS`.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+        """
         named = {
             **dict(zip(("input", "weight", "bias", *LAYERS[function]), args, strict=False)),
             **kwargs,
@@ -67,7 +81,11 @@ class LayerCall:
         ]
 
     def replaced(self, **changes: Any) -> "LayerCall":
-        """The same call with some of its parts exchanged."""
+        """The same call with some of its parts exchanged.
+
+        Args:
+            **changes: the new parts, by their names.
+        """
         return replace(self, **changes)
 
     def __call__(self) -> Tensor:
@@ -120,8 +138,12 @@ class WeightLayers(TorchFunctionMode):
 
 
 def call(module: nn.Module, theta: Mapping[str, Tensor], *args: Any) -> Any:
-    """`module(*args)` with its parameters named in `theta` replaced by those values; torch's own
-    call if empty.
+    """`module(*args)` with other values of some of its parameters.
+
+    Args:
+        module: the module.
+        theta: the values, by the names of the parameters; torch's own call if empty.
+        *args: what the module is called with.
     """
     if not theta:
         return module(*args)

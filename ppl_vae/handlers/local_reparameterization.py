@@ -24,6 +24,10 @@ class LocalNoise(Noise):
     The n-th use of one weight is drawn given the uses before it: y_n = E[W] h_n + sum_{k<=n} C_nk
     e_k with C the Cholesky factor, for each datum and output, of the covariances among W h_1 ... W
     h_n.
+
+    Args:
+        q: the distribution of W.
+        handler: the handler that gives W this noise.
     """
 
     def __init__(self, q: Any, handler: WeightNoise) -> None:
@@ -73,12 +77,15 @@ class LocalNoise(Noise):
 
 
 class LocalReparameterization(WeightNoise):
-    """Give every datum its own weight in dense layers, by drawing the layer's outputs: the least
-    gradient variance.
+    """Give every datum its own weight in dense layers, by drawing the layer's outputs.
 
-    Unbiased for objectives that are sums over data (so not through batch normalisation, which
-    couples them). Convolutions are left to flipout. Source: Variational Dropout and the Local
-    Reparameterization Trick (2015), section 2.2.
+    That has the least gradient variance. Unbiased for objectives that are sums over data (so not
+    through batch normalisation, which couples them). Convolutions are left to flipout.
+
+    Args:
+        keep_draw: whether each weight is drawn, too, for whoever needs its value (`WeightNoise`).
+
+    Source: Variational Dropout and the Local Reparameterization Trick (2015), section 2.2.
 
     >>> with LocalReparameterization():
     ...     loss = Trace_ELBO().loss(model, guide, x)  # doctest: +SKIP

@@ -21,14 +21,22 @@ VALIDATION = (
 
 
 def evaluating(program: Any) -> contextlib.AbstractContextManager[None]:
-    """Evaluation mode inside the block."""
+    """Evaluation mode inside the block.
+
+    Args:
+        program: a module, each part of which has its own mode again afterwards; a function has no
+            modes.
+    """
     return in_mode(program, False)
 
 
 @contextlib.contextmanager
 def in_mode(program: Any, training: bool) -> Iterator[None]:
-    """That mode for a module's whole tree inside the block, each part's own after it; a function
-    has no modes.
+    """One mode for a module's whole tree inside the block, each part's own after it.
+
+    Args:
+        program: a module; a function has no modes.
+        training: training mode rather than evaluation mode.
     """
     modes = [(m, m.training) for m in program.modules()] if isinstance(program, nn.Module) else []
     for m, _ in modes:

@@ -31,12 +31,21 @@ __all__ = ["OwnParameters", "check_owned", "stated", "users_program", "with_own_
 def with_own_parameters(
     program: Callable[..., Any], run: Callable[[], Any], subject: str
 ) -> Callable[..., Any]:
-    """The program, with what its `pyro.param` statements name made its own, and its `PyroSample`s
-    named by their place in it.
+    """The program, with what its `pyro.param` statements name made its own.
 
-    `run` runs it once and leaves no trace; it is run in training and in evaluation mode.
-    `InputError` for parameters of a module that is no part of the program: nothing would train
-    them.
+    Its `PyroSample`s are named by their place in it.
+
+    Args:
+        program: a user's program, a function or a module.
+        run: runs it once and leaves no trace; it is run in training and in evaluation mode.
+        subject: what an error is about.
+
+    Returns:
+        The program itself, if it states nothing of the kind, else an `OwnParameters`.
+
+    Raises:
+        InputError: for parameters of a module that is no part of the program, since nothing would
+            train them.
     """
     name_pyro_modules(program)
     with _Statements() as found, buffers_kept(program), in_context(program):
@@ -74,11 +83,18 @@ def with_own_parameters(
 
 
 class OwnParameters(nn.Module):
-    """A program and its parameters theta = t(u), u unconstrained, one for each `pyro.param`
-    statement.
+    """A program and its parameters theta = t(u), u unconstrained.
 
-    That of `pyro.param("a.b", ...)` is called "a/b_unconstrained". The user's own program, with all
-    its attributes, is `program`.
+    There is one for each `pyro.param` statement; that of `pyro.param("a.b", ...)` is called
+    "a/b_unconstrained". The user's own program, with all its attributes, is `program`.
+
+    Args:
+        program: the user's program.
+        statements: the initial value and the constraint of each statement, by its name.
+        subject: what an error is about.
+
+    Raises:
+        InputError: for an initial value on the edge of its constraint.
     """
 
     def __init__(
@@ -113,22 +129,37 @@ class OwnParameters(nn.Module):
 
 
 def users_program(program: Any) -> Any:
-    """The program as the user wrote it."""
+    """The program as the user wrote it.
+
+    Args:
+        program: that program, or the `OwnParameters` made of it.
+    """
     return program.program if isinstance(program, OwnParameters) else program
 
 
 def stated(program: Any) -> set[str]:
-    """The names of the `pyro.param` statements that became parameters of the program."""
+    """The names of the `pyro.param` statements that became parameters of a program.
+
+    Args:
+        program: a user's program, or the `OwnParameters` made of it.
+    """
     return set(program.transforms) if isinstance(program, OwnParameters) else set()
 
 
 def check_owned(owner: nn.Module, run: Callable[[], Mapping[str, poutine.Trace]]) -> None:
-    """`InputError` if the density or the value of a site depends on a parameter that `owner` lacks.
+    """Refuse a site whose density or value depends on a parameter that the owner lacks.
 
-    `run` runs the owner's programs once, with gradients, and returns their traces by the name of
-    the program. A tensor that requires a gradient, is found at two runs and is no parameter of the
-    owner would neither be trained nor saved, however the program reaches it. One that is made
-    within a run is none.
+    A tensor that requires a gradient, is found at two runs and is no parameter of the owner would
+    neither be trained nor saved, however the program reaches it. One that is made within a run is
+    none.
+
+    Args:
+        owner: the module that is to have all parameters.
+        run: runs the owner's programs once, with gradients, and returns their traces by the name of
+            the program.
+
+    Raises:
+        InputError: for such a site.
     """
     own = {id(parameter) for parameter in owner.parameters()}
     with torch.random.fork_rng(devices=[]), torch.enable_grad(), buffers_kept(owner):
@@ -204,7 +235,11 @@ class _Values(Messenger):
 
 @contextlib.contextmanager
 def buffers_kept(program: Any) -> Iterator[None]:
-    """Buffers, such as a batch norm's means, are after the block what they were before it."""
+    """Buffers, such as a batch norm's means, are after the block what they were before it.
+
+    Args:
+        program: a module; a function has no buffers.
+    """
     buffers = [(b, b.clone()) for b in program.buffers()] if isinstance(program, nn.Module) else []
     try:
         yield

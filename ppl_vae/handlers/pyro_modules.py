@@ -22,6 +22,10 @@ def name_pyro_modules(part: Any, name: str = "") -> None:
 
     Left as they are, two of them called `linear` in two programs would be one to Pyro's parameter
     store, and two with a `PyroSample` called `scale` would be one site.
+
+    Args:
+        part: a module; anything else has none of them.
+        name: what the names of the modules begin with.
     """
     if not isinstance(part, nn.Module):
         return
@@ -34,7 +38,11 @@ def name_pyro_modules(part: Any, name: str = "") -> None:
 
 
 def has_pyro_samples(part: Any) -> bool:
-    """Whether a part states sample sites as attributes (`PyroSample`)."""
+    """Whether a part states sample sites as attributes (`PyroSample`).
+
+    Args:
+        part: a module; anything else states none.
+    """
     return any(_sample_names(module) for _, module in _pyro_modules(part))
 
 
@@ -43,6 +51,9 @@ def in_context(part: Any) -> Iterator[None]:
     """One run of a part: an attribute that is a sample site is drawn once, whoever reads it.
 
     Without it a `PyroModule` that an `nn.Module` holds draws without a site when it is not called.
+
+    Args:
+        part: a module; anything else has no such attributes.
     """
     with contextlib.ExitStack() as stack:
         for _, module in _pyro_modules(part):
@@ -54,6 +65,9 @@ class SiteNames(Messenger):
     """Calls the site of a `PyroSample` by its path in the part: "inner.scale".
 
     The name that Pyro gives it begins with that of a program, which is another in each process.
+
+    Args:
+        part: the module that holds the `PyroSample`s.
     """
 
     def __init__(self, part: nn.Module) -> None:

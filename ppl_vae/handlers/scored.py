@@ -12,8 +12,11 @@ __all__ = ["Scored"]
 
 
 class Scored(dist.TorchDistribution):
-    """The distribution `fn` of a site after its value was scored: event shape and log density of
-    that value.
+    """The distribution of a site after its value was scored: the log density of that value is left.
+
+    Args:
+        fn: the distribution of the site, of which the event shape is kept.
+        log_prob: the log density of the value, of the batch's shape, nats.
     """
 
     arg_constraints = {}  # noqa: RUF012

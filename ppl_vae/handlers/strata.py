@@ -16,13 +16,13 @@ __all__ = ["Strata", "stratum_weights"]
 
 
 class Strata(Messenger):
-    """Take the first mixture's draws one component a particle: particle l from component k(l) = l
-    mod K.
+    """Take the first mixture's draws one component a particle: particle l from component l mod K.
 
-    E_q[f(z)] = (1/L) sum_l v_l f(z_l) with v_l = K w_k(l), exact over components, so the weights'
-    gradient is not left to the rare draws that fall between them. The site's `infer["ppl_strata"]`
-    keeps v, (L, M). Only the first mixture of a program is so drawn, and only where L is a multiple
-    of K.
+    E_q[f(z)] = (1/L) sum_l v_l f(z_l) with v_l = K w_k(l), k(l) = l mod K, exact over components,
+    so the weights' gradient is not left to the rare draws that fall between them. The site's
+    `infer["ppl_strata"]` keeps v, (L, M). Only the first mixture of a program is so drawn, and only
+    where L is a multiple of K.
+
     Source: Automatic differentiation variational inference with mixture families (2020), section 3.
     """
 
@@ -42,7 +42,14 @@ class Strata(Messenger):
 
 
 def stratum_weights(trace: Any) -> Tensor | None:
-    """v (L, M) of a guide's trace; None if its draws are independent, each of weight 1."""
+    """The weights v of a guide's draws.
+
+    Args:
+        trace: a trace of the guide.
+
+    Returns:
+        v, (L, M); None if the draws are independent, each of weight 1.
+    """
     found = [
         node["infer"]["ppl_strata"]
         for node in trace.nodes.values()

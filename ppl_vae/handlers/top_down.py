@@ -16,12 +16,14 @@ __all__ = ["TopDown"]
 
 
 class TopDown(Messenger):
-    """q(z_s | z_<s, x) = rules[s](p(z_s | z_<s)), s the latent sites in the prior's own order, z_<s
-    drawn from q.
+    """q(z_s | z_<s, x) = rules[s](p(z_s | z_<s)), s the latent sites, z_<s drawn from q.
 
-    The prior's conditional is computed at the guide's draws, so any prior is a hierarchy that a
-    guide can follow, and the order of sites is the model's: estimator B's closed-form
-    KL(q(z_s|z_<s, x) || p(z_s|z_<s)) is right.
+    The sites come in the prior's own order. The prior's conditional is computed at the guide's
+    draws, so any prior is a hierarchy that a guide can follow, and the order of sites is the
+    model's: estimator B's closed-form KL(q(z_s|z_<s, x) || p(z_s|z_<s)) is right.
+
+    Args:
+        rules: from the prior's distribution of a site to the guide's, by the name of the site.
     """
 
     def __init__(self, rules: Mapping[str, Callable[[Any], Any]]) -> None:

@@ -25,9 +25,10 @@ __all__ = ["Noise", "WeightNoise"]
 class WeightNoise(Messenger):
     """Abstract: give each weight site of a guide a `Noise` of class `noise`.
 
-    With `keep_draw=False` no weight is drawn that nobody uses: the site's value is NaN, which only
-    a marked layer may take, and the site's `infer["ppl_undrawn"]` says so to an estimator that
-    needs a draw for a sampled KL term.
+    Args:
+        keep_draw: whether each weight is drawn, too. If not, the site's value is NaN, which only a
+            marked layer may take, and the site's `infer["ppl_undrawn"]` says so to an estimator
+            that needs a draw for a sampled KL term.
     """
 
     noise: "type[Noise]"
@@ -75,15 +76,25 @@ def _fits(fn: Any) -> bool:
 
 
 def factorised(fn: Any) -> bool:
-    """Whether a distribution is a Normal with independent entries; others must offer
-    `output_covariance`.
+    """Whether a distribution is a Normal with independent entries.
+
+    Others must offer `output_covariance`.
+
+    Args:
+        fn: the distribution of a weight.
     """
     return isinstance(fn, dist.Independent) and isinstance(fn.base_dist, dist.Normal)
 
 
 def one_of(parameter: Tensor, event_dim: int) -> Tensor:
-    """A parameter that plates only repeat, without their dimensions; unchanged if it truly differs
-    between them.
+    """A parameter that plates only repeat, without their dimensions.
+
+    Args:
+        parameter: (*batch, *event).
+        event_dim: number of its last dimensions, those of the event.
+
+    Returns:
+        (*event); unchanged if the parameter truly differs between the plates.
     """
     batch = parameter.dim() - event_dim
     repeats = all(
@@ -93,7 +104,12 @@ def one_of(parameter: Tensor, event_dim: int) -> Tensor:
 
 
 class Noise:
-    """Abstract: the outputs of the layers that one drawn weight, W ~ q, is used in."""
+    """Abstract: the outputs of the layers that one drawn weight, W ~ q, is used in.
+
+    Args:
+        q: the distribution of W.
+        handler: the handler that gives W this noise.
+    """
 
     def __init__(self, q: Any, handler: WeightNoise) -> None:
         self.q, self.handler = q, handler
@@ -102,7 +118,11 @@ class Noise:
         self._rows: torch.Size | None = None
 
     def __call__(self, layer: LayerCall) -> Tensor:
-        """The layer's output; as with any weight once the handler has been left."""
+        """A layer's output; as with any weight once the handler has been left.
+
+        Args:
+            layer: the call of the layer.
+        """
         if not self.handler.active:
             return layer()
         mean = layer.replaced(weight=self.location)()
@@ -113,19 +133,33 @@ class Noise:
         return self.output(layer, mean)
 
     def output(self, layer: LayerCall, mean: Tensor) -> Tensor:
-        """The output, given its mean."""
+        """A layer's output, given its mean.
+
+        Args:
+            layer: the call of the layer, with the drawn weight.
+            mean: the layer's output at E[W].
+        """
         raise NotImplementedError
 
     def deviation(self, layer: LayerCall) -> Tensor:
-        """W - E[W] of the one draw that all uses of the weight share."""
+        """W - E[W] of the one draw that all uses of the weight share.
+
+        Args:
+            layer: the call of a layer, with the drawn weight.
+        """
         if self._deviation is None:
             drawn = layer.weight if self.handler.keep_draw else self.q.rsample()
             self._deviation = drawn - self.location
         return self._deviation
 
     def same_rows(self, rows: torch.Size) -> None:
-        """Refuse a second use on other rows: it would be unclear which datum's weight each row is
-        to meet.
+        """Refuse a second use on other rows, of which each might be to meet another datum's weight.
+
+        Args:
+            rows: the shape of the rows that the weight is used on.
+
+        Raises:
+            InputError: for other rows than those of the first use.
         """
         if self._rows not in (None, rows):
             checks.refuse(
