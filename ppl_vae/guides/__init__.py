@@ -53,10 +53,16 @@ POSTERIOR = Slot(
 
 
 def build_posterior(name: str, options: Mapping[str, Any], **offers: Any) -> Posterior:
-    """The named guide, given `options` and those of `offers` (encoder, sites, prior, ...) that its
-    signature names.
+    """The guide of a name.
 
-    Raises `InputError` for an unknown name or option.
+    Args:
+        name: one of `POSTERIORS`.
+        options: the user's.
+        **offers: what the guide may ask for by the names of its signature: encoder, sites, prior
+            and so on.
+
+    Raises:
+        InputError: for an unknown name or option.
     """
     kind = POSTERIOR.find(None, name)
     return kind(**POSTERIOR.arguments(kind, options, offers))

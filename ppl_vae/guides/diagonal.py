@@ -68,12 +68,20 @@ HEADS: dict[type, Head] = {
 
 
 def site_distribution(site: LatentSite, first: Tensor, second: Tensor) -> dist.TorchDistribution:
-    """q of one site from its head's two parameters, each (*, *unconstrained_shape); batch shape
-    (*,).
+    """q of one site from its head's two parameters.
 
     The family that `HEADS` has for the prior's; else a Normal pushed through `biject_to(support)`,
     which remembers its last input: log q at a draw is exact even where the draw, near an end of its
     support, has been rounded.
+
+    Args:
+        site: the site.
+        first: the head's first parameter, (*, *unconstrained_shape): a Normal's location, say.
+        second: the head's second parameter, (*, *unconstrained_shape): a Normal's log
+            variance, say.
+
+    Returns:
+        A distribution of batch shape (*,) and the site's event shape.
     """
     event_dim = len(site.event_shape)
     if site.family in HEADS:
@@ -90,8 +98,15 @@ def site_distribution(site: LatentSite, first: Tensor, second: Tensor) -> dist.T
 def split_heads(
     outputs: Tensor, sites: Sequence[LatentSite], per_site: int = 2
 ) -> list[tuple[Tensor, ...]]:
-    """One product's outputs (*, sum of sizes) -> for each site `per_site` tensors (*,
-    *unconstrained_shape).
+    """Divide the outputs of one product among the sites.
+
+    Args:
+        outputs: (*, sum of sizes).
+        sites: the sites, in the order of the outputs.
+        per_site: number of tensors for each site.
+
+    Returns:
+        For each site `per_site` tensors (*, *unconstrained_shape).
     """
     sizes = [per_site * math.prod(site.unconstrained_shape) for site in sites]
     parts = outputs.split(sizes, -1)
@@ -102,11 +117,16 @@ def split_heads(
 
 
 class DiagonalGuide(ClosedFormPosterior):
-    """q(z|x) = prod over sites s and coordinates j of q_sj(z_sj; parameters from the encoder's
-    features of x).
+    """q(z|x) = prod over sites s and coordinates j of q_sj(z_sj; parameters from x).
 
-    For a Normal site: N(m_j(x), exp(l_j(x))), m and l from one linear head of the features h(x),
-    shape (M, H).
+    For a Normal site: N(m_j(x), exp(l_j(x))), m and l from one linear head of the encoder's
+    features h(x), (M, H).
+
+    Args:
+        encoder: x (M, *event_shape) -> features h(x).
+        feature_size: H, the number of features.
+        sites: the latent sites of the prior.
+        init: initial weights of the head, as in `VAEConfig`.
     """
 
     def __init__(
@@ -133,7 +153,11 @@ class DiagonalGuide(ClosedFormPosterior):
         return self.distributions(x)["z"]
 
     def distributions(self, x: Tensor) -> dict[str, dist.TorchDistribution]:
-        """q of every site given x (M, *event_shape), batch shape (M,)."""
+        """q of every site given x, by name, batch shape (M,).
+
+        Args:
+            x: data (M, *event_shape).
+        """
         parts = split_heads(self.heads(self.encoder(x)), self.sites)
         return {
             site.name: site_distribution(site, *part)

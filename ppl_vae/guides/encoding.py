@@ -21,10 +21,18 @@ def encoding_site(
     size: int,
     where: str | None,
 ) -> LatentSite:
-    """The site such a guide is built over, a real z of R^size.
+    """The site that the guide of a prior made of it is built over, a real z.
 
-    `InputError` unless the guide is a `ClosedFormPosterior`, or where the encoder's weights are
-    random: the prior would be made of weights drawn after it.
+    Args:
+        posteriors: the library's guides by name.
+        posterior: the name of the guide.
+        prior: the name of the prior, named in errors.
+        size: number of coordinates of z.
+        where: which weights are random ("decoder", "output" or "all"); None if none is.
+
+    Raises:
+        InputError: unless the guide is a `ClosedFormPosterior`, and where the encoder's weights are
+            random, since the prior would be made of weights drawn after it.
     """
     able = [name for name, kind in posteriors.items() if issubclass(kind, ClosedFormPosterior)]
     if posterior not in able:
@@ -38,7 +46,15 @@ def encoding_site(
 
 
 def check_encoded(prior: str, sites: Sequence[LatentSite]) -> None:
-    """`InputError` unless the prior has the one site that its guide was built over."""
+    """Refuse a prior that has not the one site that its guide was built over.
+
+    Args:
+        prior: the name of the prior.
+        sites: its latent sites.
+
+    Raises:
+        InputError: unless that is one site, a real "z".
+    """
     if [(site.name, is_real(site)) for site in sites] != [("z", True)]:
         names = ", ".join(site.name for site in sites)
         checks.refuse(

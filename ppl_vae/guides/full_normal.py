@@ -41,14 +41,19 @@ def _kl_to_diagonal(q: FullNormal, p: dist.Independent) -> Tensor:
 
 
 class FullNormalGuide(ClosedFormPosterior):
-    """q(u|x) = N(u; m(x), L(x) L(x)'), u (M, n) the coordinates of all sites, in their
-    unconstrained space.
+    """q(u|x) = N(u; m(x), L(x) L(x)'), u (M, n) the unconstrained coordinates of all sites.
 
     L = diag(exp(l(x) / 2)) (I + A(x)), A strictly lower triangular: its noise in training is
     relative to each scale. A starts at 0, so training starts at the diagonal guide. Site by site,
     in the prior's order: with L in blocks, u_s | u_<s ~ N(m_s + L_s,<s e_<s, L_ss L_ss'), e_<s the
     standardised coordinates of the sites before. So KL(q || p) is closed for Normal sites. n (n +
     1) / 2 + n heads.
+
+    Args:
+        encoder: x (M, *event_shape) -> features (M, H).
+        feature_size: H, the number of features.
+        sites: the latent sites of the prior.
+        init: initial weights of the heads of m and l, as in `VAEConfig`.
     """
 
     def __init__(
@@ -75,7 +80,11 @@ class FullNormalGuide(ClosedFormPosterior):
         return FullNormal(location, scale_tril=tril, validate_args=False)
 
     def parameters_of(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """m (M, n) and L (M, n, n) given x (M, *event_shape)."""
+        """m (M, n) and L (M, n, n) given x.
+
+        Args:
+            x: data (M, *event_shape).
+        """
         features = self.encoder(x)
         location, log_variance = self.heads(features).chunk(2, -1)
         entries = nn.functional.linear(features, self.couplings[:, 1:], self.couplings[:, 0])

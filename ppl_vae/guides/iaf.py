@@ -25,15 +25,25 @@ __all__ = ["IAFGuide"]
 
 
 class IAFGuide(Posterior):
-    """q(u|x): u_0 = m(h) + exp(l(h)/2) e, then u_t = s_t u_(t-1) + (1 - s_t) m_t, t = 1..num_flows.
+    """q(u|x): u_0 = m(h) + exp(l(h)/2) e, then u_t = s_t u_(t-1) + (1 - s_t) m_t, t = 1..T.
 
     s_t = sigmoid(2 + a_t), and m_t and a_t at coordinate j see only the coordinates before j and
     the context h (M, H): the encoder's features and, for a prior of several sites, the sites
     before. The order is reversed from one map to the next. log q(u|x) = log N(u_0) - sum_t sum_j
     log s_tj, found in the one pass that makes the draw: scoring any other value would invert the
     maps coordinate by coordinate. A site of one coordinate has no maps.
+
+    Args:
+        encoder: x (M, *event_shape) -> features.
+        feature_size: number of features.
+        sites: the latent sites of the prior.
+        init: initial weights of the heads of m and l, as in `VAEConfig`.
+        num_flows: T, maps of each site.
+        flow_hidden_size: width of the hidden layer of each map's masked network, at least the
+            number of coordinates of the largest site.
+
     Source: Improving variational inference with inverse autoregressive flow (2016), equations 10 to
-    14.
+        14.
     """
 
     def __init__(

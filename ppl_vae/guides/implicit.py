@@ -22,19 +22,31 @@ __all__ = ["ImplicitGuide"]
 
 
 class ImplicitGuide(Posterior):
-    """q(z|x) = integral of N(e; 0, I) prod_s q_s(z_s; g_s(h(x), e)) de, e (M, E) the noise, which
-    has no closed form.
+    """q(z|x) = integral of N(e; 0, I) prod_s q_s(z_s; g_s(h(x), e)) de, e (M, E) the noise.
 
-    The noise is an auxiliary site "noise", and r(e | z, x) = N(a, diag(b^2)), a network of h(x) and
-    z, its reverse model, enters as the factor "reverse": for every r,
+    It has no closed form. The noise is an auxiliary site "noise", and r(e | z, x) = N(a,
+    diag(b^2)), a network of h(x) and z, its reverse model, enters as the factor "reverse": for
+    every r,
+
     log p(x) >= E[log p(x, z) - log q(z | e, x) - (log N(e; 0, I) - log r(e | z, x))],
+
     short of E_q[log p(x, z) - log q(z|x)] by the mean of KL(q(e | z, x) || r(e | z, x)); K draws in
     estimator "iwae" close that gap too. q_s is of the diagonal guide's family; g is linear heads on
     h(x) plus a network of h(x) and e that starts at 0, as r does at N(0, I), so training starts at
     the diagonal guide. A report's "kl.noise" and "kl.reverse" belong together: their sum is E[log
     N(e; 0, I) - log r(e | z, x)].
-    Sources: Hierarchical variational models (2016), equation 5; Semi-implicit variational inference
-    (2018), section 2.
+
+    Args:
+        encoder: x (M, *event_shape) -> features h(x), (M, H).
+        feature_size: H, the number of features.
+        sites: the latent sites of the prior.
+        init: initial weights of the heads and networks, as in `VAEConfig`.
+        activation: of the networks' hidden layers, as in `VAEConfig`.
+        noise_size: E; None is the number of coordinates of all sites.
+        noise_hidden_size: width of the networks' hidden layers.
+
+    Source: Hierarchical variational models (2016), equation 5; Semi-implicit variational inference
+        (2018), section 2.
     """
 
     def __init__(

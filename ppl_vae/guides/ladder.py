@@ -22,14 +22,24 @@ __all__ = ["LadderGuide"]
 
 
 class LadderGuide(Posterior):
-    """q(z_s | z_<s, x) = N(m, v): 1/v = 1/v^ + 1/v_p, m = v (m^/v^ + m_p/v_p), site after site in
-    the prior's order.
+    """q(z_s | z_<s, x) = N(m, v): 1/v = 1/v^ + 1/v_p, m = v (m^/v^ + m_p/v_p), site after site.
 
-    m_p and v_p are the prior's mean and variance of z_s given the guide's draws of the sites
-    before; m^ and v^ come from d_s(x), the deterministic way up: d of the last site is the
-    encoder's features, each further one a dense layer on (of `level_sizes`, or half the size of the
-    last), batch-normalised if `batch_norm`. A site that is not Normal gets a head of its own, as in
-    the diagonal guide. Works with any prior without index sites.
+    The sites come in the prior's order. m_p and v_p are the prior's mean and variance of z_s given
+    the guide's draws of the sites before; m^ and v^ come from d_s(x), the deterministic way up: d
+    of the last site is the encoder's features, each further one a dense layer on. A site that is
+    not Normal gets a head of its own, as in the diagonal guide. Works with any prior without index
+    sites.
+
+    Args:
+        encoder: x (M, *event_shape) -> features.
+        feature_size: number of features.
+        sites: the latent sites of the prior.
+        prior: the prior as a program, whose parameters stay the model's.
+        init: initial weights of heads and layers, as in `VAEConfig`.
+        activation: of the layers, as in `VAEConfig`.
+        level_sizes: widths of the layers on the way up; None halves the size of the last one.
+        batch_norm: whether the layers are batch-normalised.
+
     Source: Ladder variational autoencoders (2016), equations 15 to 19.
     """
 

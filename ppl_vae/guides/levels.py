@@ -23,8 +23,13 @@ __all__ = ["bottom_up"]
 
 
 class Levels(nn.Module):
-    """d_1 = encoder(x), d_(i+1) = step_i(d_i): one feature tensor for each site, the last sampled
-    site's first.
+    """d_1 = encoder(x), d_(i+1) = step_i(d_i): one feature tensor for each site.
+
+    d_1 is the last sampled site's.
+
+    Args:
+        encoder: x (M, *event_shape) -> d_1.
+        steps: the modules step_i.
     """
 
     def __init__(self, encoder: nn.Module, steps: Sequence[nn.Module]) -> None:
@@ -32,7 +37,11 @@ class Levels(nn.Module):
         self.encoder, self.steps = encoder, nn.ModuleList(steps)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Features in the order in which the prior samples its sites."""
+        """Features in the order in which the prior samples its sites.
+
+        Args:
+            x: data (M, *event_shape).
+        """
         features = [self.encoder(x)]
         for step in self.steps:
             features.append(step(features[-1]))
@@ -40,7 +49,14 @@ class Levels(nn.Module):
 
 
 class VectorHead(nn.Module):
-    """(features (*, H), further vectors (*, n)) -> two vectors (*, n), by one linear map."""
+    """(features (*, H), further vectors (*, n)) -> two vectors (*, n), by one linear map.
+
+    Args:
+        features: H.
+        size: n.
+        num_vectors: number of further vectors.
+        init: initial weights, as in `VAEConfig`.
+    """
 
     def __init__(self, features: int, size: int, num_vectors: int, init: str) -> None:
         super().__init__()
@@ -51,8 +67,12 @@ class VectorHead(nn.Module):
 
 
 class MapHead(nn.Module):
-    """(features (*, C', H, W), further vectors (*, n)) -> two vectors (*, n), n = C H W, by a 3 x 3
-    convolution.
+    """(features (*, C', H, W), vectors (*, n)) -> two vectors (*, n), by a 3 x 3 convolution.
+
+    Args:
+        features: C'.
+        shape: (C, H, W) of the site, n = C H W.
+        num_vectors: number of further vectors.
     """
 
     def __init__(self, features: int, shape: tuple[int, int, int], num_vectors: int) -> None:
@@ -87,8 +107,23 @@ def bottom_up(
     batch_norm: bool,
     num_vectors: int = 0,
 ) -> tuple[Levels, nn.ModuleList]:
-    """The way up, and one head for each site, which takes `num_vectors` further vectors of the
-    site's size.
+    """The way up, and one head for each site.
+
+    Args:
+        encoder: x (M, *event_shape) -> features.
+        feature_size: number of features.
+        sites: the latent sites of the prior.
+        prior: the prior as a program; layers are images where it inherits `ImageLayers`.
+        init: initial weights of heads and layers, as in `VAEConfig`.
+        activation: of the layers, as in `VAEConfig`.
+        level_sizes: widths of the layers on the way up; None halves the size of the last one, down
+            to 16. Image-shaped layers take none.
+        batch_norm: whether the layers are batch-normalised.
+        num_vectors: how many further vectors of the site's size each head takes.
+
+    Raises:
+        InputError: for sizes that do not fit the sites, and for an encoder whose features do not
+            fit image-shaped layers.
     """
     program = users_program(prior)
     if isinstance(program, ImageLayers):

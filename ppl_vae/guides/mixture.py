@@ -21,8 +21,7 @@ __all__ = ["MixtureGuide", "NormalMixture"]
 
 
 class NormalMixture(dist.TorchDistribution, StratifiedDraws):
-    """q(z) = sum_k w_k N(z; m_k, diag(s_k^2)): log w (*, K), m and s (*, K, n), batch shape (*,),
-    event shape (n,).
+    """q(z) = sum_k w_k N(z; m_k, diag(s_k^2)), batch shape (*,), event shape (n,).
 
     A draw is made by picking a component, yet has valid pathwise gradients with respect to every
     parameter: any field v with div(q v) = -dq/dparameter moves the mixture as the parameter does.
@@ -31,8 +30,14 @@ class NormalMixture(dist.TorchDistribution, StratifiedDraws):
     F_j(z_j | z_<j) = sum_k P(k | z_<j) Phi(e_kj) the conditional distribution function: unbiased,
     but of large variance where components lie apart, so estimators draw stratum by stratum where
     they can.
-    Sources: Pathwise derivatives for multivariate distributions (2018), section 5; Implicit
-    reparameterization gradients (2018), section 4.
+
+    Args:
+        log_weights: log w, normalised, (*, K).
+        locations: m, (*, K, n).
+        scales: s, (*, K, n).
+
+    Source: Pathwise derivatives for multivariate distributions (2018), section 5; Implicit
+        reparameterization gradients (2018), section 4.
     """
 
     has_rsample = True
@@ -63,12 +68,20 @@ class NormalMixture(dist.TorchDistribution, StratifiedDraws):
         return (self.log_weights.exp().unsqueeze(-1) * second_moment).sum(-2) - self.mean.square()
 
     def component_log_probs(self, value: Tensor) -> Tensor:
-        """log N(z_j; m_kj, s_kj^2), (*, K, n)."""
+        """log N(z_j; m_kj, s_kj^2), (*, K, n).
+
+        Args:
+            value: z, (*, n).
+        """
         e = (value.unsqueeze(-2) - self.locations) / self.scales
         return -0.5 * (e.square() + math.log(2 * math.pi)) - self.scales.log()
 
     def responsibilities(self, value: Tensor) -> Tensor:
-        """log P(k | z), (*, K)."""
+        """log P(k | z), (*, K).
+
+        Args:
+            value: z, (*, n).
+        """
         return (self.log_weights + self.component_log_probs(value).sum(-1)).log_softmax(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -84,10 +97,12 @@ class NormalMixture(dist.TorchDistribution, StratifiedDraws):
         return value + _zero(wide._component_motion(value)) + _zero(wide._weight_motion(value))
 
     def stratified_rsample(self) -> tuple[Tensor, Tensor] | None:
-        """Draws (L, M, n) of a batch (L, M), the l-th from component l mod K, and their weights K
-        w_k (L, M).
+        """Draws of a batch (L, M), the l-th from component l mod K, differentiable through it.
 
-        Differentiable through the component's own mean and scale. None where L is no multiple of K.
+        The gradient is that of the component's own mean and scale.
+
+        Returns:
+            The draws, (L, M, n), and their weights K w_k, (L, M); None where L is no multiple of K.
         """
         num_components = self.log_weights.shape[-1]
         if len(self.batch_shape) < 2 or self.batch_shape[0] % num_components:
@@ -146,11 +161,17 @@ def _zero(t: Tensor) -> Tensor:
 
 
 class MixtureGuide(ClosedFormPosterior):
-    """q(u|x) = sum_k w_k(x) prod_sites N(u_s; m_ks(x), diag(s_ks(x)^2)), k = 1..num_components, all
-    from features of x.
+    """q(u|x) = sum_k w_k(x) prod_sites N(u_s; m_ks(x), diag(s_ks(x)^2)), all from features of x.
 
     The component is shared by a prior's sites: q(u_s | u_<s, x) has the weights P(k | u_<s, x), so
     every site has a density of its own and no index is sampled.
+
+    Args:
+        encoder: x (M, *event_shape) -> features (M, H).
+        feature_size: H, the number of features.
+        sites: the latent sites of the prior.
+        init: initial weights of the heads of m and s, as in `VAEConfig`.
+        num_components: K, number of components.
     """
 
     def __init__(
@@ -193,8 +214,10 @@ class MixtureGuide(ClosedFormPosterior):
         return NormalMixture(log_weights, location, (0.5 * log_variance).exp())
 
     def parameters_of(self, x: Tensor) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
-        """log w (M, K), and for each site means and log variances (M, K, n), given x (M,
-        *event_shape).
+        """log w (M, K), and for each site means and log variances (M, K, n), given x.
+
+        Args:
+            x: data (M, *event_shape).
         """
         features = self.encoder(x)
         outputs = self.heads(features).unflatten(-1, (2, self.num_components, -1))

@@ -16,9 +16,14 @@ __all__ = ["mean"]
 
 
 def mean(q: Any, draws: Tensor | None = None) -> Tensor:
-    """The mean of q; where the family has none in closed form, of 64 Gauss-Hermite nodes or of 256
-    draws. Where q is itself one of many, given `draws` of what it is given: those draws, to be
-    averaged over.
+    """The mean of q; where the family has none in closed form, a numerical one.
+
+    It is then that of 64 Gauss-Hermite nodes or of 256 draws.
+
+    Args:
+        q: a distribution of a guide.
+        draws: where q is itself one of many, given draws of what it is given: its draws, which are
+            returned in place of 256 draws' mean, to be averaged over. None draws the 256.
     """
     with contextlib.suppress(NotImplementedError):
         return q.mean

@@ -30,9 +30,18 @@ __all__ = ["own_posterior"]
 def own_posterior(
     posterior: Any, sites: Sequence[LatentSite], event_shape: tuple[int, ...]
 ) -> tuple[Any, bool]:
-    """The program as owner of its parameters, and whether it opens the plate "data" itself.
+    """A posterior of the user's own, run once, as owner of its parameters.
 
-    `InputError` unless it samples each of `sites` given x.
+    Args:
+        posterior: the program, or a class of such.
+        sites: the latent sites of the prior.
+        event_shape: shape of a datum.
+
+    Returns:
+        The program, and whether it opens the plate "data" itself.
+
+    Raises:
+        InputError: unless it samples each of the sites given x.
     """
     if not is_program(posterior):
         checks.refuse("posterior", type(posterior).__name__, "a callable, a PyroModule or a name")

@@ -20,11 +20,16 @@ __all__ = ["PointGuide"]
 
 
 class PointGuide(Posterior):
-    """q(z|x) = delta(z - T(m(x))), m (M, *unconstrained_shape) the encoder's code, T the map onto
-    the site's support.
+    """q(z|x) = delta(z - T(m(x))), m the encoder's code, T the map onto the site's support.
 
-    The sites carry `infer={"ppl_point": True}`: estimators give them no KL term, which for a
-    Delta is not one.
+    m is (M, *unconstrained_shape). The sites carry `infer={"ppl_point": True}`: estimators give
+    them no KL term, which for a Delta is not one.
+
+    Args:
+        encoder: x (M, *event_shape) -> features (M, H).
+        feature_size: H, the number of features.
+        sites: the latent sites of the prior.
+        init: initial weights of the head, as in `VAEConfig`.
     """
 
     def __init__(

@@ -21,19 +21,26 @@ _counter = itertools.count()
 
 
 def named(theta: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries whose name begins with `prefix`, under the rest of their name."""
+    """The entries whose name begins with a prefix, under the rest of their name.
+
+    Args:
+        theta: tensors by name.
+        prefix: what the names begin with.
+    """
     return {
         name.removeprefix(prefix): value for name, value in theta.items() if name.startswith(prefix)
     }
 
 
 class DataProgram(nn.Module):
-    """Abstract program `forward(x)`, x (M, *event_shape), with its data plate and its parameters
-    made known to Pyro.
+    """Abstract program `forward(x)`, with its data plate and its parameters made known to Pyro.
 
-    In training mode a batch stands for `num_data` data, so the plate scales by N/M; in evaluation
-    mode, or while `num_data` is None, it stands for itself, so that NUTS or a lower bound on a few
-    data is not tempered by N/M.
+    In training mode a batch stands for N data, so the plate scales by N/M; in evaluation mode, or
+    while N is None, it stands for itself, so that NUTS or a lower bound on a few data is not
+    tempered by N/M.
+
+    Args:
+        num_data: N, the number of training data; None while it is not known.
     """
 
     def __init__(self, num_data: int | None = None) -> None:
@@ -60,6 +67,9 @@ class DataProgram(nn.Module):
         """The plate "data" over the rows of x, at dim -1: another plate there is refused by Pyro.
 
         Moved left of it, every datum would be counted once for each index of the other plate.
+
+        Args:
+            x: data (M, *event_shape).
         """
         size = self.num_data if self.training and self.num_data is not None else len(x)
         return pyro.plate(DATA_PLATE, size, subsample=x, dim=-1)
@@ -79,19 +89,23 @@ class DataProgram(nn.Module):
             pass
 
     def draw_weights(self, prefix: str) -> dict[str, Tensor]:
-        """Sample all of theta, if there is any, and return the weights under `prefix`: to be called
-        before the plate.
+        """Sample all of theta, if there is any: to be called before the plate.
 
         Inside the plate of data a weight would be drawn for each datum, and its KL scaled by N/M.
+
+        Args:
+            prefix: which weights are returned, those whose name begins with it.
+
+        Returns:
+            The weights, under the rest of their name.
         """
         return {} if self.weights is None else named(self.weights(), prefix)
 
     def announce_parameters(self) -> None:
-        """Tell handlers (stock `SVI`) of every parameter, under a name that no other program in the
-        process has.
+        """Tell handlers (stock `SVI`) of every parameter, under a name of this program's own.
 
-        Silent where parameters are local to modules, as in our own training loop: one message a
-        parameter is a tenth of a small model's step.
+        No other program in the process has that name. Silent where parameters are local to modules,
+        as in our own training loop: one message a parameter is a tenth of a small model's step.
         """
         if not pyro.settings.get("module_local_params"):
             pyro.module(self._store_name, self)

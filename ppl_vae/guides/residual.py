@@ -23,13 +23,23 @@ __all__ = ["ResidualGuide"]
 
 
 class ResidualGuide(Posterior):
-    """q(z_s | z_<s, x) = N(m_p + a, (s_p exp(b))^2), (a, b) = head_s([d_s(x), m_p, log s_p]), in
-    the prior's order.
+    """q(z_s | z_<s, x) = N(m_p + a, (s_p exp(b))^2), (a, b) = head_s([d_s(x), m_p, log s_p]).
 
-    m_p and s_p are the prior's mean and scale of z_s given the guide's draws of the sites before,
-    so KL_s = 1/2 sum [a^2 / s_p^2 + exp(2 b) - 2 b - 1], and heads that are 0, as they start, give
-    KL 0 whatever the prior is. d_s(x) comes up from the encoder as in the ladder guide. Every site
-    is to be Normal given those before.
+    The sites come in the prior's order. m_p and s_p are the prior's mean and scale of z_s given the
+    guide's draws of the sites before, so KL_s = 1/2 sum [a^2 / s_p^2 + exp(2 b) - 2 b - 1], and
+    heads that are 0, as they start, give KL 0 whatever the prior is. d_s(x) comes up from the
+    encoder as in the ladder guide. Every site is to be Normal given those before.
+
+    Args:
+        encoder: x (M, *event_shape) -> features.
+        feature_size: number of features.
+        sites: the latent sites of the prior.
+        prior: the prior as a program, whose parameters stay the model's.
+        init: initial weights of the layers on the way up, as in `VAEConfig`.
+        activation: of these layers, as in `VAEConfig`.
+        level_sizes: widths of these layers; None halves the size of the last one.
+        batch_norm: whether these layers are batch-normalised.
+
     Source: NVAE: a deep hierarchical variational autoencoder (2020), section 3.2.
     """
 

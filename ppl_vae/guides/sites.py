@@ -54,8 +54,13 @@ def _support_of_components(constraint: MixtureSameFamilyConstraint) -> Transform
 
 @dataclass(frozen=True)
 class LatentSite:
-    """A latent site of the prior: its name, event shape, support and the family of its
-    distribution.
+    """A latent site of the prior.
+
+    Args:
+        name: its name.
+        event_shape: its event shape.
+        support: the constraint that its values meet.
+        family: the class of its distribution.
     """
 
     name: str
@@ -70,7 +75,12 @@ class LatentSite:
 
 
 def real_site(name: str, size: int) -> LatentSite:
-    """A site of R^size, as a Normal with independent coordinates has it."""
+    """A site of R^n, as a Normal with independent coordinates has it.
+
+    Args:
+        name: its name.
+        size: n.
+    """
     return LatentSite(
         name,
         torch.Size((size,)),
@@ -80,14 +90,22 @@ def real_site(name: str, size: int) -> LatentSite:
 
 
 def base_distribution(fn: Any) -> Any:
-    """The distribution under `to_event`, `expand` and `mask`."""
+    """The distribution under `to_event`, `expand` and `mask`.
+
+    Args:
+        fn: the distribution of a site.
+    """
     while isinstance(fn, (dist.Independent, dist.MaskedDistribution)):
         fn = fn.base_dist
     return fn
 
 
 def has_masked_distribution(fn: Any) -> bool:
-    """Whether a distribution says itself, by `.mask`, that part of its density does not count."""
+    """Whether a distribution says itself, by `.mask`, that part of its density does not count.
+
+    Args:
+        fn: the distribution of a site.
+    """
     while isinstance(fn, (dist.Independent, dist.MaskedDistribution)):
         if isinstance(fn, dist.MaskedDistribution) and fn._mask is not True:
             return True
@@ -96,8 +114,16 @@ def has_masked_distribution(fn: Any) -> bool:
 
 
 def check_unmasked(name: str, site: Any) -> None:
-    """`InputError` for a mask: with part of log q or log p left out, no bound and no estimate of
-    log p(x) is one.
+    """Refuse a masked site.
+
+    With part of log q or log p left out, no bound and no estimate of log p(x) is one.
+
+    Args:
+        name: the site's name.
+        site: the site of a trace.
+
+    Raises:
+        InputError: for a mask on the site, or by its distribution.
     """
     everywhere = site["mask"] is None or site["mask"] is True
     if not everywhere or has_masked_distribution(site["fn"]):
@@ -121,19 +147,31 @@ def _check_unscaled(name: str, site: Any) -> None:
 
 
 def owner(prior: Callable[[], Any], latent_size: int) -> Callable[[], Any]:
-    """The prior as owner of its parameters, those of its `pyro.param` statements included. Raises
-    `InputError`.
+    """The prior as owner of its parameters, those of its `pyro.param` statements included.
+
+    Args:
+        prior: the prior as a program.
+        latent_size: number of coordinates of z.
+
+    Raises:
+        InputError: where it raises, and for a parameter that it does not own.
     """
     return with_own_parameters(prior, lambda: _trace(prior, latent_size + 1), "prior")
 
 
 def latent_sites(prior: Callable[[], Any], latent_size: int) -> list[LatentSite]:
-    """The latent sites of `prior` in program order, "z" among them with event shape
-    `(latent_size,)`.
+    """The latent sites of a prior in program order, "z" among them.
 
     Sites marked `infer={"enumerate": "parallel"}` are left out: the model sums them out, so no
-    guide samples them. Raises `InputError` when the prior raises, has no site "z" or returns
-    something else, observes anything, or a site has the wrong shape, clashes or is discrete.
+    guide samples them.
+
+    Args:
+        prior: the prior as a program.
+        latent_size: number of coordinates of z, whose event shape is `(latent_size,)`.
+
+    Raises:
+        InputError: where the prior raises, has no site "z" or returns something else, observes
+            anything, or a site has the wrong shape, clashes or is discrete.
     """
     size = (
         latent_size + 1
@@ -168,7 +206,16 @@ def latent_sites(prior: Callable[[], Any], latent_size: int) -> list[LatentSite]
 
 
 def check_names(subject: str, names: Iterable[str], reserved: Sequence[str] = RESERVED) -> None:
-    """`InputError` for a site whose name the model, a plate or a container of draws has already."""
+    """Refuse a site whose name the model, a plate or a container of draws has already.
+
+    Args:
+        subject: what the error is about.
+        names: the names of the sites.
+        reserved: the names that are taken.
+
+    Raises:
+        InputError: for such a name, and for one that files cannot store.
+    """
     for name in names:
         if name in reserved or re.search(r"_dim_\d+$", name):
             checks.refuse(

@@ -18,7 +18,11 @@ __all__ = ["from_vector", "is_real", "to_vector", "vector_size"]
 
 
 def is_real(site: LatentSite) -> bool:
-    """Whether the site's support is the whole of R^n, so that no bijection is needed."""
+    """Whether the site's support is the whole of R^n, so that no bijection is needed.
+
+    Args:
+        site: the site.
+    """
     support = site.support
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
@@ -26,14 +30,22 @@ def is_real(site: LatentSite) -> bool:
 
 
 def vector_size(site: LatentSite) -> int:
-    """n, the number of unconstrained real coordinates of a site."""
+    """n, the number of unconstrained real coordinates of a site.
+
+    Args:
+        site: the site.
+    """
     return math.prod(site.unconstrained_shape)
 
 
 def from_vector(site: LatentSite, vector: dist.TorchDistribution) -> dist.TorchDistribution:
-    """The distribution of T(u), u ~ `vector` with event shape (n,), T: R^n -> the site's support.
+    """The distribution of T(u), T: R^n -> the site's support.
 
     The transforms remember their last input, so the density at a draw costs no inversion.
+
+    Args:
+        site: the site.
+        vector: the distribution of u, event shape (n,).
     """
     shape, size = site.unconstrained_shape, vector_size(site)
     flat = torch.Size([size])
@@ -47,7 +59,15 @@ def from_vector(site: LatentSite, vector: dist.TorchDistribution) -> dist.TorchD
 
 
 def to_vector(site: LatentSite, value: Tensor) -> Tensor:
-    """u = T^-1(value): (*, *event_shape) -> (*, n)."""
+    """u = T^-1(value), T: R^n -> the site's support.
+
+    Args:
+        site: the site.
+        value: (*, *event_shape).
+
+    Returns:
+        u, (*, n).
+    """
     unconstrained = value if is_real(site) else biject_to(site.support).inv(value)
     return unconstrained.reshape(
         *value.shape[: value.dim() - len(site.event_shape)], vector_size(site)
