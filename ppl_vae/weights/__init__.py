@@ -51,13 +51,24 @@ def bayesian(
     prefix: str = "",
     **options: float,
 ) -> WeightPrior:
-    """Turn the parameters of `module` that `where(name, parameter)` chooses into sites of the
-    program it returns.
+    """Turn parameters of a module into sites of the program it returns.
 
     theta = program(), drawn before the plate of data is opened, is {prefix + name: W}; run the
     module at it by `handlers.call(module, theta, ...)` with the prefix taken off. The module's own
-    parameters of those names are gone. Raises `InputError` for an unknown prior or option, or when
-    no parameter is chosen.
+    parameters of those names are gone.
+
+    Args:
+        module: the module, which is changed.
+        prior: the name of p(theta), one of `WEIGHT_PRIORS`.
+        where: which parameters are chosen, (name, parameter) -> whether it is.
+        prefix: what the names of the sites begin with.
+        **options: the prior's.
+
+    Returns:
+        p(theta) as a Pyro program.
+
+    Raises:
+        InputError: for an unknown prior or option, or when no parameter is chosen.
     """
     program = WeightPrior(select(module, where, prefix), prior, **options)
     release(module, [weight.name.removeprefix(prefix) for weight in program.weights])
@@ -65,7 +76,16 @@ def bayesian(
 
 
 def check_options(family: str | None, options: Mapping[str, Any]) -> None:
-    """Check `VAEConfig.weights` and its options; raises `InputError`."""
+    """Check `VAEConfig.weights` and its options.
+
+    Args:
+        family: the name of q(theta), one of `FAMILIES`; None for weights that are points.
+        options: `VAEConfig.weights_options`.
+
+    Raises:
+        InputError: for an unknown name, and for an option that the family or its prior does not
+            have.
+    """
     if family is None:
         return checks.options("weights_options without weights", options, ())
     checks.choice("weights", family, FAMILIES)
@@ -88,8 +108,17 @@ def bayesian_pair(
 ) -> tuple[WeightPrior, WeightGuide]:
     """(p(theta), q(theta)) over the weights of an autoencoder, which leave decoder and encoder.
 
-    `where`: "decoder" (every layer of `decoder.network`), "output" (its last layer) or "all" (the
-    encoder too). Sites are named "decoder.<parameter>" and "posterior.<parameter>".
+    Sites are named "decoder.<parameter>" and "posterior.<parameter>".
+
+    Args:
+        family: the name of q(theta), one of `FAMILIES`.
+        options: `VAEConfig.weights_options`; `where` is "decoder" (every layer of
+            `decoder.network`), "output" (its last layer) or "all" (the encoder too).
+        decoder: the decoder, which is changed.
+        posterior: the encoder's module, which is changed under "all".
+
+    Raises:
+        InputError: for a bad option.
     """
     rest = {name: value for name, value in options.items() if name not in SHARED_OPTIONS}
     own = {name: rest.pop(name) for name in FAMILIES[family][1] if name in rest}
@@ -108,11 +137,21 @@ def bayesian_pair(
 def chosen_weights(
     where: str, biases: bool, decoder: nn.Module, posterior: nn.Module
 ) -> list[Weight]:
-    """The weights that `where` ("decoder", "output" or "all") names, with their layers' biases if
-    wanted.
+    """The weights that are to be random, with their layers' biases if wanted.
 
     Of a guide those of plain layers alone: what it masks or slices before use (a flow's networks,
     the couplings of a full covariance) stays a point.
+
+    Args:
+        where: "decoder" (every layer of `decoder.network`), "output" (its last layer) or "all" (the
+            encoder too).
+        biases: whether biases are chosen, too.
+        decoder: the decoder.
+        posterior: the encoder's module.
+
+    Raises:
+        InputError: for an unknown `where`, for "all" with a guide that is no module, and where
+            there is no such weight.
     """
     checks.choice("where", where, WHERE)
     network = _with_biases(

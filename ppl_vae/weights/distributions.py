@@ -20,11 +20,15 @@ __all__ = ["CenteredNormal", "LogScaleNormal", "LowRankNormal", "MatrixNormal"]
 
 
 class LogScaleNormal(dist.Normal):
-    """N(loc, exp(log_scale)^2) entry by entry: a Normal that keeps its log-scale, so nothing takes
-    a logarithm again.
+    """N(loc, exp(log_scale)^2) entry by entry: a Normal that keeps its log-scale.
 
-    A plate that repeats it repeats views, so its variance is computed once however many particles
-    there are.
+    So nothing takes a logarithm again. A plate that repeats it repeats views, so its variance is
+    computed once however many particles there are.
+
+    Args:
+        loc: the means, (*W).
+        log_scale: logarithms of the standard deviations, (*W).
+        scale: exp(log_scale), where it is known; None computes it.
     """
 
     def __init__(self, loc: Tensor, log_scale: Tensor, scale: Tensor | None = None) -> None:
@@ -47,8 +51,11 @@ class LogScaleNormal(dist.Normal):
 
 
 class CenteredNormal(dist.Normal):
-    """N(0, scale^2) over a tensor of a given shape, `scale` broadcastable to it and kept as it
-    is.
+    """N(0, scale^2) over a tensor of a given shape.
+
+    Args:
+        scale: the standard deviations, broadcastable to the shape and kept as they are.
+        shape: the shape.
     """
 
     def __init__(self, scale: Tensor, shape: Any) -> None:
@@ -70,8 +77,11 @@ def _kl_log_scale_centered(q: LogScaleNormal, p: CenteredNormal) -> Tensor:
 
 
 class CorrelatedNormal(TorchDistribution):
-    """Abstract: W ~ N(loc, S) with event shape loc.shape, S over the D entries of W; expands over
-    batches for free.
+    """Abstract: W ~ N(loc, S), S over the D entries of W; expands over batches for free.
+
+    Args:
+        loc: the mean, (*W), which is the event shape.
+        batch_shape: how often W is drawn.
     """
 
     arg_constraints: ClassVar[dict] = {}
@@ -110,20 +120,29 @@ class CorrelatedNormal(TorchDistribution):
         return -0.5 * (self.mahalanobis(value - self.loc) + self.log_determinant() + size)
 
     def kl_to(self, loc: Tensor, scale: Tensor) -> Tensor:
-        """KL(N(self.loc, S) || prod_e N(loc_e, scale_e^2)) in nats, loc and scale (*batch, *W)."""
+        """KL(N(self.loc, S) || prod_e N(loc_e, scale_e^2)), (*batch,) nats.
+
+        Args:
+            loc: the means, (*batch, *W).
+            scale: the standard deviations, (*batch, *W).
+        """
         terms = (self.variance + (self.loc - loc).square()) / scale.square() + 2 * scale.log() - 1
         dims = tuple(range(-len(self.event_shape), 0))
         return 0.5 * (terms.sum(dims) - self.log_determinant()).expand(self.batch_shape)
 
 
 class MatrixNormal(CorrelatedNormal):
-    """W = loc + diag(row_scale) E L', E standard normal: rows independent, Cov(W_i) = row_scale_i^2
-    L L'.
+    """W = loc + diag(row_scale) E L', E standard normal: rows are independent.
 
-    loc (R, *C), row_scale (R,), factor L (C, C) lower triangular, C the product of the trailing
-    sizes.
+    Cov(W_i) = row_scale_i^2 L L', C the product of the trailing sizes of W.
+
+    Args:
+        loc: (R, *C).
+        row_scale: (R,).
+        factor: L, (C, C), lower triangular.
+
     Source: Structured and Efficient Variational Deep Learning with Matrix Gaussian Posteriors
-    (2016), section 3.
+        (2016), section 3.
     """
 
     def __init__(self, loc: Tensor, row_scale: Tensor, factor: Tensor) -> None:
@@ -138,14 +157,22 @@ class MatrixNormal(CorrelatedNormal):
         )
 
     def deviation(self, shape: torch.Size) -> Tensor:
-        """W - loc, (*shape, *W)."""
+        """Draws of W - loc, (*shape, *W).
+
+        Args:
+            shape: how many draws.
+        """
         noise = self.loc.new_empty(*shape, len(self.row_scale), len(self.factor)).normal_()
         return (self.row_scale[:, None] * (noise @ self.factor.mT)).reshape(
             *shape, *self.event_shape
         )
 
     def mahalanobis(self, deviation: Tensor) -> Tensor:
-        """sum of squares of the noise that gives this deviation, (*batch,)."""
+        """Sum of squares of the noise that gives a deviation, (*batch,).
+
+        Args:
+            deviation: W - loc, (*batch, *W).
+        """
         batch = deviation.shape[: deviation.dim() - len(self.event_shape)]
         rows = deviation.reshape(*batch, *self.row_scale.shape, -1) / self.row_scale[:, None]
         noise = torch.linalg.solve_triangular(self.factor, rows.mT, upper=False)
@@ -159,8 +186,11 @@ class MatrixNormal(CorrelatedNormal):
         )
 
     def output_covariance(self, a: Tensor, b: Tensor) -> Tensor:
-        """Cov((W a)_i, (W b)_i) = row_scale_i^2 (L'a).(L'b) for a dense W; a, b (*, C) -> (*,
-        R).
+        """Cov((W a)_i, (W b)_i) = row_scale_i^2 (L'a).(L'b) for a dense W, (*, R).
+
+        Args:
+            a: one input, (*, C).
+            b: the other input, (*, C).
         """
         return ((a @ self.factor) * (b @ self.factor)).sum(
             -1, keepdim=True
@@ -170,9 +200,13 @@ class MatrixNormal(CorrelatedNormal):
 class LowRankNormal(CorrelatedNormal):
     """W = loc + scale * e + sum_k f_k U_k, e and f standard normal: S = diag(scale^2) + U U'.
 
-    loc and scale (*W), factors U (K, *W). Source: Variational Bayes with Gaussian low-rank plus
-    diagonal covariance, as in Slang: Fast Structured Covariance Approximations for Bayesian Deep
-    Learning (2018), section 3.
+    Args:
+        loc: (*W).
+        scale: (*W).
+        factors: U, (K, *W).
+
+    Source: Variational Bayes with Gaussian low-rank plus diagonal covariance, as in Slang: Fast
+        Structured Covariance Approximations for Bayesian Deep Learning (2018), section 3.
     """
 
     def __init__(self, loc: Tensor, scale: Tensor, factors: Tensor) -> None:
@@ -185,7 +219,11 @@ class LowRankNormal(CorrelatedNormal):
         return self.scale.square() + self.factors.square().sum(0)
 
     def deviation(self, shape: torch.Size) -> Tensor:
-        """W - loc, (*shape, *W)."""
+        """Draws of W - loc, (*shape, *W).
+
+        Args:
+            shape: how many draws.
+        """
         shared = self.loc.new_empty(*shape, len(self.factors)).normal_()
         own = self.loc.new_empty(*shape, *self.event_shape).normal_()
         return self.scale * own + torch.tensordot(shared, self.factors, 1)
@@ -199,7 +237,11 @@ class LowRankNormal(CorrelatedNormal):
         return whitened, torch.linalg.cholesky(inner)
 
     def mahalanobis(self, deviation: Tensor) -> Tensor:
-        """d' S^-1 d by Woodbury's identity, (*batch,)."""
+        """d' S^-1 d by Woodbury's identity, (*batch,).
+
+        Args:
+            deviation: d = W - loc, (*batch, *W).
+        """
         whitened, cholesky = self._inner()
         own = (deviation / self.scale).flatten(-len(self.event_shape))
         shared = torch.linalg.solve_triangular(
@@ -212,13 +254,22 @@ class LowRankNormal(CorrelatedNormal):
         return 2 * self.scale.log().sum() + 2 * self._inner()[1].diagonal().log().sum()
 
     def output_covariance(self, a: Tensor, b: Tensor) -> Tensor:
-        """The part of Cov((W a)_i, (W b)_i) that is independent between outputs, sum_j scale_ij^2
-        a_j b_j; (*, R).
+        """The part of Cov((W a)_i, (W b)_i) that is independent between outputs, (*, R).
+
+        It is sum_j scale_ij^2 a_j b_j.
+
+        Args:
+            a: one input, (*, C).
+            b: the other input, (*, C).
         """
         return torch.nn.functional.linear(a * b, self.scale.square())
 
     def shared_outputs(self, a: Tensor) -> Tensor:
-        """U_k a, the outputs that the k-th shared draw multiplies; a (*, C) -> (*, R, K)."""
+        """U_k a, the outputs that the k-th shared draw multiplies, (*, R, K).
+
+        Args:
+            a: an input, (*, C).
+        """
         return torch.einsum("...c,krc->...rk", a, self.factors)
 
 

@@ -27,7 +27,12 @@ __all__ = ["FAMILIES", "WeightGuide"]
 
 
 class MeanField(nn.Module):
-    """q(W) = prod_e N(W_e; m_e, s_e^2), s_e = (initial_scale / sqrt(fan-in)) exp(SPEED r_e)."""
+    """q(W) = prod_e N(W_e; m_e, s_e^2), s_e = (initial_scale / sqrt(fan-in)) exp(SPEED r_e).
+
+    Args:
+        weight: the weight; m starts at its value.
+        initial_scale: s at first, times sqrt(fan-in).
+    """
 
     def __init__(self, weight: Weight, initial_scale: float) -> None:
         super().__init__()
@@ -47,10 +52,14 @@ class MeanField(nn.Module):
 
 
 class MatrixNormalFactor(nn.Module):
-    """q(W) = MatrixNormal(m, row scales s, column factor L), at first L = I and s = initial_scale /
-    sqrt(fan-in).
+    """q(W) = MatrixNormal(m, row scales s, column factor L).
 
-    A bias is given a factorised Normal: `WeightGuide` sees to it.
+    At first L = I and s = initial_scale / sqrt(fan-in). A bias is given a factorised Normal:
+    `WeightGuide` sees to it.
+
+    Args:
+        weight: the weight; m starts at its value.
+        initial_scale: s at first, times sqrt(fan-in).
     """
 
     def __init__(self, weight: Weight, initial_scale: float) -> None:
@@ -69,7 +78,13 @@ class MatrixNormalFactor(nn.Module):
 
 
 class LowRank(MeanField):
-    """q(W) = N(m, diag(s^2) + U U'), U of `rank` columns, at first a tenth of s in size."""
+    """q(W) = N(m, diag(s^2) + U U'), U at first a tenth of s in size.
+
+    Args:
+        weight: the weight; m starts at its value.
+        initial_scale: s at first, times sqrt(fan-in).
+        rank: number of columns of U.
+    """
 
     def __init__(self, weight: Weight, initial_scale: float, rank: int = 4) -> None:
         super().__init__(weight, initial_scale)
@@ -83,8 +98,10 @@ class LowRank(MeanField):
 
 
 class LogNormalFactor(nn.Module):
-    """q(t) = prod_e LogNormal(t_e; m_e, s_e^2) for a positive hyper-site, m its prior's median, s =
-    0.1 at first.
+    """q(t) = prod_e LogNormal(t_e; m_e, s_e^2) for a positive hyper-site, s = 0.1 at first.
+
+    Args:
+        prior: the distribution of t, whose median is exp(m) at first.
     """
 
     def __init__(self, prior: Any) -> None:
@@ -121,10 +138,21 @@ ESTIMATORS: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
 
 
 class WeightGuide(nn.Module):
-    """q(theta) = prod over the sites of p(theta), in their order, of one factor each: a Pyro
-    program.
+    """q(theta) = prod over the sites of p(theta), in their order, of one factor each.
 
-    `forward()` samples the sites, outside any plate of data, and returns {name: W} of the weights.
+    It is a Pyro program: `forward()` samples the sites, outside any plate of data, and returns
+    {name: W} of the weights.
+
+    Args:
+        prior: p(theta).
+        family: the name of q(theta), one of `FAMILIES`.
+        initial_scale: standard deviation of a weight at first, times sqrt(fan-in).
+        estimator: how the noise of weights reaches a layer's outputs, one of `ESTIMATORS`: "local",
+            "flipout" or "naive".
+        **options: the family's.
+
+    Raises:
+        InputError: for an unknown name or option, and for an `initial_scale` that is not above 0.
     """
 
     def __init__(
@@ -161,14 +189,19 @@ class WeightGuide(nn.Module):
         return {name: drawn[name] for name in self.weight_names}
 
     def noise_handler(self) -> contextlib.AbstractContextManager:
-        """The handler to enter around the traces of guide and model, by the `estimator` the guide
-        was built with.
-        """
+        """The handler to enter around the traces of guide and model, by the guide's estimator."""
         return ESTIMATORS[self.estimator]()
 
     def repeated(self, x: Tensor, theta: Mapping[str, Tensor], prefix: str) -> Tensor:
-        """x (M, *event_shape) once for each theta drawn under plates outside the data's, (*plates,
-        M, *event_shape).
+        """x once for each theta drawn under plates outside the data's.
+
+        Args:
+            x: data (M, *event_shape).
+            theta: drawn weights, by their names without the prefix.
+            prefix: what the names of their sites begin with.
+
+        Returns:
+            (*plates, M, *event_shape).
         """
         for name, value in theta.items():
             batch = value.shape[: value.dim() - self.event_dims[prefix + name]]

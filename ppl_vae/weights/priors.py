@@ -26,7 +26,11 @@ SPEED = 3.0
 
 
 def positive_parameter(initial: Tensor) -> tuple[nn.Parameter, Tensor]:
-    """(r, initial): a free parameter r, at 0, for a positive tensor `initial * exp(SPEED * r)`."""
+    """(r, initial): a free parameter r, at 0, for a positive tensor `initial * exp(SPEED * r)`.
+
+    Args:
+        initial: the tensor's initial value.
+    """
     return nn.Parameter(torch.zeros_like(initial)), initial
 
 
@@ -35,7 +39,12 @@ def _normal(scale: Tensor, shape: torch.Size) -> dist.TorchDistribution:
 
 
 class NormalPrior(nn.Module):
-    """W_ij ~ N(0, scale^2)."""
+    """W_ij ~ N(0, scale^2).
+
+    Args:
+        weight: the weight W.
+        scale: standard deviation, above 0.
+    """
 
     def __init__(self, weight: Weight, scale: float = 1.0) -> None:
         super().__init__()
@@ -48,8 +57,13 @@ class NormalPrior(nn.Module):
 
 
 class FanInPrior(NormalPrior):
-    """W_ij ~ N(0, scale^2 / fan-in): a unit's input has variance scale^2 times its inputs' mean
-    square.
+    """W_ij ~ N(0, scale^2 / fan-in).
+
+    A unit's input has variance scale^2 times its inputs' mean square.
+
+    Args:
+        weight: the weight W.
+        scale: standard deviation times sqrt(fan-in), above 0.
     """
 
     def __init__(self, weight: Weight, scale: float = 1.0) -> None:
@@ -58,8 +72,12 @@ class FanInPrior(NormalPrior):
 
 
 class LayerScalePrior(nn.Module):
-    """W_ij ~ N(0, t^2), t = exp(SPEED r) / sqrt(fan-in) learned, one a tensor (type-II maximum
-    likelihood).
+    """W_ij ~ N(0, t^2), t = exp(SPEED r) / sqrt(fan-in) learned, one a tensor.
+
+    It is learned by type-II maximum likelihood.
+
+    Args:
+        weight: the weight W.
     """
 
     def __init__(self, weight: Weight) -> None:
@@ -77,11 +95,15 @@ class LayerScalePrior(nn.Module):
 
 
 class UnitScalePrior(LayerScalePrior):
-    """W_ij ~ N(0, t_j^2), one learned t_j for each input unit j (automatic relevance
-    determination).
+    """W_ij ~ N(0, t_j^2), one learned t_j for each input unit j.
+
+    That is automatic relevance determination.
+
+    Args:
+        weight: the weight W.
 
     Source: Bayesian Learning for Neural Networks (1996), section 1.2; t_j by type-II maximum
-    likelihood.
+        likelihood.
     """
 
     def _scale_shape(self, weight: Weight) -> tuple[int, ...]:
@@ -97,6 +119,12 @@ def _unit_shape(weight: Weight) -> tuple[int, ...]:
 
 class ScaleMixturePrior(nn.Module):
     """W_ij ~ probability N(0, scale^2) + (1 - probability) N(0, narrow_scale^2); no closed-form KL.
+
+    Args:
+        weight: the weight W.
+        scale: standard deviation of the first part, above 0.
+        narrow_scale: standard deviation of the second part, above 0.
+        probability: of the first part, between 0 and 1.
 
     Source: Weight Uncertainty in Neural Networks (2015), section 3.3.
     """
@@ -133,10 +161,15 @@ class ScaleMixturePrior(nn.Module):
 
 
 class HalfCauchyPrior(nn.Module):
-    """W_ij ~ N(0, t^2 u_j^2), t ~ C+(0, scale / sqrt(fan-in)) a tensor, u_j ~ C+(0, 1) an input
-    unit.
+    """W_ij ~ N(0, t^2 u_j^2), t ~ C+(0, scale / sqrt(fan-in)), u_j ~ C+(0, 1).
 
-    The sites are "<name>.layer_scale" (t) and "<name>.unit_scale" (u, shape broadcastable to W's).
+    There is one t a tensor and one u_j an input unit. The sites are "<name>.layer_scale" (t) and
+    "<name>.unit_scale" (u, shape broadcastable to W's).
+
+    Args:
+        weight: the weight W.
+        scale: scale of t times sqrt(fan-in), above 0.
+
     Source: Bayesian Compression for Deep Learning (2017), section 4.1.
     """
 
@@ -172,10 +205,17 @@ WEIGHT_PRIORS: dict[str, tuple[type[nn.Module], tuple[str, ...]]] = {
 
 
 class WeightPrior(nn.Module):
-    """p(theta) = prod over weights of p(W), a Pyro program that runs before any plate of data is
-    opened.
+    """p(theta) = prod over weights of p(W), a Pyro program that runs before any plate of data.
 
     `forward()` samples one site for each weight, under its name, and returns {name: W}.
+
+    Args:
+        weights: the weights.
+        prior: the name of p(W), one of `WEIGHT_PRIORS`.
+        **options: the prior's.
+
+    Raises:
+        InputError: for an unknown prior or option.
     """
 
     def __init__(self, weights: list[Weight], prior: str = "unit_scale", **options: float) -> None:

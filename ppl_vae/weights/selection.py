@@ -18,9 +18,14 @@ Predicate = Callable[[str, Tensor], bool]
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """One parameter: `name`, `value` (its value when it was chosen), `fan_in` (inputs a unit of its
-    layer sums over) and `input_dim` (the dimension of `value` that runs over input units; None for
-    a bias)."""
+    """One parameter that is a weight of theta.
+
+    Args:
+        name: its name.
+        value: its value when it was chosen.
+        fan_in: inputs that a unit of its layer sums over.
+        input_dim: the dimension of `value` that runs over input units; None for a bias.
+    """
 
     name: str
     value: Tensor
@@ -29,19 +34,28 @@ class Weight:
 
 
 def is_weight(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter multiplies its layer's input: a matrix or a kernel, not a bias, scale or
-    shift.
+    """Whether a parameter multiplies its layer's input: a matrix or a kernel.
 
-    Nor is it what `PyroParam` and `pyro.param` leave in a module: a program's own parameter, under
-    no layer.
+    A bias, scale or shift is none. Nor is what `PyroParam` and `pyro.param` leave in a module: a
+    program's own parameter, under no layer.
+
+    Args:
+        name: the parameter's dotted name.
+        parameter: its value.
     """
     return parameter.dim() >= 2 and not name.endswith("_unconstrained")
 
 
 def select(module: nn.Module, where: Predicate = is_weight, prefix: str = "") -> list[Weight]:
-    """The parameters of `module` for which `where(name, parameter)` holds, in the module's order.
+    """Parameters of a module as weights, in the module's order.
 
-    Raises `InputError` when there is none.
+    Args:
+        module: the module, which stays as it is.
+        where: which parameters are chosen, (name, parameter) -> whether it is.
+        prefix: what the names of the weights begin with, before those in the module.
+
+    Raises:
+        InputError: when there is none.
     """
     chosen = [
         _weight(f"{prefix}{name}", p, layer)
@@ -73,10 +87,13 @@ def _weight(name: str, parameter: Tensor, layer: nn.Module) -> Weight:
 
 
 def release(module: nn.Module, names: list[str]) -> None:
-    """Take parameters out of `module`: no optimiser and no checkpoint holds a weight that theta's
-    sites replace.
+    """Take parameters out of a module: no optimiser and no checkpoint then holds them.
 
-    Their places stay, empty, for `torch.func.functional_call` to fill.
+    Theta's sites replace them. Their places stay, empty, for `torch.func.functional_call` to fill.
+
+    Args:
+        module: the module, which is changed.
+        names: dotted names of the parameters.
     """
     for name in names:
         path, _, attribute = name.rpartition(".")
