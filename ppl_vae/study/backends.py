@@ -17,7 +17,12 @@ from ppl_vae.checks import choice, refuse
 
 
 class Engine(NamedTuple):
-    """How to make the `joblib.Parallel` that runs cells, and how many of them run at a time."""
+    """How cells are run.
+
+    Args:
+        parallel: makes the `joblib.Parallel` that runs cells.
+        at_a_time: how many of them run at a time.
+    """
 
     parallel: Callable[[], joblib.Parallel]
     at_a_time: int
@@ -27,7 +32,18 @@ class Engine(NamedTuple):
 def engine(
     name: str, jobs: int, scheduler: str | None = None, address: str | None = None
 ) -> Iterator[Engine]:
-    """The engine of that name for the length of a `with` block."""
+    """The engine of a name for the length of a `with` block.
+
+    Args:
+        name: one of `ENGINES`.
+        jobs: processes on this machine, where no cluster is named.
+        scheduler: the address of a running dask scheduler; None makes a cluster here.
+        address: the address of a running ray cluster; None makes one here.
+
+    Raises:
+        InputError: for an unknown name, an address that the engine does not take, a package that is
+            not installed, and a cluster that cannot be reached.
+    """
     choice("--backend", name, ENGINES)
     for option, value, owner in (("--scheduler", scheduler, "dask"), ("--address", address, "ray")):
         if value is not None and name != owner:

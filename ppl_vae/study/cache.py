@@ -17,7 +17,15 @@ from ppl_vae.study.cells import Cell
 
 
 def folder(option: str, path: Path) -> Path:
-    """`path`, made if need be; raises `InputError` naming the option when that cannot be."""
+    """A folder, made if need be.
+
+    Args:
+        option: the option that names it, named in the error.
+        path: where it is to be.
+
+    Raises:
+        InputError: when that cannot be.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -26,7 +34,12 @@ def folder(option: str, path: Path) -> Path:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Put `content` at `path` whole or not at all."""
+    """Put a file in place whole or not at all.
+
+    Args:
+        path: where it is to be.
+        content: its bytes.
+    """
     with atomic_write(path) as file:
         file.write(content)
 
@@ -48,9 +61,13 @@ def _is_entry(entry: Any, cell: Cell) -> bool:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is kept of a finished cell: its rows, how long it took, and where its rows come from.
+    """What is kept of a finished cell.
 
-    `origin` holds the columns of `ppl_vae.study.origin`.
+    Args:
+        rows: its rows.
+        seconds: how long it took.
+        cpu_seconds: processor time, in seconds.
+        origin: the columns of `ppl_vae.study.origin`: where its rows come from.
     """
 
     rows: list[dict[str, Any]]
@@ -61,12 +78,23 @@ class Entry:
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder of cells' rows."""
+    """A folder of cells' rows.
+
+    Args:
+        path: the folder.
+    """
 
     path: Path
 
     def load(self, cell: Cell) -> Entry | None:
-        """What is kept of the cell; None if it is not there or is not what `save` writes."""
+        """What is kept of a cell.
+
+        Args:
+            cell: the cell.
+
+        Returns:
+            Its entry; None if it is not there or is not what `save` writes.
+        """
         try:
             entry = parse_json((self.path / f"{cell.key}.json").read_bytes())
         except (OSError, ValueError):
@@ -78,8 +106,13 @@ class Cache:
         )
 
     def save(self, cell: Cell, entry: Entry) -> None:
-        """Keep a finished cell's rows, and no longer what it saved on the way; writing the same
-        cell again changes nothing.
+        """Keep a finished cell's rows, and no longer what it saved on the way.
+
+        Writing the same cell again changes nothing.
+
+        Args:
+            cell: the cell.
+            entry: what is kept of it.
         """
         kept = {**asdict(cell), **asdict(entry)}
         write(self.path / f"{cell.key}.json", json.dumps(kept).encode())
@@ -87,20 +120,40 @@ class Cache:
         shutil.rmtree(self.scratch(cell), ignore_errors=True)
 
     def save_failure(self, cell: Cell, text: str) -> Path:
-        """Keep a failed cell's traceback, for a person to read; the cell stays to be computed."""
+        """Keep a failed cell's traceback, for a person to read; the cell stays to be computed.
+
+        Args:
+            cell: the cell.
+            text: the traceback.
+
+        Returns:
+            The file it is in.
+        """
         write(self.failure(cell), f"{cell}\n\n{text}".encode())
         return self.failure(cell)
 
     def failure(self, cell: Cell) -> Path:
-        """The file for the traceback of the cell's failure."""
+        """The file for the traceback of a cell's failure.
+
+        Args:
+            cell: the cell.
+        """
         return self.path / f"{cell.key}.failure.txt"
 
     def scratch(self, cell: Cell) -> Path:
-        """The folder for what the cell saves on the way, to go on from after an interruption."""
+        """The folder for what a cell saves on the way, to go on from after an interruption.
+
+        Args:
+            cell: the cell.
+        """
         return self.path / "scratch" / cell.key
 
     def times(self, scale: str) -> Iterator[tuple[dict[str, Any], float]]:
-        """Settings and seconds of every cell ever finished at that scale, whatever its code was."""
+        """Settings and seconds of every cell ever finished at a scale, whatever its code was.
+
+        Args:
+            scale: the scale.
+        """
         for path in self.path.glob("*.json"):
             try:
                 entry = json.loads(path.read_bytes())

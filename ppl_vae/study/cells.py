@@ -28,8 +28,19 @@ SAME_DATA = (
 
 @dataclass(frozen=True)
 class Script:
-    """A study's script, read: its question, grid and functions, and the fingerprint of the source
-    that its rows depend on.
+    """A study's script, read.
+
+    Args:
+        path: where it is.
+        question: its docstring.
+        grid: its `GRID`.
+        run: one cell -> a row or rows.
+        draw: rows of all cells -> a figure.
+        answer: rows of all cells -> markdown; None where the script has none.
+        table: arguments of the answer's `table`; None where the script has none.
+        seeds: how many seeds each scale has.
+        source: the fingerprint of the source that its rows depend on.
+        errors: what the intervals cover and what they leave out.
     """
 
     path: Path
@@ -50,7 +61,14 @@ class Script:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: its settings, seed and scale, and the key of its rows in the cache."""
+    """One run.
+
+    Args:
+        settings: the values of the grid's axes.
+        seed: its seed.
+        scale: its scale.
+        key: of its rows in the cache.
+    """
 
     settings: dict[str, Any]
     seed: int
@@ -64,7 +82,14 @@ class Cell:
 
 
 def read_script(module: ModuleType) -> Script:
-    """The study that a script's module states; raises `InputError` for a part that is missing."""
+    """The study that a script's module states.
+
+    Args:
+        module: the script, imported.
+
+    Raises:
+        InputError: for a part that is missing, and for an unknown scale in `SEEDS`.
+    """
     for name in ("__file__", "__doc__", "GRID", "run", "draw"):
         if not getattr(module, name, None):
             checks.refuse(
@@ -88,11 +113,18 @@ def read_script(module: ModuleType) -> Script:
 
 
 def cells_of(script: Script, scale: str, seeds: int, only: Sequence[str] = ()) -> list[Cell]:
-    """Every cell of the study in order: settings as the grid lists them, seeds 0 .. seeds-1
-    innermost.
+    """Every cell of a study in order: settings as the grid lists them, seeds innermost.
 
-    `only` holds "axis=value[,value]" and keeps the cells that match each (values compare as text;
-    "seed" is an axis).
+    Args:
+        script: the study.
+        scale: which of the grids, where each scale has its own.
+        seeds: how many; they are 0 .. seeds-1.
+        only: texts "axis=value[,value]"; the cells that match each are kept (values compare as
+            text; "seed" is an axis).
+
+    Raises:
+        InputError: for a grid whose axes are not those that `run` takes, and for a text that names
+            no axis or value of it.
     """
     settings = [part for product in _products(script, scale) for part in _settings(product)]
     every = [_cell(script, part, seed, scale) for part in settings for seed in range(seeds)]
@@ -103,7 +135,14 @@ def cells_of(script: Script, scale: str, seeds: int, only: Sequence[str] = ()) -
 
 
 def axis_values(script: Script) -> dict[str, dict[str, Any]]:
-    """Every value that an axis has at any scale, by the text that stands for it in rows.csv."""
+    """Every value that an axis has at any scale, by the text that stands for it in rows.csv.
+
+    Args:
+        script: the study.
+
+    Returns:
+        {axis: {text: value}}.
+    """
     grid = script.grid
     by_scale = isinstance(grid, Mapping) and set(grid) <= set(SCALES)
     found: dict[str, dict[str, Any]] = {}
@@ -134,8 +173,12 @@ def _products(script: Script, scale: str) -> Sequence[Mapping[str, Sequence[Any]
 
 
 def arguments(run: Callable[..., Any], cell: Cell, scratch: Path) -> dict[str, Any]:
-    """What `run` is called with: the cell's settings and seed, and, if `run` has parameters `scale`
-    and `scratch`, its scale and its folder for what it saves on the way.
+    """What `run` is called with: the cell's settings and seed, and what else it has parameters for.
+
+    Args:
+        run: the script's function.
+        cell: the cell, whose scale is given if `run` has a parameter `scale`.
+        scratch: a folder for what `run` saves on the way, given if it has a parameter `scratch`.
     """
     named = inspect.signature(run).parameters
     offered = {"scale": cell.scale, "scratch": scratch}

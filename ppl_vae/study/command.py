@@ -27,8 +27,12 @@ from ppl_vae.terminal import interrupts
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run the study in the program's main script, then exit: 0, or 1 after failed cells, or 2 for a
-    bad value.
+    """Run the study in the program's main script, then exit.
+
+    The status is 0, or 1 after failed cells, 2 for a bad value, 130 after an interruption.
+
+    Args:
+        argv: the options; None takes those of the command line.
     """
     try:
         with interrupts():  # a batch system's SIGTERM, too, so that it stops the workers

@@ -18,6 +18,9 @@ class Backend(ParallelBackendBase):
     first argument, by which the caller knows it, and the error; the other tasks go on. A cluster
     without workers, because they are still queued or have just died, keeps its tasks until it has
     some.
+
+    Args:
+        client: a `distributed.Client`.
     """
 
     supports_retrieve_callback = True

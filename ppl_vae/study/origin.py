@@ -15,8 +15,14 @@ COLUMNS = ("commit", "torch_version", "processor")
 
 
 def commit_of(folder: Path) -> str:
-    """The commit that `folder` is at, with "-dirty" where a Python file of the checkout differs
-    from it; empty outside of git.
+    """The commit that a folder is at.
+
+    Args:
+        folder: a folder of a checkout.
+
+    Returns:
+        The commit, with "-dirty" where a Python file of the checkout differs from it; empty outside
+        of git.
     """
     head = _git(folder, "rev-parse", "--short=12", "HEAD")
     if not head:

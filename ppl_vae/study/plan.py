@@ -14,8 +14,14 @@ __all__ = ["expected_seconds", "that_fit"]
 
 
 def expected_seconds(cell: Cell, times: Sequence[tuple[Mapping[str, Any], float]]) -> float:
-    """The mean time of earlier cells with the same settings, else of all earlier cells; NaN when
-    there are none.
+    """The mean time of earlier cells with the same settings, else of all earlier cells.
+
+    Args:
+        cell: the cell.
+        times: settings and seconds of earlier cells.
+
+    Returns:
+        Seconds; NaN when there are no earlier cells.
     """
     alike = [seconds for settings, seconds in times if settings == cell.settings]
     known = alike or [seconds for _, seconds in times]
@@ -25,8 +31,7 @@ def expected_seconds(cell: Cell, times: Sequence[tuple[Mapping[str, Any], float]
 def that_fit(
     cells: Sequence[Cell], seconds: Sequence[float], budget: float, at_a_time: int
 ) -> list[Cell]:
-    """As many cells as end within `budget` seconds, cheapest first, each on the worker that is free
-    first.
+    """As many cells as end within a budget, cheapest first, each on the worker that is free first.
 
     Args:
         cells: the cells to choose from.

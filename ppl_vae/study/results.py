@@ -39,8 +39,18 @@ ENOUGH_SEEDS_OF_LONG_CELLS = 3
 class Provenance:
     """How a study's numbers came about.
 
-    `notes` are written by hand into provenance.json, where something has come to light since that
-    these rows suffer from; they go when the study is run again.
+    Args:
+        command: the command that makes the results again.
+        axes: names of the grid's axes.
+        scale: the scale.
+        seeds: number of seeds.
+        cells: number of cells.
+        finished: how many of them have rows.
+        cpu_seconds: processor time of all of them, in seconds.
+        version: of this package.
+        selection: the texts of `--only`.
+        notes: written by hand into provenance.json, where something has come to light since that
+            these rows suffer from; they go when the study is run again.
     """
 
     command: str
@@ -62,8 +72,12 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Results:
-    """A study's rows, the origin of each (the columns of `ppl_vae.study.origin`), and how they came
-    about.
+    """A study's rows and how they came about.
+
+    Args:
+        rows: the rows.
+        origins: the origin of each row, the columns of `ppl_vae.study.origin`.
+        provenance: how they came about.
     """
 
     rows: list[dict[str, Any]]
@@ -72,10 +86,18 @@ class Results:
 
 
 def write_results(script: Script, results: Results, folder: Path) -> str:
-    """Write all the files; the reason why figure and answer were left out, if they were.
+    """Write all the files.
 
     Drawing may fail for want of cells that are missing or not selected; with all of them its error
     is the script's.
+
+    Args:
+        script: the study.
+        results: its results.
+        folder: where the files are to be.
+
+    Returns:
+        The reason why figure and answer were left out; empty if they were not.
     """
     rows, origins = results.rows, results.origins
     write(folder / ROWS, rows_csv(rows, origins).encode())
@@ -94,8 +116,17 @@ def write_results(script: Script, results: Results, folder: Path) -> str:
 
 
 def answer_again(script: Script, folder: Path) -> str:
-    """Write figure and answer from the other files of `folder`; the reason why the figure was left
-    as it was, if it was.
+    """Write figure and answer from the other files of a folder.
+
+    Args:
+        script: the study.
+        folder: where the files are.
+
+    Returns:
+        The reason why the figure was left as it was; empty if it was not.
+
+    Raises:
+        InputError: where a file is missing or damaged.
     """
     results = read_results(script, folder)
     try:
@@ -111,7 +142,15 @@ def answer_again(script: Script, folder: Path) -> str:
 
 
 def read_results(script: Script, folder: Path) -> Results:
-    """What `write_results` wrote; raises `InputError` where a file is missing or damaged."""
+    """What `write_results` wrote.
+
+    Args:
+        script: the study.
+        folder: where the files are.
+
+    Raises:
+        InputError: where a file is missing or damaged.
+    """
     levels = axis_values(script)
     try:
         provenance = Provenance(**json.loads((folder / PROVENANCE).read_text(encoding="utf-8")))
@@ -157,8 +196,13 @@ def _value(text: str) -> Any:
 
 
 def rows_csv(rows: Sequence[dict[str, Any]], origins: Sequence[Mapping[str, str]]) -> str:
-    """The rows and their origins as comma-separated values; columns that hold lists anywhere are
-    left out.
+    """The rows and their origins as comma-separated values.
+
+    Columns that hold lists anywhere are left out.
+
+    Args:
+        rows: the rows.
+        origins: the origin of each row.
     """
     nested = _nested(rows)
     columns = dict.fromkeys(name for row in rows for name in row if name not in nested)
@@ -178,7 +222,14 @@ def _nested(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def figure_png(figure: Any) -> bytes:
-    """The figure as a PNG file's content."""
+    """The figure as a PNG file's content.
+
+    Args:
+        figure: a matplotlib `Figure`.
+
+    Raises:
+        InputError: for what is no figure.
+    """
     from matplotlib import pyplot
 
     if not hasattr(figure, "savefig"):
@@ -190,7 +241,13 @@ def figure_png(figure: Any) -> bytes:
 
 
 def answer_md(script: Script, results: Results, about_figure: str = "") -> str:
-    """Question, answer, table, figure with a remark about it, and provenance, in markdown."""
+    """Question, answer, table, figure and provenance, in markdown.
+
+    Args:
+        script: the study.
+        results: its results.
+        about_figure: a remark that stands under the figure.
+    """
     rows, provenance = results.rows, results.provenance
     question, _, rest = script.question.partition("\n\n")
     parts = [

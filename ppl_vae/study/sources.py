@@ -16,7 +16,11 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def fingerprint(script: Path) -> str:
-    """sha256 of all the source that the rows of the study at `script` depend on."""
+    """sha256 of all the source that the rows of a study depend on.
+
+    Args:
+        script: where the study's script is.
+    """
     run = source_behind("run", script.read_text(encoding="utf-8"))
     helpers = {
         path.relative_to(script.parent).as_posix(): text
@@ -36,17 +40,24 @@ def package_source() -> dict[str, str]:
 
 
 def plain(text: str) -> str:
-    """A module's source without comments, docstrings and layout."""
+    """A module's source without comments, docstrings and layout.
+
+    Args:
+        text: the source.
+    """
     return ast.unparse(_without_docstrings(ast.parse(text)))
 
 
 def source_behind(name: str, text: str) -> str:
-    """The top-level statements of a script that `name` reaches, comments, docstrings and layout
-    aside.
+    """The top-level statements of a script that a name reaches.
 
-    What `run` does not reach (the drawing, the docstring, the grid) is no part of it, so it may
-    change while rows stay. A call that stands alone at the top may change anything, so it belongs
-    to every name.
+    Comments, docstrings and layout are left out. What `run` does not reach (the drawing, the
+    docstring, the grid) is no part of it, so it may change while rows stay. A call that stands
+    alone at the top may change anything, so it belongs to every name.
+
+    Args:
+        name: a name that the script gives a meaning to, such as "run".
+        text: the script's source.
     """
     statements = [
         (_bound(statement), statement) for statement in _without_docstrings(ast.parse(text)).body
@@ -69,11 +80,17 @@ def source_behind(name: str, text: str) -> str:
 
 
 def helpers_behind(source: str, folder: Path) -> dict[Path, str]:
-    """The source of the modules under `folder` that `source`, a script there, imports, and of those
-    that they import in turn.
+    """The source of the modules that a script imports, and of those that they import in turn.
 
     A file that a text names as "path.py" or "path.py:Name", as a part of one's own is named, counts
     as imported.
+
+    Args:
+        source: the source of a script in the folder.
+        folder: where the modules are; what lies elsewhere is left out.
+
+    Returns:
+        {path: source}.
     """
     found: dict[Path, str] = {}
     waiting = [(ast.parse(source), folder)]

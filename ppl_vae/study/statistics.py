@@ -43,6 +43,12 @@ class Interval:
         standard_error: s/√n over seeds; with an error over data, of both.
         seeds: n.
         over: what another experiment would draw anew: "seeds", or "seeds and data".
+
+    >>> gain = Interval(mean=1.0, standard_error=0.1, seeds=5)
+    >>> print(gain)
+    1.00 ± 0.28
+    >>> gain.above(0.5)
+    True
     """
 
     mean: float
@@ -68,15 +74,27 @@ class Interval:
         return float(2 * student.sf(abs(self.mean) / self.standard_error, self.seeds - 1))
 
     def above(self, value: float = 0.0) -> bool:
-        """Whether the whole interval lies above `value`."""
+        """Whether the whole interval lies above a value.
+
+        Args:
+            value: in units of the mean.
+        """
         return self.mean - self.half_width > value
 
     def below(self, value: float = 0.0) -> bool:
-        """Whether the whole interval lies below `value`."""
+        """Whether the whole interval lies below a value.
+
+        Args:
+            value: in units of the mean.
+        """
         return self.mean + self.half_width < value
 
     def excludes(self, value: float = 0.0) -> bool:
-        """Whether `value` lies outside the interval."""
+        """Whether a value lies outside the interval.
+
+        Args:
+            value: in units of the mean.
+        """
         return self.above(value) or self.below(value)
 
     def with_data_error(self, standard_error: float) -> "Interval":
@@ -101,19 +119,40 @@ class Interval:
 
 
 def interval(values: Iterable[float]) -> Interval:
-    """Student's interval of the mean of independent values, one a seed.
+    """Student's interval of the mean of independent values.
 
-    Raises `InputError` when there is no value.
+    Args:
+        values: one a seed.
+
+    Raises:
+        InputError: when there is no value.
+
+    >>> print(interval([1.0, 1.2, 1.1]))
+    1.10 ± 0.25
     """
     numbers = list(values)
     return Interval(*mean_and_standard_error(numbers), len(numbers))
 
 
 def verdict(found: Interval, predicted: str = "above", value: float = 0.0) -> str:
-    """What an interval says of the prediction that the mean is "above" or "below" `value`.
+    """What an interval says of a prediction about the mean.
 
-    "confirmed" or "refuted" where the whole interval lies on one side, "not shown" where it holds
-    the value, "no verdict" for one seed.
+    Args:
+        found: the interval.
+        predicted: that the mean is "above" or "below" the value.
+        value: in units of the mean.
+
+    Returns:
+        "confirmed" or "refuted" where the whole interval lies on one side, "not shown" where it
+        holds the value, "no verdict" for one seed.
+
+    Raises:
+        InputError: for another prediction.
+
+    >>> verdict(interval([1.0, 1.2, 1.1]), "above")
+    'confirmed'
+    >>> verdict(interval([1.0]), "above")
+    'no verdict'
     """
     if predicted not in ("above", "below"):
         refuse("predicted", repr(predicted), "'above' or 'below'")
@@ -126,10 +165,19 @@ def verdict(found: Interval, predicted: str = "above", value: float = 0.0) -> st
 
 
 def mean_and_standard_error(values: Iterable[float]) -> tuple[float, float]:
-    """The mean m and its standard error s/√n, s² = Σ(v - m)²/(n - 1), of n independent values; NaN
-    error for n = 1.
+    """The mean m of independent values and its standard error s/√n, s² = Σ(v - m)²/(n - 1).
 
-    Raises `InputError` when there is no value.
+    Args:
+        values: n of them.
+
+    Returns:
+        m and s/√n; NaN error for n = 1.
+
+    Raises:
+        InputError: when there is no value.
+
+    >>> mean_and_standard_error([1.0, 3.0])
+    (2.0, 1.0)
     """
     numbers = [float(value) for value in values]
     n = len(numbers)
@@ -142,11 +190,21 @@ def mean_and_standard_error(values: Iterable[float]) -> tuple[float, float]:
 
 
 def mean_at(rows: Iterable[Row], value: str, **levels: object) -> Interval:
-    """The interval over seeds of the mean of `value` in the rows whose columns have the given
-    `levels`.
+    """The interval over seeds of the mean of a column in the rows at given levels.
 
-    The values of one seed are averaged first, since only seeds are independent. Raises `InputError`
-    for no row.
+    The values of one seed are averaged first, since only seeds are independent.
+
+    Args:
+        rows: the rows.
+        value: the column.
+        **levels: what a row has to have in other columns.
+
+    Raises:
+        InputError: for no row.
+
+    >>> rows = [{"seed": 0, "a": 1, "bound": 2.0}, {"seed": 1, "a": 1, "bound": 4.0}]
+    >>> mean_at(rows, "bound", a=1).mean
+    3.0
     """
     by_seed: dict[object, list[float]] = {}
     for row in rows:
@@ -161,14 +219,32 @@ def mean_at(rows: Iterable[Row], value: str, **levels: object) -> Interval:
 def paired_difference(
     rows: Iterable[Row], axis: str, a: object, b: object, value: str, pair_on: Sequence[str] = ()
 ) -> Interval:
-    """The interval over seeds of the mean of `value` at axis=a minus `value` at axis=b.
+    """The interval over seeds of the mean of a column at axis=a minus the column at axis=b.
 
-    A pair has one seed and equal entries in every `pair_on` column. What its two rows share (the
+    A pair has one seed and equal entries in every column of `pair_on`. What its two rows share (the
     seed's data order and initialisation) cancels. The differences of one seed are averaged first,
     since only seeds are independent. A row without its partner, as after a failed cell, counts for
     nothing.
 
-    Raises `InputError` when two rows claim one place in a pair, or when there is no pair.
+    Args:
+        rows: the rows.
+        axis: the column whose levels are compared.
+        a: one level.
+        b: the other level.
+        value: the column that is compared.
+        pair_on: further columns in which a pair agrees.
+
+    Raises:
+        InputError: when two rows claim one place in a pair, or when there is no pair.
+
+    >>> bounds = {"A": (-90.5, -91.2, -90.8), "B": (-90.0, -90.6, -90.4)}
+    >>> rows = [
+    ...     {"seed": seed, "estimator": estimator, "bound": bound}
+    ...     for estimator, found in bounds.items()
+    ...     for seed, bound in enumerate(found)
+    ... ]
+    >>> print(paired_difference(rows, "estimator", "B", "A", "bound"))
+    0.50 ± 0.25
     """
     rows = list(rows)
     columns = ["seed", *(name for name in pair_on if name != "seed")]
@@ -208,8 +284,16 @@ def _one_each(rows: Iterable[Row], value: str, columns: Sequence[str]) -> dict[t
 
 
 def plus_minus(mean: float, error: float) -> str:
-    """The text "mean ± error", the error to two significant digits; the mean alone when the error
-    is unknown or no more than rounding.
+    """The text "mean ± error", the error to two significant digits.
+
+    It is the mean alone when the error is unknown or no more than rounding.
+
+    Args:
+        mean: the mean.
+        error: half the width of an interval, say, in the same units.
+
+    >>> plus_minus(-98.7654, 0.123)
+    '-98.77 ± 0.12'
     """
     rounding = 1e-12 * abs(mean)
     if not math.isfinite(error) or error <= rounding or not math.isfinite(mean):
@@ -221,12 +305,24 @@ def plus_minus(mean: float, error: float) -> str:
 
 
 def table(rows: Iterable[Row], by: Sequence[str], value: str | Sequence[str]) -> str:
-    """A markdown table: a line for each combination of the `by` columns, with Student's interval
-    over seeds of the mean of every value.
+    """A markdown table of means with Student's interval over seeds.
 
-    The last column counts the seeds. Raises `InputError` for a column that no row has, and when a
-    seed has two values in one line: they are not independent, so an interval over them would be too
-    narrow.
+    It has a line for each combination of the `by` columns; the last column counts the seeds.
+
+    Args:
+        rows: the rows.
+        by: the columns that tell the lines apart.
+        value: the column that is averaged, or several.
+
+    Raises:
+        InputError: for a column that no row has, and when a seed has two values in one line: they
+            are not independent, so an interval over them would be too narrow.
+
+    >>> rows = [{"seed": seed, "prior": "vamp", "bound": -90.0 - seed} for seed in range(3)]
+    >>> print(table(rows, ["prior"], "bound"))
+    | prior | bound | seeds |
+    | --- | --- | --- |
+    | vamp | -91.0 ± 2.5 | 3 |
     """
     rows = list(rows)
     values = [value] if isinstance(value, str) else list(value)

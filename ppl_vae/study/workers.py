@@ -23,8 +23,14 @@ from ppl_vae.study.origin import COLUMNS, machine
 
 
 class Outcome(NamedTuple):
-    """A cell's rows, its time and processor time in seconds and the machine it ran on, or the
-    traceback of its failure.
+    """What came back of a cell.
+
+    Args:
+        rows: its rows; None where it failed.
+        seconds: how long it took.
+        cpu_seconds: processor time, in seconds.
+        machine: the machine it ran on.
+        failure: the traceback of its failure.
     """
 
     rows: list[dict[str, Any]] | None
@@ -37,12 +43,17 @@ class Outcome(NamedTuple):
 def outcomes(
     script: Script, cells: Sequence[Cell], engine: Engine, scratch: Callable[[Cell], Path]
 ) -> Iterator[tuple[Cell, Outcome]]:
-    """Every cell once with its outcome, in the order in which they finish; `scratch` names a cell's
-    folder.
+    """Every cell once with its outcome, in the order in which they finish.
 
     A worker's death may take along cells that did not cause it. Those that the engine gave up, or
     that were running when it broke (the first of those left, since cells start in order), go again,
     each alone, after all the others; a cell that fails alone is the cause.
+
+    Args:
+        script: the study.
+        cells: the cells to run.
+        engine: what runs them.
+        scratch: names a cell's folder for what it saves on the way.
     """
     groups: deque[Sequence[int]] = deque([range(len(cells))] if cells else [])
     while groups:
@@ -88,8 +99,18 @@ def _given_up(error: BaseException) -> Outcome:
 def perform(
     index: int, run: Callable[..., Any], settings: Mapping[str, Any], kwargs: Mapping[str, Any]
 ) -> tuple[int, Outcome]:
-    """One cell, in a worker process: one thread, every global generator seeded, an error turned
-    into its traceback.
+    """One cell, in a worker process: one thread, every global generator seeded.
+
+    An error is turned into its traceback.
+
+    Args:
+        index: the cell's, by which the caller knows it.
+        run: the script's function.
+        settings: the cell's.
+        kwargs: what `run` is called with.
+
+    Returns:
+        The index and the outcome.
     """
     torch.set_num_threads(1)
     for seed in (torch.manual_seed, numpy.random.seed, random.seed):
