@@ -56,10 +56,15 @@ def image_grid(
 ) -> Figure:
     """Images side by side in reading order.
 
-    images: (N, H, W) or (N, C, H, W) with C = 1 or 3, from 0 (black) to 1 or uint8 to 255, clipped
-    for display.
-    columns: images a row, ceil(sqrt(N)) by default. Raises `InputError` for what is not a batch of
-    images.
+    Args:
+        images: (N, H, W) or (N, C, H, W) with C = 1 or 3, from 0 (black) to 1 or uint8 to 255,
+            clipped for display.
+        columns: images a row; None is ceil(sqrt(N)).
+        title: stands above them.
+        axes: where to draw; None makes a figure.
+
+    Raises:
+        InputError: for what is not a batch of images.
     """
     pixels = _pixels("images", images)
     return _tiles(
@@ -68,15 +73,32 @@ def image_grid(
 
 
 def samples(images: Any, *, columns: int | None = None, axes: Axes | None = None) -> Figure:
-    """Draws (or decoder means) from the prior, x ~ p(x); `images` as in `image_grid`."""
+    """Draws (or decoder means) from the prior, x ~ p(x).
+
+    Args:
+        images: as in `image_grid`.
+        columns: images a row; None is ceil(sqrt(N)).
+        axes: where to draw; None makes a figure.
+
+    Raises:
+        InputError: for what is not a batch of images.
+    """
     return image_grid(images, columns=columns, title="Prior samples", axes=axes)
 
 
 def reconstructions(
     originals: Any, reconstructed: Any, *, columns: int = 10, axes: Axes | None = None
 ) -> Figure:
-    """Originals x, each over its reconstruction, in bands of `columns` pairs; both as in
-    `image_grid`, same shape.
+    """Originals x, each over its reconstruction, in bands of pairs.
+
+    Args:
+        originals: as the images of `image_grid`.
+        reconstructed: the same, of the same shape.
+        columns: pairs in a band.
+        axes: where to draw; None makes a figure.
+
+    Raises:
+        InputError: for what are not two batches of images of one shape.
     """
     pair = _pair(_pixels, originals, reconstructed)
     columns = min(checks.integer("columns", columns), len(pair[0]))
@@ -86,13 +108,29 @@ def reconstructions(
 
 
 def manifold_grid(points_per_side: int, inverse_cdf: InverseCDF = None) -> Tensor:
-    """Codes z on a square grid of equal prior mass, (n*n, 2) for n = `points_per_side`.
+    """Codes z on a square grid of equal prior mass.
 
     z[i n + j] = (F^-1(p_j), F^-1(p_i)) with p_i = (i + 1/2)/n: the first coordinate runs fastest,
     both rise.
-    inverse_cdf: F^-1 of each coordinate's prior, probabilities (n,) -> quantiles (n,); standard
-    normal by default.
+
+    Args:
+        points_per_side: n.
+        inverse_cdf: F^-1 of each coordinate's prior, probabilities (n,) -> quantiles (n,); None is
+            that of a standard normal.
+
+    Returns:
+        The codes, (n*n, 2).
+
+    Raises:
+        InputError: for quantiles that are not n finite numbers that rise.
+
     Source: Kingma and Welling, Auto-Encoding Variational Bayes (2013), appendix A.
+
+    >>> manifold_grid(2)
+    tensor([[-0.6745, -0.6745],
+            [ 0.6745, -0.6745],
+            [-0.6745,  0.6745],
+            [ 0.6745,  0.6745]])
     """
     quantiles = _quantiles(points_per_side, inverse_cdf)
     second, first = torch.meshgrid(quantiles, quantiles, indexing="ij")
@@ -102,8 +140,18 @@ def manifold_grid(points_per_side: int, inverse_cdf: InverseCDF = None) -> Tenso
 def manifold(
     images: Any, points_per_side: int, inverse_cdf: InverseCDF = None, *, axes: Axes | None = None
 ) -> Figure:
-    """What the codes of `manifold_grid`, in its order, decode to: z_1 to the right, z_2 upward,
-    ticks in units of z.
+    """What the codes of `manifold_grid`, in its order, decode to: z_1 to the right, z_2 upward.
+
+    Ticks are in units of z.
+
+    Args:
+        images: (n*n, ...), as in `image_grid`.
+        points_per_side: n.
+        inverse_cdf: as in `manifold_grid`.
+        axes: where to draw; None makes a figure.
+
+    Raises:
+        InputError: for what is not a batch of n*n images.
     """
     pixels = _pixels("images", images)
     ticks = _values(_quantiles(points_per_side, inverse_cdf).numpy())
@@ -122,11 +170,28 @@ def manifold(
 def traversal_codes(
     center: Tensor, num_steps: int = 9, ends: Ends = (-3, 3), dimensions: Sequence[int] = ()
 ) -> Tensor:
-    """`center` with one coordinate at a time replaced by `num_steps` values, both `ends` among
-    them.
+    """One code, with one coordinate at a time replaced by equally spaced values.
 
-    center: (L,). Returns (D * num_steps, L), one block of `num_steps` codes for each of the D
-    `dimensions` (none: all).
+    Args:
+        center: the code, (L,).
+        num_steps: values of each coordinate.
+        ends: the first and the last of them.
+        dimensions: which D coordinates, counted from zero; none is all.
+
+    Returns:
+        Codes (D * num_steps, L), one block of `num_steps` for each coordinate.
+
+    Raises:
+        InputError: for a coordinate that the code does not have.
+
+    >>> import torch
+    >>> traversal_codes(torch.zeros(2), num_steps=3)
+    tensor([[-3.,  0.],
+            [ 0.,  0.],
+            [ 3.,  0.],
+            [ 0., -3.],
+            [ 0.,  0.],
+            [ 0.,  3.]])
     """
     values = torch.linspace(*ends, checks.integer("num_steps", num_steps)).to(center)
     chosen = dimensions or range(len(center))
@@ -146,8 +211,17 @@ def traversals(
     dimensions: Sequence[int] = (),
     axes: Axes | None = None,
 ) -> Figure:
-    """What `traversal_codes` decode to, one row an axis; `ends` and `dimensions` as given there,
-    for the labels.
+    """What `traversal_codes` decode to, one row for each coordinate.
+
+    Args:
+        images: as in `image_grid`, in the order of the codes.
+        num_dimensions: D, the number of rows.
+        ends: as given to `traversal_codes`, for the labels.
+        dimensions: as given to `traversal_codes`, for the labels.
+        axes: where to draw; None makes a figure.
+
+    Raises:
+        InputError: for what is not a batch of images for D rows.
     """
     names = [_coordinate(d) for d in dimensions or range(num_dimensions)]
     if len(names) != num_dimensions:
@@ -157,11 +231,24 @@ def traversals(
 
 
 def interpolation_codes(z_start: Tensor, z_end: Tensor, num_steps: int) -> Tensor:
-    """Straight lines (1 - t) z_start + t z_end, t from 0 to 1 in `num_steps` steps, both ends
-    included.
+    """Straight lines (1 - t) z_start + t z_end, t from 0 to 1, both ends included.
 
-    z_start, z_end: (L,) or (R, L). Returns (R * num_steps, L), one block of `num_steps` codes a
-    pair.
+    Args:
+        z_start: (L,) or (R, L).
+        z_end: of the same shape.
+        num_steps: codes on each line, at least 2.
+
+    Returns:
+        Codes (R * num_steps, L), one block of `num_steps` a pair.
+
+    Raises:
+        InputError: for two shapes that differ, and for fewer than 2 codes.
+
+    >>> import torch
+    >>> interpolation_codes(torch.tensor([0.0, 4.0]), torch.tensor([2.0, 0.0]), 3)
+    tensor([[0., 4.],
+            [1., 2.],
+            [2., 0.]])
     """
     if z_start.shape != z_end.shape:
         checks.refuse(
@@ -172,15 +259,32 @@ def interpolation_codes(z_start: Tensor, z_end: Tensor, num_steps: int) -> Tenso
 
 
 def interpolations(images: Any, num_rows: int, *, axes: Axes | None = None) -> Figure:
-    """What `interpolation_codes` decode to, one row a pair; columns are labelled by t."""
+    """What `interpolation_codes` decode to, one row a pair; columns are labelled by t.
+
+    Args:
+        images: as in `image_grid`, in the order of the codes.
+        num_rows: R, the number of pairs.
+        axes: where to draw; None makes a figure.
+
+    Raises:
+        InputError: for what is not a batch of images for R rows.
+    """
     label = r"$t$ in $(1 - t)\, z_\mathrm{start} + t\, z_\mathrm{end}$"
     return _strips(axes, images, num_rows, (), (0, 1), xlabel=label)
 
 
 def latent_scatter(z: Any, labels: Any = None, *, axes: Axes | None = None) -> Figure:
-    """Codes z, (N, L), coloured by the at most ten distinct values of `labels`, (N,).
+    """Codes, coloured by their labels.
 
     L = 1: a histogram stacked by label. L > 2: the two coordinates of largest variance.
+
+    Args:
+        z: (N, L).
+        labels: (N,), of at most ten distinct values; None draws all in one colour.
+        axes: where to draw; None makes a figure.
+
+    Raises:
+        InputError: for codes or labels of another shape, and for more values.
     """
     codes = _array(
         "z", z, "(N, L)", lambda shape: len(shape) == 2, "give the posterior means, vae.encode(x)"
@@ -200,8 +304,17 @@ def latent_scatter(z: Any, labels: Any = None, *, axes: Axes | None = None) -> F
 def points_scatter(
     points: Any, colors: Any = None, *, title: str = "", axes: Axes | None = None
 ) -> Figure:
-    """Two-dimensional data, (N, 2), coloured by the at most ten distinct values of `colors`,
-    (N,).
+    """Two-dimensional data.
+
+    Args:
+        points: (N, 2).
+        colors: what they are coloured by, (N,), of at most ten distinct values; None draws all in
+            one colour.
+        title: stands above them.
+        axes: where to draw; None makes a figure.
+
+    Raises:
+        InputError: for points or colours of another shape, and for more values.
     """
     array = _points("points", points)
     return _scatter(
@@ -212,8 +325,17 @@ def points_scatter(
 def point_reconstructions(
     originals: Any, reconstructed: Any, labels: Any = None, *, axes: Any = None
 ) -> Figure:
-    """Data and their reconstructions, (N, 2) each, side by side on one scale; a point keeps its
-    colour.
+    """Data and their reconstructions, side by side on one scale; a point keeps its colour.
+
+    Args:
+        originals: (N, 2).
+        reconstructed: (N, 2).
+        labels: what they are coloured by, (N,), of at most ten distinct values; None draws all in
+            one colour.
+        axes: two of them, where to draw; None makes a figure.
+
+    Raises:
+        InputError: for points or labels of another shape, and for more values.
     """
     pair = _pair(_points, originals, reconstructed)
     panels = _axes(axes, 8.0, 3.6, panels=2)
@@ -232,12 +354,18 @@ def point_reconstructions(
 def training_curves(
     rows: Sequence[Mapping[str, Any]], *, axes: Sequence[Axes] | None = None
 ) -> Figure:
-    """A history, one mapping an epoch: the bound on training and validation data, and the KL of
-    each site.
+    """A history: the bound on training and validation data, and the KL of each site.
 
     Reads `epoch`, `lower_bound`, `validation_lower_bound` and every `kl.<site>`, signed nats per
     datum, as numbers or as text. A column may be missing; a cell that is missing, empty or not
     finite is left out and its neighbours joined.
+
+    Args:
+        rows: one mapping an epoch.
+        axes: two of them, where to draw; None makes a figure.
+
+    Raises:
+        InputError: for no rows.
     """
     if not rows:
         checks.refuse("rows", "no rows", "at least one epoch", "fit for one epoch first")
