@@ -46,8 +46,9 @@ def made_from(value: Tensor) -> Tensor | None:
 
 
 class RememberingSigmoid(SigmoidTransform):
-    """z = sigmoid(u); its inverse at a z that any such map made is that u, else log z - log(1 -
-    z).
+    """z = sigmoid(u), with an inverse that is exact at what any such map made.
+
+    At such a z it is the u that z was made from, else log z - log(1 - z).
     """
 
     def _call(self, x: Tensor) -> Tensor:

@@ -10,8 +10,9 @@ TIERS = ("auto", "off", "record", "inductor")
 
 
 def tier_by_work(wanted: str, amount: int, worth_recording: int, worth_compiling: int) -> str:
-    """The tier that is wanted, or under "auto" the dearest to start that the amount of work is
-    worth.
+    """The tier that is wanted, or under "auto" the one that suits the amount of work.
+
+    That is the dearest to start that the amount of work is worth.
 
     Args:
         wanted: one of `TIERS`.

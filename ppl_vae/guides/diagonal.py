@@ -147,9 +147,7 @@ class DiagonalGuide(ClosedFormPosterior):
         return True
 
     def encode(self, x: Tensor) -> dist.TorchDistribution:
-        """q(z|x), x (M, *event_shape), batch shape (M,), event shape (latent_size,): what a prior
-        may be made of.
-        """
+        """q(z|x) over a prior's one real site: what a prior may be made of."""
         return self.distributions(x)["z"]
 
     def distributions(self, x: Tensor) -> dict[str, dist.TorchDistribution]:
@@ -165,6 +163,10 @@ class DiagonalGuide(ClosedFormPosterior):
         }
 
     def forward(self, x: Tensor) -> None:
-        """Sample every latent site, in the prior's order."""
+        """Sample every latent site, in the prior's order.
+
+        Args:
+            x: data (M, *event_shape).
+        """
         for name, q in self.distributions(x).items():
             pyro.sample(name, q)

@@ -21,8 +21,9 @@ __all__ = ["FullNormal", "FullNormalGuide"]
 
 
 class FullNormal(dist.MultivariateNormal):
-    """N(m, L L'), m (*, n), L (*, n, n) lower triangular: a type of its own, so that its KL can be
-    registered.
+    """N(m, L L'), m (*, n), L (*, n, n) lower triangular.
+
+    It is a type of its own, so that its KL can be registered.
     """
 
 
@@ -75,7 +76,7 @@ class FullNormalGuide(ClosedFormPosterior):
         self.register_buffer("below", row * self.size + column, persistent=False)
 
     def encode(self, x: Tensor) -> dist.TorchDistribution:
-        """q(z|x) over a prior's one real site, batch shape (M,): what a prior may be made of."""
+        """q(z|x) over a prior's one real site: what a prior may be made of."""
         location, tril = self.parameters_of(x)
         return FullNormal(location, scale_tril=tril, validate_args=False)
 
@@ -97,7 +98,11 @@ class FullNormalGuide(ClosedFormPosterior):
         ) + scale.diag_embed()
 
     def forward(self, x: Tensor) -> None:
-        """Sample every latent site, in the prior's order."""
+        """Sample every latent site, in the prior's order.
+
+        Args:
+            x: data (M, *event_shape).
+        """
         location, tril = self.parameters_of(x)
         noise, start = location[..., :0], 0
         for site in self.sites:

@@ -70,7 +70,11 @@ class IAFGuide(Posterior):
             context += size
 
     def forward(self, x: Tensor) -> None:
-        """Sample every latent site, in the prior's order."""
+        """Sample every latent site, in the prior's order.
+
+        Args:
+            x: data (M, *event_shape).
+        """
         context = self.encoder(x)
         for i, site in enumerate(self.sites):
             value = pyro.sample(site.name, self._distribution(i, context))

@@ -86,7 +86,11 @@ class ImplicitGuide(Posterior):
         return False
 
     def forward(self, x: Tensor) -> None:
-        """Sample the noise and every latent site, and put in the reverse model's log density."""
+        """Sample the noise and every latent site, and put in the reverse model's log density.
+
+        Args:
+            x: data (M, *event_shape).
+        """
         features = self.encoder(x)
         normal = dist.Normal(self.zero, 1.0, validate_args=False).to_event(1)
         noise = pyro.sample("noise", normal, infer={"is_auxiliary": True})

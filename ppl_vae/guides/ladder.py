@@ -62,7 +62,11 @@ class LadderGuide(Posterior):
         )
 
     def forward(self, x: Tensor) -> None:
-        """Sample every latent site by running the prior."""
+        """Sample every latent site by running the prior.
+
+        Args:
+            x: data (M, *event_shape).
+        """
         outputs = (
             head(features) for head, features in zip(self.heads, self.levels(x), strict=True)
         )

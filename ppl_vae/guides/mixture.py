@@ -209,7 +209,7 @@ class MixtureGuide(ClosedFormPosterior):
         means.copy_(torch.cat([half, -half])[: self.num_components])
 
     def encode(self, x: Tensor) -> dist.TorchDistribution:
-        """q(z|x) over a prior's one real site, batch shape (M,): what a prior may be made of."""
+        """q(z|x) over a prior's one real site: what a prior may be made of."""
         log_weights, (location,), (log_variance,) = self.parameters_of(x)
         return NormalMixture(log_weights, location, (0.5 * log_variance).exp())
 
@@ -225,7 +225,11 @@ class MixtureGuide(ClosedFormPosterior):
         return self.weight_head(features).log_softmax(-1), locations, log_variances
 
     def forward(self, x: Tensor) -> None:
-        """Sample every latent site, in the prior's order."""
+        """Sample every latent site, in the prior's order.
+
+        Args:
+            x: data (M, *event_shape).
+        """
         log_weights, locations, log_variances = self.parameters_of(x)
         for site, location, log_variance in zip(self.sites, locations, log_variances, strict=True):
             q = NormalMixture(log_weights, location, (0.5 * log_variance).exp())

@@ -50,7 +50,11 @@ class PointGuide(Posterior):
         return True
 
     def forward(self, x: Tensor) -> None:
-        """Sample every latent site, in the prior's order."""
+        """Sample every latent site, in the prior's order.
+
+        Args:
+            x: data (M, *event_shape).
+        """
         for site, (code,) in zip(
             self.sites, split_heads(self.heads(self.encoder(x)), self.sites, 1), strict=True
         ):

@@ -75,8 +75,9 @@ class DataProgram(nn.Module):
         return pyro.plate(DATA_PLATE, size, subsample=x, dim=-1)
 
     def at_home(self) -> contextlib.AbstractContextManager[Any]:
-        """Tensors that a user's program makes, as by `torch.zeros(3)`, are where the parameters
-        are.
+        """Inside the block, tensors that a user's program makes are where the parameters are.
+
+        That holds of those that are made without a device, as by `torch.zeros(3)`.
         """
         first = next(self.parameters(), None)
         if first is None or first.device.type == "cpu":

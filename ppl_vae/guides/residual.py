@@ -80,7 +80,11 @@ class ResidualGuide(Posterior):
         zeroed(self.heads)
 
     def forward(self, x: Tensor) -> None:
-        """Sample every latent site by running the prior."""
+        """Sample every latent site by running the prior.
+
+        Args:
+            x: data (M, *event_shape).
+        """
         parts = zip(self.sites, self.heads, self.levels(x), strict=True)
         with TopDown(
             {site.name: partial(_corrected, head, features) for site, head, features in parts}

@@ -113,8 +113,9 @@ class Corruption(Messenger):
 
 
 class SameEvidence(Messenger):
-    """Give a guide at each further run what it conditioned on at the first: q(z|c) is one density,
-    not one a run.
+    """Give a guide at each further run what it conditioned on at the first.
+
+    q(z|c) is then one density, not one a run.
     """
 
     def __enter__(self) -> Any:

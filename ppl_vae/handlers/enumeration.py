@@ -20,8 +20,9 @@ INDEX_DIM = -3  # left of the plates of draws (-2) and of data (-1)
 
 
 class SummedOut(Scored):
-    """p(value | sites before it) with an index summed out; its log density is known at the value of
-    one run only.
+    """p(value | sites before it) with an index summed out.
+
+    Its log density is known at the value of one run only.
     """
 
 

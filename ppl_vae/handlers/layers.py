@@ -120,11 +120,10 @@ class LayerCall:
 
 
 class WeightLayers(TorchFunctionMode):
-    """Inside the block a layer function takes batches of weights, and a weight's own noise if a
-    handler gave it one.
+    """Inside the block a layer function takes batches of weights, and a weight's own noise.
 
-    The noise is looked up on the very tensor object that the guide's site returned, so that nothing
-    can be mistaken for it once it is freed.
+    A weight has noise if a handler gave it one. The noise is looked up on the very tensor object
+    that the guide's site returned, so that nothing can be mistaken for it once it is freed.
     """
 
     def __torch_function__(

@@ -50,8 +50,9 @@ def in_mode(program: Any, training: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def local_parameters() -> Iterator[None]:
-    """Parameters belong to modules, not to Pyro's global store, and per-call checks are off, inside
-    the block only.
+    """Inside the block, parameters belong to modules, not to Pyro's global store.
+
+    Checks at each call are off there.
     """
     # each restored to its own value, which `validation_enabled` does not do
     off = {name: False for name in VALIDATION}

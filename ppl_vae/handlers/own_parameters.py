@@ -119,7 +119,11 @@ class OwnParameters(nn.Module):
             self.register_parameter(_key(name), nn.Parameter(u))
 
     def forward(self, *args: Any) -> Any:
-        """Run the program."""
+        """Run the program.
+
+        Args:
+            *args: what it is called with.
+        """
         values = {name: t(getattr(self, _key(name))) for name, t in self.transforms.items()}
         with _Values(values), contextlib.ExitStack() as stack:
             if isinstance(self.program, nn.Module):

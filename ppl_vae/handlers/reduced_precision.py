@@ -15,11 +15,10 @@ __all__ = ["BFloat16Products"]
 
 
 class BFloat16Products(TorchFunctionMode):
-    """y = float32(bfloat16(x) bfloat16(W)^T) + b for every dense and convolutional layer called
-    inside the block.
+    """y = float32(bfloat16(x) bfloat16(W)^T) + b for every layer called inside the block.
 
-    Inputs keep 8 bits of mantissa, so a product's relative error is about 2^-8; gradients are
-    rounded alike.
+    The layers are dense and convolutional ones. Inputs keep 8 bits of mantissa, so a product's
+    relative error is about 2^-8; gradients are rounded alike.
     """
 
     def __torch_function__(

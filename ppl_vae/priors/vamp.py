@@ -51,9 +51,7 @@ class Vamp(nn.Module, MadeOfPosterior, InitialisedFromData):
 
     @torch.no_grad()
     def start_from(self, data: Tensor) -> None:
-        """Copy random rows of data (N, *event_shape) into the pseudo-inputs, if nothing was learned
-        yet.
-        """
+        """Copy random rows of data into the pseudo-inputs, if nothing was learned yet."""
         if not self.started:
             rows = data[torch.randint(len(data), (len(self.pseudo_inputs),)).to(data.device)].to(
                 self.pseudo_inputs
