@@ -20,6 +20,9 @@ def tail_size(num_samples: int) -> int:
         num_samples: S, the number of weights.
 
     Source: Pareto smoothed importance sampling (2024), section 2.2.
+
+    >>> tail_size(1000)
+    95
     """
     return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
 
@@ -38,6 +41,10 @@ def pareto_k(log_weights: Tensor) -> Tensor:
         k, (N,), double precision.
 
     Source: Pareto smoothed importance sampling (2024), sections 2 and 3.
+
+    >>> import torch
+    >>> pareto_k(torch.zeros(100, 2))  # equal weights
+    tensor([0., 0.], dtype=torch.float64)
     """
     return pareto_k_of_tail(log_weights.topk(tail_size(len(log_weights)) + 1, dim=0).values)
 

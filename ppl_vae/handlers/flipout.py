@@ -79,8 +79,12 @@ class Flipout(WeightNoise):
     Source: Flipout: Efficient Pseudo-Independent Weight Perturbations on Mini-Batches (2018),
         section 3.1.
 
+    >>> import torch
+    >>> from pyro.infer import Trace_ELBO
+    >>> from ppl_vae import VAEConfig, build
+    >>> vae = build(VAEConfig((4,), latent_size=2, hidden_sizes=(8,), weights="mean_field"), seed=0)
     >>> with Flipout():
-    ...     loss = Trace_ELBO().loss(model, guide, x)  # doctest: +SKIP
+    ...     loss = Trace_ELBO().loss(vae.model, vae.guide, torch.rand(10, 4))
     """
 
     noise = FlipoutNoise

@@ -65,8 +65,12 @@ class KLWeight(Messenger):
         weight: of the KL terms of latents, a number or a 0-dimensional tensor.
         weights: of the KL terms of Bayesian weights, a number or a 0-dimensional tensor.
 
+    >>> import torch
+    >>> from pyro.infer import Trace_ELBO
+    >>> from ppl_vae import VAEConfig, build
+    >>> vae = build(VAEConfig((4,), latent_size=2, hidden_sizes=(8,)), seed=0)
     >>> with KLWeight(0.5):
-    ...     loss = Trace_ELBO().loss(vae.model, vae.guide, x)  # doctest: +SKIP
+    ...     loss = Trace_ELBO().loss(vae.model, vae.guide, torch.rand(10, 4))
     """
 
     def __init__(self, weight: float | Tensor, weights: float | Tensor = 1.0) -> None:

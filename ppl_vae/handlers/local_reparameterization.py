@@ -39,8 +39,9 @@ class LocalNoise(Noise):
         self._shared: Tensor | None = None
 
     def output(self, layer: LayerCall, mean: Tensor) -> Tensor:
-        """The output, given its mean; by flipout in a convolution, whose outputs share each
-        weight.
+        """The output, given its mean.
+
+        In a convolution, whose outputs share each weight, it is by flipout.
         """
         if not layer.dense:
             return self._flipout.output(layer, mean)
@@ -87,8 +88,12 @@ class LocalReparameterization(WeightNoise):
 
     Source: Variational Dropout and the Local Reparameterization Trick (2015), section 2.2.
 
+    >>> import torch
+    >>> from pyro.infer import Trace_ELBO
+    >>> from ppl_vae import VAEConfig, build
+    >>> vae = build(VAEConfig((4,), latent_size=2, hidden_sizes=(8,), weights="mean_field"), seed=0)
     >>> with LocalReparameterization():
-    ...     loss = Trace_ELBO().loss(model, guide, x)  # doctest: +SKIP
+    ...     loss = Trace_ELBO().loss(vae.model, vae.guide, torch.rand(10, 4))
     """
 
     noise = LocalNoise

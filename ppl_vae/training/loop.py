@@ -95,10 +95,15 @@ def fit(
             `pyro.infer.Trace_ELBO()`, its class, or "file.py:Name". One of Pyro's own runs eagerly
             and reports its loss alone; held-out data are then judged by A.
         num_particles: L, draws of z a datum, of an estimator given by name.
-        kl_weight, weight_kl_weight, learning_rate: a number, "linear:start:end:epochs",
-            "stages:1e-3:50:1e-4" (1e-3 for 50 epochs, then 1e-4) or a function of the epoch;
-            kl_weight also "constrained:kl:20" (KL <= 20 nats) or "constrained:reconstruction:-90"
-            (E_q log p >= -90).
+        batch_size: M, data a step.
+        epochs: passes over the data.
+        kl_weight: of KL(q(z|x) || p(z)), a number, "linear:start:end:epochs", "stages:1e-3:50:1e-4"
+            (1e-3 for 50 epochs, then 1e-4) or a function of the epoch; also "constrained:kl:20" (KL
+            <= 20 nats) or "constrained:reconstruction:-90" (E_q log p >= -90).
+        weight_kl_weight: of KL(q(theta) || p(theta)), where weights are Bayesian: a number, or a
+            schedule or function as of `kl_weight`, without a constraint.
+        learning_rate: step size, a number, or a schedule or function as of `kl_weight`, without a
+            constraint.
         optimizer: "adam", "adagrad", a reference such as "torch.optim:AdamW", or a class of
             `torch.optim`, or a partial of one, as
             `functools.partial(torch.optim.AdamW, betas=(0.9, 0.99))`; the learning rate is set
@@ -117,8 +122,8 @@ def fit(
             KL.
         corruption: "salt_and_pepper", "normal" or "masking": corrupts what the guide sees of x; or
             a function of x (M, *event_shape) and the level, or "file.py:Name".
-        corruption_level: how much of it (`handlers.corruption`), a number or a schedule like the
-            three above.
+        corruption_level: how much of it (`handlers.corruption`), a number or a schedule like
+            that of `learning_rate`.
         early_stopping: epochs without a better validation bound after which to stop, at the best
             epoch's parameters.
         all_data: train on the held-out data, too, and hold nothing out.
