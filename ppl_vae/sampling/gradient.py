@@ -282,12 +282,12 @@ def swag(
     seed: int = 0,
     **options: Any,
 ) -> WeightPosterior:
-    """Draws from a Normal fitted to the path of gradient descent at a constant step size.
+    """Draws from a Normal fitted to the path of stochastic gradient descent.
 
     theta = m + sqrt(scale) [diag(s) e + D f / sqrt(K - 1)], e and f standard normal: m and s^2 mean
     and variance of the snapshots, D the deviations of the last K of them. With scale = 1/2 the
-    diagonal and the low-rank part give half the variance each. The path is that of
-    `stochastic_gradient_hmc` at temperature 0.
+    diagonal and the low-rank part give half the variance each. The path has a constant step size
+    and is that of `stochastic_gradient_hmc` at temperature 0.
 
     Args:
         start: a trained VAE.
