@@ -78,7 +78,14 @@ def corruption_from(given: str | Corrupt) -> Corrupt:
 
 
 def highest_level(kind: object) -> float:
-    """The highest level of a corruption; that of a function of one's own is not known."""
+    """The highest level of a corruption; that of a function of one's own is not known.
+
+    Args:
+        kind: a name, or such a function.
+
+    Returns:
+        The level; infinite where it is not known.
+    """
     return HIGHEST_LEVEL.get(kind, math.inf) if isinstance(kind, str) else math.inf
 
 
