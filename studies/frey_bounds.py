@@ -99,7 +99,7 @@ def draw(rows):
         axes.plot(at, test, "x", color="#cc6677", label="report, test")
         axes.plot([3e6], [PAPER[size]], "o", color="black", fillstyle="none", label="paper, test")
         axes.set(title=f"{size} latents", xscale="log", ylabel="bound (nats)")
-        axes.set(xlim=(1e4, 4e6), ylim=(250, 1350))
+        axes.set(xlim=(1e4, 4e6), ylim=(150, 1400))
         axes.label_outer()
     panels = figure.axes
     panels[0].legend(loc="upper left", fontsize="small")
