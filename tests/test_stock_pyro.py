@@ -143,6 +143,29 @@ def test_a_run_is_gone_on_with_under_an_equal_estimator_alone(tmp_path: object) 
 
 
 @pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (Trace_ELBO, {"num_particles": 2, "vectorize_particles": True}),
+        (TraceGraph_ELBO, {"num_particles": 2, "vectorize_particles": True}),
+        (TraceEnum_ELBO, {}),
+    ],
+)
+def test_an_estimator_that_counts_plates_takes_no_noise_of_the_run(
+    kind: type, options: dict[str, object], tmp_path: object
+) -> None:
+    """It runs the programs to count, and a run that goes on counts anew."""
+    x, run = pixels(N), {"progress": False, "batch_size": 4}
+    whole, resumed, reused, same = built("plain"), built("plain"), built("plain"), kind(**options)
+    fit(whole, x, epochs=2, estimator=same, **run)
+    fit(built("plain"), x, epochs=1, estimator=kind(**options), checkpoint=tmp_path, **run)
+    fit(resumed, x, epochs=2, estimator=kind(**options), checkpoint=tmp_path, resume=True, **run)
+    fit(reused, x, epochs=2, estimator=same, **run)
+    for name, parameter in whole.named_parameters():
+        assert torch.equal(parameter, resumed.get_parameter(name))
+        assert torch.equal(parameter, reused.get_parameter(name))
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"estimator": RenyiELBO(alpha=0.0, num_particles=2)}, "inside the logarithm.*datum"),

@@ -1,12 +1,13 @@
 """What a step of training minimises: an estimator of the bound under the handlers of the run."""
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from pyro.infer import ELBO, RenyiELBO
+from pyro.infer import ELBO, RenyiELBO, TraceEnum_ELBO, TraceTMC_ELBO
 from torch import Tensor, nn
 
 from ppl_vae import checks
@@ -14,6 +15,7 @@ from ppl_vae.elbo import ESTIMATOR, ESTIMATORS, BalancedELBO, TermwiseELBO, esti
 from ppl_vae.elbo.termwise import Program
 from ppl_vae.handlers import KLWeight
 from ppl_vae.handlers.corruption import CORRUPTION, Corrupt, Corruption, corruption_from
+from ppl_vae.handlers.modes import evaluating
 from ppl_vae.handlers.reduced_precision import BFloat16Products
 from ppl_vae.parts.user_code import is_reference
 from ppl_vae.vae import VAE
@@ -133,6 +135,7 @@ class Objective:
             values: the weights of KL terms and the level of corruption; None is none of either.
             num_data: N where it is not what the program's plate of data says.
         """
+        self._settle_nesting(model, guide, x)
         with self._handlers(values or StepValues()):
             if isinstance(self.elbo, TermwiseELBO):
                 terms = self.elbo.terms(model, guide, x)
@@ -164,6 +167,7 @@ class Objective:
         for leaf in leaves:
             leaf.grad = None
         elbo: Any = self.elbo
+        self._settle_nesting(model, guide, x)
         with self._handlers(values):
             loss = elbo.loss_and_grads(model, guide, x)
         found = [torch.zeros_like(p) if p.grad is None else p.grad for p in leaves]
@@ -172,6 +176,19 @@ class Objective:
         return torch.as_tensor(loss, device=x.device) / num_data, [
             gradient / num_data for gradient in found
         ]
+
+    def _settle_nesting(self, model: Program, guide: Program, x: Tensor) -> None:
+        """Let an estimator of Pyro's own count the plates by a run that leaves the generator, and
+        what a module counts while training, as they were: it counts again where a run goes on.
+        """
+        elbo: Any = self.elbo
+        counts = isinstance(elbo, TraceEnum_ELBO | TraceTMC_ELBO) or (
+            elbo.vectorize_particles and elbo.num_particles > 1
+        )
+        if self.keeps_terms or not counts or elbo.max_plate_nesting < math.inf:
+            return
+        with torch.random.fork_rng(), torch.no_grad(), evaluating(model), evaluating(guide):
+            elbo._guess_max_plate_nesting(model, guide, (x,), {})
 
     def _handlers(self, values: "StepValues") -> contextlib.ExitStack:
         entered = contextlib.ExitStack()
