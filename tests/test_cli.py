@@ -131,6 +131,7 @@ class TestOptions:
             "checkpoint": "--out",
             "resume": "--resume",
             "callbacks": None,
+            "optimizer_options": "--optimizer.NAME",
         }
         flags = {
             flag for action in subparsers()["train"]._actions for flag in action.option_strings
@@ -561,7 +562,7 @@ class TestLookingAtARun:
         )
         vae, x = load(folder), load_data("digits", binarization="static").validation[:40]
         bound = lower_bound(vae, x, seed=5).double()
-        likelihood = log_likelihood(vae, x, 50, seed=5, prior_share=0.1)
+        likelihood = log_likelihood(vae, x, 50, seed=5)
         assert report["lower_bound"]["mean"] == pytest.approx(bound.mean().item())
         assert report["lower_bound"]["standard_error"] == pytest.approx(
             bound.std().item() / 40**0.5

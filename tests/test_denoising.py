@@ -146,7 +146,7 @@ class TestScheduledDenoising:
 
     def test_an_unknown_kind_is_refused(self) -> None:
         with pytest.raises(
-            InputError, match=r"corruption.*one of none, salt_and_pepper, normal, masking"
+            InputError, match=r"corruption.*one of salt_and_pepper, normal, masking"
         ):
             run(corruption="salt")
 

@@ -48,7 +48,8 @@ class Objective:
     def __post_init__(self) -> None:
         """Check every field and make the estimator."""
         object.__setattr__(self, "elbo", self._made())
-        given = None if self.corruption == "none" else corruption_from(self.corruption)
+        none = isinstance(self.corruption, str) and self.corruption == "none"
+        given = None if none else corruption_from(self.corruption)
         object.__setattr__(self, "corrupt", given)
 
     def _made(self) -> ELBO:
