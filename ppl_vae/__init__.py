@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ppl_vae.checks import InputError
     from ppl_vae.datasets import load_data
     from ppl_vae.diagnostics import to_elpd, to_inference_data
-    from ppl_vae.evaluation import log_likelihood, lower_bound
+    from ppl_vae.evaluation import impute, log_likelihood, lower_bound
     from ppl_vae.exporting import export
     from ppl_vae.training import History, fit
     from ppl_vae.vae import VAE, VAEConfig, build
@@ -27,6 +27,7 @@ __all__ = [
     "build",
     "export",
     "fit",
+    "impute",
     "load",
     "load_data",
     "log_likelihood",
@@ -42,7 +43,7 @@ _ROOMS = {
     "datasets": ("load_data",),
     "diagnostics": ("to_elpd", "to_inference_data"),
     "exporting": ("export",),
-    "evaluation": ("log_likelihood", "lower_bound"),
+    "evaluation": ("impute", "log_likelihood", "lower_bound"),
     "training": ("History", "fit"),
     "vae": ("VAE", "VAEConfig", "build"),
 }

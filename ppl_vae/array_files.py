@@ -474,10 +474,9 @@ def _values(path: Path, name: str, array: np.ndarray, grey: bool) -> np.ndarray:
             f"{name} in {path}", f"dtype {array.dtype}", "uint8 pixels, floats or booleans", hint
         )
     largest = np.float64(checks.LARGEST)  # which half precision does not reach
-    if (
-        array.dtype.kind == "f" and not (finite := np.abs(array) < largest).all()
-    ):  # NaN is not below, either
-        first = int(np.flatnonzero(~finite.reshape(len(array), -1).all(1))[0])
-        got = f"{int((~finite).sum())} NaN, infinite or huge values, the first in row {first}"
-        checks.refuse(f"{name} in {path}", got, "finite numbers", "drop or impute them")
+    # NaN is what was not observed, which a model may be built for
+    if array.dtype.kind == "f" and (huge := np.abs(array) >= largest).any():
+        first = int(np.flatnonzero(huge.reshape(len(array), -1).any(1))[0])
+        got = f"{int(huge.sum())} infinite or huge values, the first in row {first}"
+        checks.refuse(f"{name} in {path}", got, "finite numbers", "drop or rescale them")
     return array

@@ -132,9 +132,10 @@ def data(
     event_shape: tuple[int, ...],
     minimum_rows: int = 1,
     integers: bool = False,
+    gaps: bool = False,
 ) -> torch.Tensor:
     """`x` as data: a finite float tensor (N, *event_shape) with N >= `minimum_rows`; with
-    `integers`, counts of any integer type are data too.
+    `integers`, counts of any integer type are data too, with `gaps`, NaN is what was not observed.
     """
     if not isinstance(x, torch.Tensor):
         parts = isinstance(getattr(x, "train", None), torch.Tensor)  # a data set
@@ -152,7 +153,7 @@ def data(
         refuse(f"{subject}'s number of rows", len(x), f"at least {minimum_rows}")
     if integers and not x.is_floating_point() and not x.is_complex():
         return dense(subject, x)
-    return finite(subject, x)
+    return finite(subject, x, gaps)
 
 
 def _shape_hint(shape: tuple[int, ...], event_shape: tuple[int, ...]) -> str:
@@ -198,9 +199,9 @@ def dense(subject: str, x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def finite(subject: str, x: torch.Tensor) -> torch.Tensor:
-    """`x` if it is uint8, or floating point and neither NaN, infinite nor too large; looked at
-    block by block.
+def finite(subject: str, x: torch.Tensor, gaps: bool = False) -> torch.Tensor:
+    """`x` if it is uint8, or floating point and neither NaN, unless there may be `gaps`, nor
+    infinite nor too large; looked at block by block.
     """
     dense(subject, x)
     if x.dtype == torch.uint8:
@@ -213,10 +214,11 @@ def finite(subject: str, x: torch.Tensor) -> torch.Tensor:
             "use x.float(), of an array x.astype('float32')",
         )
     for start, rows in _blocks(x):
-        bad = ~torch.isfinite(rows)
+        bad = rows.isinf() if gaps else ~torch.isfinite(rows)
         if bad.any():
             got = f"{int(bad.sum())} NaN or infinite values from row {start + _first(bad)} on"
-            refuse(subject, got, "finite numbers", "drop or impute them")
+            hint = "drop them; if NaN was not observed, VAEConfig(missing=True), or --missing"
+            refuse(subject, got, "finite numbers", hint)
         large = rows.abs() > LARGEST
         if large.any():
             got = f"values beyond {LARGEST:g} from row {start + _first(large)} on"
@@ -244,7 +246,7 @@ def inside(
     if support is constraints.real or (grey and bool(support.check(GREY_LEVELS).all())):
         return x
     for start, rows in _blocks(x):
-        wrong = ~support.check(rows / 255 if grey else rows)
+        wrong = ~support.check(rows / 255 if grey else rows) & ~rows.isnan()
         if wrong.any():
             where = in_words(support)
             got = f"values outside {where} from row {start + _first(wrong)} on"

@@ -249,12 +249,11 @@ def _binarize(parts: list[Tensor], binarization: str, seed: int) -> list[Tensor]
 
 def _draw(x: Tensor, random: np.random.RandomState) -> Tensor:
     # In blocks: the uniform draws are float64, and those of all of MNIST would take 300 MB.
-    return torch.cat(
-        [
-            (torch.from_numpy(random.random_sample(block.shape)) < block).float()
-            for block in x.split(1000)
-        ]
-    )
+    drawn = [
+        (torch.from_numpy(random.random_sample(block.shape)) < block).float()
+        for block in x.split(1000)
+    ]
+    return torch.cat(drawn).masked_fill(x.isnan(), torch.nan)  # what was not observed stays so
 
 
 # --------------------------------------------------------------------------------------------------
@@ -372,9 +371,10 @@ def _own_parts(path: Path, split: str, binarization: str, grey: bool) -> list[_P
     arrays = read_arrays(path, split, grey)
     for x, _ in arrays:
         are_levels = x.dtype == np.uint8 and grey
-        if binarization != "none" and not are_levels and not ((x >= 0) & (x <= 1)).all():
+        outside = ((x < 0) | (x > 1)).any()
+        if binarization != "none" and not are_levels and outside:
             refused, hint = (
-                f"values from {x.min():.4g} to {x.max():.4g}",
+                f"values from {np.nanmin(x):.4g} to {np.nanmax(x):.4g}",
                 "use 'none' for data that are no pixels",
             )
             checks.refuse(f"binarization of {path}", refused, "values in [0, 1]", hint)

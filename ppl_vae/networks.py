@@ -26,12 +26,14 @@ __all__ = [
     "NETWORKS",
     "NETWORK_OPTIONS",
     "TRANSPOSED",
+    "Gaps",
     "InUnits",
     "OwnDecoder",
     "OwnEncoder",
     "decoder_network",
     "encoder_network",
     "fan_in",
+    "gaps_shape",
     "image_shape",
     "initialize",
     "own_decoder",
@@ -89,6 +91,39 @@ class InUnits(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.center) / self.scale
+
+
+class Gaps(nn.Module):
+    """x (*, *event_shape) with NaN where nothing was observed -> what an encoder of complete
+    numbers takes: zeros there, and beside x a second map of ones and zeros that says where.
+
+    Args:
+        encoder: takes x and the map as channels, `gaps_shape(event_shape)`; a module of the user's
+            own takes x alone, or x and `observed` if its forward has an argument of that name.
+        event_shape: that of a datum.
+    """
+
+    def __init__(self, encoder: nn.Module, event_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.encoder, self.event_shape = encoder, event_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (*, H)."""
+        known = ~x.isnan()
+        filled = torch.where(known, x, torch.zeros_like(x))
+        if isinstance(self.encoder, OwnEncoder):
+            return self.encoder(filled, known.to(x.dtype))
+        maps = [filled, known.to(x.dtype)]
+        if len(self.event_shape) == 3:
+            return self.encoder(torch.cat(maps, -3))
+        return self.encoder(torch.stack(maps, -len(self.event_shape) - 1))
+
+
+def gaps_shape(event_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The event shape of x with the map of what was observed beside it."""
+    if len(event_shape) == 3:
+        return (2 * event_shape[0], *event_shape[1:])
+    return (2, *event_shape)
 
 
 class Images(nn.Module):
@@ -457,16 +492,23 @@ class OwnEncoder(nn.Module):
     def __init__(self, module: nn.Module, event_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.module, self.event_shape = module, event_shape
-        found = _tried("encoder", module, torch.zeros(3, *event_shape))
+        parameters = inspect.signature(module.forward).parameters
+        self.takes_observed = "observed" in parameters
+        rows = torch.zeros(3, *event_shape)
+        needed = self.takes_observed and parameters["observed"].default is inspect.Parameter.empty
+        found = _tried("encoder", module, *([rows, torch.ones_like(rows)] if needed else [rows]))
         if not isinstance(found, Tensor) or found.dim() != 2 or len(found) != 3:
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             checks.refuse("encoder", f"{got} for 3 data", "a tensor (3, H), H features a datum")
         self.feature_size = found.shape[1]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Features (*, H)."""
+    def forward(self, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Features (*, H); `observed` is 1 where x is known and else 0, of data with gaps."""
         event_dim = len(self.event_shape)
-        features = self.module(x.reshape(-1, *self.event_shape))
+        given = {}
+        if observed is not None and self.takes_observed:
+            given["observed"] = observed.reshape(-1, *self.event_shape)
+        features = self.module(x.reshape(-1, *self.event_shape), **given)
         return features.reshape(*x.shape[: x.dim() - event_dim], self.feature_size)
 
 
@@ -546,16 +588,16 @@ def _own(slot: Slot, given: Any, options: Mapping[str, Any], **offers: Any) -> n
     return given
 
 
-def _tried(subject: str, module: nn.Module, rows: Tensor) -> Any:
+def _tried(subject: str, module: nn.Module, *rows: Tensor) -> Any:
     """What a module makes of three rows, in evaluation mode, which one row too may be normalised
     in.
     """
     before = [m.training for m in module.modules()]
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            return module.eval()(rows)
+            return module.eval()(*rows)
     except Exception as error:
-        checks.refuse(subject, fault(error), f"a module for rows of shape {tuple(rows.shape)}")
+        checks.refuse(subject, fault(error), f"a module for rows of shape {tuple(rows[0].shape)}")
     finally:
         for m, training in zip(module.modules(), before, strict=True):
             m.training = training

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ppl_vae import checks
+from ppl_vae.distributions import Incomplete, fillers
 from ppl_vae.guides import (
     POSTERIOR,
     POSTERIORS,
@@ -50,17 +51,19 @@ from ppl_vae.networks import (
     ENCODER,
     INITIALIZATIONS,
     NETWORKS,
+    Gaps,
     InUnits,
     OwnDecoder,
     decoder_network,
     encoder_network,
+    gaps_shape,
     own_decoder,
     own_encoder,
 )
 from ppl_vae.parts.slot import copies
 from ppl_vae.parts.user_code import fault, recorded_code
 from ppl_vae.priors import PRIOR, build_prior, made_of_posterior
-from ppl_vae.protocols import ClosedFormPosterior, InitialisedFromData, Posterior
+from ppl_vae.protocols import ClosedFormPosterior, CouplesData, InitialisedFromData, Posterior
 from ppl_vae.tables import as_html, as_lines
 from ppl_vae.weights import bayesian_pair, check_options
 
@@ -96,6 +99,7 @@ class VAEConfig:
     network_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     init: str = "fan_in"
     output_start: str = "auto"
+    missing: bool = False
     likelihood: str = "bernoulli"
     likelihood_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prior: str = "standard_normal"
@@ -122,6 +126,7 @@ class VAEConfig:
         }
         for field, names in choices.items():
             checks.choice(field, getattr(self, field), names)
+        checks.truth("missing", self.missing)
         for field in (
             "network_options",
             "likelihood_options",
@@ -187,13 +192,22 @@ class Decoder(nn.Module):
 class Model(DataProgram):
     """p(theta) prod_i p(z_i) p(x_i | z_i, theta), x (M, *event_shape); scales by N/M in training
     mode.
+
+    With `filler`, (*event_shape), numbers inside the support, NaN in x is what was not observed.
     """
 
+    filler: Tensor | None
+
     def __init__(
-        self, prior: Callable[[], Any], decoder: Decoder, num_data: int | None = None
+        self,
+        prior: Callable[[], Any],
+        decoder: Decoder,
+        num_data: int | None = None,
+        filler: Tensor | None = None,
     ) -> None:
         super().__init__(num_data)
         self.prior, self.decoder = prior, decoder
+        self.register_buffer("filler", filler, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the program on data x; returns the value of the site "x"."""
@@ -201,7 +215,10 @@ class Model(DataProgram):
         theta = self.draw_weights("decoder.")
         with self.data_plate(x), self.at_home():
             z = self.prior()
-            return pyro.sample("x", call(self.decoder, theta, z, x), obs=x)
+            distribution = call(self.decoder, theta, z, x)
+            if self.filler is not None:
+                distribution = Incomplete(distribution, self.filler)
+            return pyro.sample("x", distribution, obs=x)
 
     def draw_latents(self) -> Any:
         """Run the prior alone, under whatever plates are open; returns z (*, latent_size)."""
@@ -331,6 +348,14 @@ class VAE(nn.Module, InitialisedFromData):
         of_pixels = isinstance(likelihood, PixelLikelihood)
         return not self.counts and (of_pixels or checks.on_unit_interval(likelihood.support))
 
+    def binarized(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """x' ~ Bernoulli(x), entry by entry; what was not observed stays NaN."""
+        if not self.config.missing:
+            return torch.bernoulli(x, generator=generator)
+        gaps = x.isnan()
+        drawn = torch.bernoulli(torch.where(gaps, torch.zeros_like(x), x), generator=generator)
+        return torch.where(gaps, x, drawn)
+
     def checked(self, x: Data, subject: str = "x", minimum_rows: int = 1) -> Tensor:
         """x as a tensor (N, *event_shape) of data that the likelihood is defined on.
 
@@ -343,7 +368,8 @@ class VAE(nn.Module, InitialisedFromData):
             InputError: for what is no such data, with what makes it so.
         """
         shape, tensor = self.config.event_shape, in_memory(subject, x)
-        found = checks.data(subject, tensor, shape, minimum_rows, integers=not self.grey)
+        gaps = self.config.missing
+        found = checks.data(subject, tensor, shape, minimum_rows, not self.grey, gaps)
         support = self.model.decoder.likelihood.support
         owner = f"likelihood '{self.config.likelihood}'"
         return checks.inside(subject, found, support, owner, integers=self.counts)
@@ -384,8 +410,9 @@ class VAE(nn.Module, InitialisedFromData):
         """Posterior mean of z given x, (N, latent_size); with `num_samples=K`, draws (K, N,
         latent_size).
         """
-        shape, integers = self.config.event_shape, not self.grey
-        tensor = self.as_float(checks.data("x", in_memory("x", x), shape, integers=integers))
+        shape, gaps = self.config.event_shape, self.config.missing
+        found = checks.data("x", in_memory("x", x), shape, integers=not self.grey, gaps=gaps)
+        tensor = self.as_float(found)
         if num_samples is not None:
             return self._posterior_site(tensor, checks.integer("num_samples", num_samples))["value"]
         posterior = self.guide.posterior
@@ -615,7 +642,8 @@ def _build(config: VAEConfig, given: Mapping[str, Any], num_data: int | None) ->
         guide = guide or build_posterior(
             c.posterior, c.posterior_options, sites=sites, prior=program, **offers
         )
-        return _with_weights(VAE(c, Model(program, decoder, num_data), Guide(guide, num_data)))
+        model = Model(program, decoder, num_data, _filler(c, head))
+        return _with_weights(VAE(c, model, Guide(guide, num_data)))
     checks.options("posterior_options of your own posterior", c.posterior_options, ())
     own, opens_plate = own_posterior(own, sites, c.event_shape)
     if shared := stated(program) & stated(own):
@@ -625,9 +653,22 @@ def _build(config: VAEConfig, given: Mapping[str, Any], num_data: int | None) ->
             "names of its own",
             "a parameter of both is that of a module that both hold",
         )
-    return _with_weights(
-        VAE(c, Model(program, decoder, num_data), Guide(own, num_data, opens_plate))
-    )
+    model = Model(program, decoder, num_data, _filler(c, head))
+    return _with_weights(VAE(c, model, Guide(own, num_data, opens_plate)))
+
+
+def _filler(c: VAEConfig, likelihood: Likelihood) -> Tensor | None:
+    """Numbers to stand where nothing was observed, if data may have gaps."""
+    if not c.missing:
+        return None
+    if any(isinstance(module, CouplesData) for module in likelihood.modules()):
+        checks.refuse(
+            "missing",
+            f"likelihood '{c.likelihood}', which is fitted to whole batches",
+            "one of each entry alone",
+            "use 'normal_shared' or 'normal_pixelwise'",
+        )
+    return fillers(likelihood.support, c.event_shape)
 
 
 def _starts_from_data(c: VAEConfig, own_decoder: Any, likelihood: Likelihood) -> bool:
@@ -649,10 +690,14 @@ def _starts_from_data(c: VAEConfig, own_decoder: Any, likelihood: Likelihood) ->
 
 def _encoder(c: VAEConfig, own: Any, in_units: bool) -> tuple[nn.Module, int]:
     if own is not None:
-        return own_encoder(own, c.encoder_options, c.event_shape)
+        encoder, size = own_encoder(own, c.encoder_options, c.event_shape)
+        return (Gaps(encoder, c.event_shape) if c.missing else encoder), size
     checks.options("encoder_options without an encoder of your own", c.encoder_options, ())
     network = c.activation, c.init, dict(c.network_options)
-    body, size = encoder_network(c.network, c.event_shape, c.hidden_sizes, *network)
+    shape = gaps_shape(c.event_shape) if c.missing else c.event_shape
+    body, size = encoder_network(c.network, shape, c.hidden_sizes, *network)
+    if c.missing:
+        body = Gaps(body, c.event_shape)
     return (nn.Sequential(InUnits(c.event_shape), body) if in_units else body), size
 
 

@@ -73,7 +73,6 @@ def test_equal_numbers_in_the_first_line_are_no_names(tmp_path):
     [
         ("a,b\n" + "1,x\n" * 20, "column 'b' of data file"),
         ("a,b\n" + "1,x\n" * 20, '.astype("category").cat.codes'),
-        ("a,b\n" + "1,\n" * 20, "20 NaN, infinite or huge values, the first in row 0"),
         (",a\n" + "".join(f"{i},1\n" for i in range(20)), "frame.to_csv(path, index=False)"),
         ("a,b\n" + "1,2\n" * 9, "9 rows, expected 10 or more"),
         ("", "EmptyDataError"),

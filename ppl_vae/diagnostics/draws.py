@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ppl_vae import checks
+from ppl_vae.distributions import entry_log_prob
 from ppl_vae.evaluation.blocks import as_float, decoder_rows
 from ppl_vae.evaluation.pareto import pareto_k
 from ppl_vae.evaluation.weights import paired_traces, sites
@@ -127,18 +127,8 @@ def _log_likelihood(observed: Any, unit: str) -> Tensor:
     """log p(x|z), (S, M), or that of each entry, (S, M, *event_shape)."""
     if unit == "datum":
         return observed["log_prob"]
-    fn = observed["fn"]
-    shape = (*observed["log_prob"].shape, *fn.event_shape)
-    while isinstance(fn, dist.Independent):
-        fn = fn.base_dist
-    if fn.event_shape:
-        checks.refuse(
-            "unit",
-            f"'entry', under a likelihood {type(fn).__name__}",
-            "one whose entries are independent given z",
-            "use unit='datum'",
-        )
-    return fn.log_prob(observed["value"]).expand(shape)
+    shape = (*observed["log_prob"].shape, *observed["fn"].event_shape)
+    return entry_log_prob(observed["fn"], observed["value"]).expand(shape)
 
 
 def weight_draws(vae: VAE, num_samples: int) -> Arrays:

@@ -121,7 +121,8 @@ def _groups(
     }
     if vae.whole_numbers:
         for name in ("observed_data", "posterior_predictive", "prior_predictive"):
-            groups[name]["x"] = groups[name]["x"].astype(np.int64)
+            if not np.isnan(groups[name]["x"]).any():  # which no whole number stands for
+                groups[name]["x"] = groups[name]["x"].astype(np.int64)
     attributes = {
         "inference_library": "ppl_vae",
         "inference_library_version": __version__,

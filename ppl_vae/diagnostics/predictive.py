@@ -78,13 +78,15 @@ def posterior_predictive_check(
     replicated: dict[str, list[float]] = {name: [] for name in statistics}
     with evaluation(vae, seed):
         data = as_float(vae, tensor)
+        gaps = data.isnan()  # 0 in the data and in every copy, so that both are judged alike
+        data_or_0 = data.masked_fill(gaps, 0.0)
         for _ in range(num_samples):
             copy = torch.cat([_replicate(vae, rows) for rows in data.split(decoder_rows(vae))])
             for name, statistic in statistics.items():
-                replicated[name].append(float(statistic(copy)))
+                replicated[name].append(float(statistic(copy.masked_fill(gaps, 0.0))))
         return {
             name: PredictiveCheck(
-                float(statistic(data)), torch.tensor(replicated[name], dtype=torch.float64)
+                float(statistic(data_or_0)), torch.tensor(replicated[name], dtype=torch.float64)
             )
             for name, statistic in statistics.items()
         }

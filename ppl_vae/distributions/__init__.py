@@ -8,6 +8,7 @@ from ppl_vae.distributions.codes import Codes
 from ppl_vae.distributions.continuous_bernoulli import ContinuousBernoulli
 from ppl_vae.distributions.discretized_logistic import DiscretizedLogistic, GreyLevels
 from ppl_vae.distributions.in_units import InUnits
+from ppl_vae.distributions.incomplete import Incomplete, entry_log_prob, fillers
 from ppl_vae.distributions.logistic_sigmoid import LogisticSigmoid
 from ppl_vae.distributions.remembered import RememberingSigmoid
 from ppl_vae.distributions.table import Table
@@ -20,8 +21,11 @@ __all__ = [
     "DiscretizedLogistic",
     "GreyLevels",
     "InUnits",
+    "Incomplete",
     "LogisticSigmoid",
     "RememberingSigmoid",
     "Table",
     "ZeroInflatedNegativeBinomial",
+    "entry_log_prob",
+    "fillers",
 ]

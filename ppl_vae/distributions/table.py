@@ -50,6 +50,14 @@ class Table(dist.TorchDistribution):
         parts = [fn.log_prob(value[..., index]).sum(-1) for index, fn in self.groups]
         return torch.stack(torch.broadcast_tensors(*parts)).sum(0)
 
+    def entry_log_prob(self, value: Tensor) -> Tensor:
+        """log p of each column, (*, D) nats."""
+        order = torch.cat([index for index, _ in self.groups]).argsort()
+        parts = [fn.log_prob(value[..., index]) for index, fn in self.groups]
+        shape = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        joined = torch.cat([part.expand(*shape, part.shape[-1]) for part in parts], -1)
+        return joined[..., order]
+
     @torch.no_grad()
     def sample(self, sample_shape: _size = ()) -> Tensor:
         """Rows, (*sample_shape, *batch_shape, D)."""

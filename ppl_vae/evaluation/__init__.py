@@ -7,6 +7,7 @@ memory.
 
 from ppl_vae.evaluation.annealed import BidirectionalGap, bidirectional_gap
 from ppl_vae.evaluation.gaps import InferenceGaps, inference_gaps
+from ppl_vae.evaluation.imputation import impute
 from ppl_vae.evaluation.likelihood import LogLikelihood, log_likelihood
 from ppl_vae.evaluation.measures import active_units, lower_bound, reconstruction_error
 
@@ -16,6 +17,7 @@ __all__ = [
     "LogLikelihood",
     "active_units",
     "bidirectional_gap",
+    "impute",
     "inference_gaps",
     "log_likelihood",
     "lower_bound",

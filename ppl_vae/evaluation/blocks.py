@@ -16,7 +16,7 @@ from ppl_vae.handlers.modes import local_parameters
 from ppl_vae.inputs import Data
 from ppl_vae.vae import VAE, evaluating
 
-__all__ = ["as_float", "by_blocks", "checked", "decoder_rows", "evaluation"]
+__all__ = ["as_float", "by_blocks", "check_missing", "checked", "decoder_rows", "evaluation"]
 
 
 def checked(vae: VAE, x: Data, minimum_rows: int = 1) -> Tensor:
@@ -45,6 +45,13 @@ def as_float(vae: VAE, x: Tensor) -> Tensor:
             these, else numbers.
     """
     return vae.as_float(x)
+
+
+def check_missing(vae: VAE, subject: str) -> None:
+    """`InputError` for a VAE whose data have no gaps."""
+    if not vae.config.missing:
+        expected = "one whose data may have gaps"
+        checks.refuse(subject, "a VAE of complete data", expected, "use VAEConfig(missing=True)")
 
 
 def decoder_rows(vae: VAE) -> int:

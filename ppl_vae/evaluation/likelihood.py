@@ -6,14 +6,15 @@ Knows the methods by name; how each draws and weighs is its own file's affair.
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ppl_vae import checks
 from ppl_vae.evaluation.annealed import annealed
-from ppl_vae.evaluation.blocks import checked, evaluation
+from ppl_vae.evaluation.blocks import check_missing, checked, evaluation
 from ppl_vae.evaluation.importance import importance
 from ppl_vae.evaluation.quadrature import quadrature
 from ppl_vae.evaluation.reciprocal import reciprocal
@@ -86,9 +87,14 @@ def log_likelihood(
     seed: int | None = None,
     compile: str = "auto",
     progress: bool = False,
+    given: Tensor | None = None,
     **options: Any,
 ) -> LogLikelihood:
     """log p(x) of each datum in nats, for any prior and guide, by running the two programs.
+
+    Where data may have gaps (`VAEConfig(missing=True)`) it is that of the entries observed; with
+    `given`, log p(rest | given) = log p(rest, given) - log p(given), each by the same method, with
+    the error of the difference and the larger Pareto k of the two.
 
     importance: 5000 draws; a lower bound in expectation, right where Pareto k < 0.7 and no mode is
         missed. k cannot see a mode that no draw reached, so `prior_share` of the draws come from
@@ -123,13 +129,16 @@ def log_likelihood(
 
     Source: see the functions `importance`, `annealed`, `reciprocal` and `quadrature`.
     """
+    if given is not None:
+        settings = {"method": method, "seed": seed, "compile": compile, "progress": progress}
+        return _of_the_rest(vae, x, given, num_samples=num_samples, **settings, **options)
     function, default, known = METHODS[checks.choice("method", method, METHODS)]
     size = default if num_samples is None else checks.integer("num_samples", num_samples)
     checks.choice("compile", compile, TIERS)
     shared = [
         name
         for name in inspect.signature(log_likelihood).parameters
-        if name not in ("vae", "x", "options")
+        if name not in ("vae", "x", "given", "options")
     ]
     checks.options(f"option of method '{method}'", options, [*known, *shared])
     for name in options.keys() - {"prior_share"}:
@@ -137,3 +146,23 @@ def log_likelihood(
     with evaluation(vae, seed):
         values, k, error = function(vae, checked(vae, x), size, compile, progress, **options)
     return LogLikelihood(values, k, error, method, size)
+
+
+def _of_the_rest(vae: VAE, x: Data, given: Tensor, **settings: Any) -> LogLikelihood:
+    """log p(rest | given); see `log_likelihood`."""
+    check_missing(vae, "given")
+    whole = vae.as_float(checked(vae, x))
+    if not torch.is_tensor(given) or given.shape != whole.shape or given.dtype != torch.bool:
+        got = type(given).__name__
+        if torch.is_tensor(given):
+            got = f"{given.dtype} of shape {tuple(given.shape)}"
+        checks.refuse("given", got, f"truth values of the data's shape {tuple(whole.shape)}")
+    part = whole.masked_fill(~given.to(whole.device), torch.nan)
+    first, second = (log_likelihood(vae, rows, **settings) for rows in (whole, part))
+    errors = first.monte_carlo_error, second.monte_carlo_error
+    return replace(
+        first,
+        values=first.values - second.values,
+        pareto_k=torch.maximum(first.pareto_k, second.pareto_k),
+        monte_carlo_error=torch.hypot(*errors),
+    )

@@ -55,7 +55,8 @@ def reconstruction_error(
 ) -> Tensor:
     """Sum of squared error of the reconstruction of each datum, in squared units of x.
 
-    ||x - E[x|z]||^2 at z the posterior mean, or its average over draws z ~ q(z|x).
+    ||x - E[x|z]||^2 over the entries observed, at z the posterior mean, or its average over draws
+    z ~ q(z|x).
 
     Args:
         vae: the VAE.
@@ -73,7 +74,7 @@ def reconstruction_error(
 
     def error(rows: Tensor) -> Tensor:
         z = vae.encode(rows) if num_samples is None else vae.encode(rows, num_samples)
-        squares = (rows - vae.decode(z).mean).square().flatten(z.dim() - 1).sum(-1)
+        squares = (rows - vae.decode(z).mean).square().flatten(z.dim() - 1).nansum(-1)
         return squares if num_samples is None else squares.mean(0)
 
     return by_blocks(vae, x, error, draws, seed)

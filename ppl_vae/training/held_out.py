@@ -48,7 +48,7 @@ class HeldOut:
             for rows in self.x.split(ROWS):
                 batch = self.vae.as_float(rows)
                 if self.settings.binarization == "dynamic":  # which leaves binary data as they are
-                    batch = torch.bernoulli(batch, generator=drawn)
+                    batch = self.vae.binarized(batch, drawn)
                 programs = self.vae.model, self.vae.guide
                 _, report = self.judge(*programs, batch, values, self.num_data)
                 sums = sums + torch.stack(list(report.values())) * len(rows)

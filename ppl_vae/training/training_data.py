@@ -101,4 +101,4 @@ class TrainingData:
 
     def _as_trained(self, rows: Tensor) -> Tensor:
         x = self.vae.as_float(rows)
-        return torch.bernoulli(x) if self.settings.binarization == "dynamic" else x
+        return self.vae.binarized(x) if self.settings.binarization == "dynamic" else x
