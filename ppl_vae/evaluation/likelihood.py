@@ -118,6 +118,7 @@ def log_likelihood(
         compile: "off" (eager Pyro), "record", "inductor" (compiled) or "auto" (by the amount of
             work).
         progress: whether to show a progress bar.
+        given: (N, *event_shape), true for the entries that are given; None gives none.
         **options: the method's own, named above.
 
     Returns:
