@@ -23,9 +23,9 @@ from ppl_vae.guides import (
     POSTERIOR,
     POSTERIORS,
     DataProgram,
+    build_own_posterior,
     build_posterior,
     latent_sites,
-    own_posterior,
     owner,
 )
 from ppl_vae.guides.encoding import check_encoded, encoding_site
@@ -514,7 +514,8 @@ def build(
         config: everything in plain data.
         prior: p(z), a program that runs inside the data plate and samples "z".
         posterior: q(z|x), a program that samples every latent site given x, inside the data plate
-            or as a whole program with its own.
+            or as a whole program with its own. A class is made with its options and, where it names
+            them, `event_shape` and `latent_size`.
         num_data: N, where it is known already; `fit` sets it.
         seed: makes the initial parameters a function of it and leaves the global generator as it
             was.
@@ -644,8 +645,9 @@ def _build(config: VAEConfig, given: Mapping[str, Any], num_data: int | None) ->
         )
         model = Model(program, decoder, num_data, _filler(c, head))
         return _with_weights(VAE(c, model, Guide(guide, num_data)))
-    checks.options("posterior_options of your own posterior", c.posterior_options, ())
-    own, opens_plate = own_posterior(own, sites, c.event_shape)
+    own, opens_plate = build_own_posterior(
+        own, c.posterior_options, sites, c.event_shape, c.latent_size
+    )
     if shared := stated(program) & stated(own):
         checks.refuse(
             "posterior",

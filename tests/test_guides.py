@@ -206,3 +206,24 @@ class TestAUsersOwnPosterior:
         with pytest.raises(InputError) as error:
             tiny(posterior=posterior)
         assert message in str(error.value) and "\n" not in str(error.value)
+
+    def test_a_class_is_made_with_its_options_and_the_shapes_that_it_names(self):
+        class Line(nn.Module):
+            def __init__(self, event_shape, latent_size, width=3):
+                super().__init__()
+                self.net = nn.Sequential(
+                    nn.Linear(*event_shape, width), nn.Linear(width, latent_size)
+                )
+
+            def forward(self, x):
+                pyro.sample("z", dist.Normal(self.net(x), 1.0).to_event(1))
+
+        vae = tiny(posterior=Line, posterior_options={"width": 4})
+        assert vae.encode(pixels(3)).shape == (3, 2)
+        assert vae.guide.posterior.net[0].weight.shape == (4, 6)
+        with pytest.raises(
+            InputError, match=r"posterior Line: got 'widht', .*did you mean 'width'"
+        ):
+            tiny(posterior=Line, posterior_options={"widht": 4})
+        with pytest.raises(InputError, match="no class: got 'width', expected no option"):
+            tiny(posterior=Own(), posterior_options={"width": 4})

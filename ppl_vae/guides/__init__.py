@@ -5,9 +5,13 @@ latent site of the prior. It knows sites and an encoder network; it knows nothin
 likelihoods or estimators.
 """
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pyro.infer.autoguide import AutoGuide
+
+from ppl_vae import checks
 from ppl_vae.guides.diagonal import DiagonalGuide
 from ppl_vae.guides.full_normal import FullNormalGuide
 from ppl_vae.guides.iaf import IAFGuide
@@ -27,9 +31,9 @@ __all__ = [
     "POSTERIORS",
     "DataProgram",
     "LatentSite",
+    "build_own_posterior",
     "build_posterior",
     "latent_sites",
-    "own_posterior",
     "owner",
 ]
 
@@ -48,7 +52,16 @@ POSTERIORS: dict[str, type[Posterior]] = {
 POSTERIOR = Slot(
     "posterior",
     POSTERIORS,
-    ("encoder", "feature_size", "sites", "prior", "init", "activation"),
+    (
+        "encoder",
+        "feature_size",
+        "sites",
+        "prior",
+        "init",
+        "activation",
+        "event_shape",
+        "latent_size",
+    ),
 )
 
 
@@ -66,3 +79,24 @@ def build_posterior(name: str, options: Mapping[str, Any], **offers: Any) -> Pos
     """
     kind = POSTERIOR.find(None, name)
     return kind(**POSTERIOR.arguments(kind, options, offers))
+
+
+def build_own_posterior(
+    posterior: Any,
+    options: Mapping[str, Any],
+    sites: Sequence[LatentSite],
+    event_shape: tuple[int, ...],
+    latent_size: int,
+) -> tuple[Any, bool]:
+    """A posterior of the user's own as owner of its parameters, and whether it opens the plate
+    "data" itself.
+
+    A class is given `options` and those of `event_shape` (of x) and `latent_size` that its
+    signature names. Raises `InputError` for what is no q(z|x), and for an unknown option.
+    """
+    if inspect.isclass(posterior) and not issubclass(posterior, AutoGuide):
+        offers = {"event_shape": event_shape, "latent_size": latent_size}
+        posterior = POSTERIOR.make(posterior, options, **offers)
+    else:
+        checks.options("posterior_options of your own posterior, no class", options, ())
+    return own_posterior(posterior, sites, event_shape)

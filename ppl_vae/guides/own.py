@@ -22,7 +22,7 @@ from ppl_vae.handlers.enumeration import check_agreement
 from ppl_vae.handlers.kl_weight import DATA_PLATE
 from ppl_vae.handlers.modes import evaluating
 from ppl_vae.handlers.own_parameters import with_own_parameters
-from ppl_vae.parts.user_code import fault, is_program, made
+from ppl_vae.parts.user_code import fault, is_program
 
 __all__ = ["own_posterior"]
 
@@ -45,8 +45,6 @@ def own_posterior(
     """
     if not is_program(posterior):
         checks.refuse("posterior", type(posterior).__name__, "a callable, a PyroModule or a name")
-    if inspect.isclass(posterior) and not issubclass(posterior, AutoGuide):
-        posterior = made("posterior", posterior)
     if isinstance(posterior, AutoGuide) or inspect.isclass(posterior):
         kind = posterior if inspect.isclass(posterior) else type(posterior)
         checks.refuse(
