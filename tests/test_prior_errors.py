@@ -14,7 +14,7 @@ import torch
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from ppl_vae import VAEConfig, build, to_inference_data
+from ppl_vae import VAEConfig, build, log_likelihood, to_inference_data
 from ppl_vae.checks import InputError
 from ppl_vae.priors import PRIORS
 from ppl_vae.protocols import MadeOfPosterior
@@ -63,6 +63,14 @@ def outside_the_batch() -> Tensor:
 def clash() -> Tensor:
     x = pyro.sample("x", dist.Normal(0.0, 1.0))
     return pyro.sample("z", dist.Normal(torch.zeros(2), 1.0 + x[..., None].abs()).to_event(1))
+
+
+def angles() -> Tensor:
+    return pyro.sample("z", dist.VonMises(torch.zeros(2), 1.0).to_event(1))
+
+
+def on_a_sphere() -> Tensor:
+    return pyro.sample("z", dist.ProjectedNormal(torch.ones(2)))
 
 
 def discrete_z() -> Tensor:
@@ -195,6 +203,8 @@ BAD: dict[Callable[..., Any], tuple[str, ...]] = {
     not_an_event: ("plate", "site z", ".to_event(1)"),
     outside_the_batch: ("site 'scale': got batch shape (4, 3)", "one value a datum"),
     clash: ("a site named 'x'", "rename the site"),
+    angles: ("site 'z': got VonMises", "one turn of the real line", "take its direction"),
+    on_a_sphere: ("site 'z': got ProjectedNormal, whose support", "a posterior of your own"),
     discrete_z: ("site 'z': got discrete Bernoulli", "RelaxedBernoulliStraightThrough"),
     unmarked_index: (
         "site 'k': got discrete Categorical",
@@ -382,3 +392,26 @@ def test_a_site_that_the_prior_lacks_is_refused_when_built() -> None:
 
     with pytest.raises(InputError, match=r"guide: got a site 'e' that the model lacks.*is_auxil"):
         tiny(None, posterior)
+
+
+@pytest.mark.parametrize("prior", [angles, on_a_sphere])
+def test_a_posterior_of_ones_own_may_have_the_sites_that_no_map_reaches(
+    prior: Callable[[], Tensor],
+) -> None:
+    """Its draws are where the prior's are; chains and grids on the real numbers are not."""
+
+    def posterior(x: Tensor) -> None:
+        at = torch.ones(len(x), 2)
+        pyro.sample(
+            "z",
+            dist.ProjectedNormal(at)
+            if prior is on_a_sphere
+            else dist.VonMises(at, 1.0).to_event(1),
+        )
+
+    vae = tiny(prior, posterior)
+    assert log_likelihood(vae, pixels(3), num_samples=50).values.isfinite().all()
+    with pytest.raises(InputError, match="method='importance'"):
+        log_likelihood(vae, pixels(3), num_samples=4, method="annealed")
+    with pytest.raises(InputError, match="method='importance'"):
+        log_likelihood(vae, pixels(3), method="quadrature")

@@ -8,7 +8,7 @@ import copy
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import pyro
 import pyro.distributions as dist
@@ -41,6 +41,8 @@ __all__ = [
 CONTAINERS = ("chain", "draw", "sample", "metric", "model", "column", "plot_axis", "ci_bound")
 # those, and names of the site of data, of its own dimensions and of the plates that are opened
 RESERVED = ("x", "data", "draws", "particles", "datum", "latent", *CONTAINERS)
+# densities of angles that name the real line as their support
+PERIODIC = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
 SHAPE_WORDS = ("shape", "size", "dim", "broadcast", "expand")
 
 
@@ -70,8 +72,28 @@ class LatentSite:
 
     @property
     def unconstrained_shape(self) -> torch.Size:
-        """Event shape before `biject_to(support)`; differs from `event_shape` on a simplex, say."""
-        return biject_to(self.support).inverse_shape(self.event_shape)
+        """Event shape before `biject_to(support)`; differs from `event_shape` on a simplex, say.
+
+        `InputError` where no map from the real numbers carries the density: on a sphere, and for
+        one of angles, which says that it is of the real line and is of one turn of it.
+        """
+        if issubclass(self.family, PERIODIC):
+            self._refuse(f"{self.family.__name__}, whose density is of one turn of the real line")
+        try:
+            return biject_to(self.support).inverse_shape(self.event_shape)
+        except NotImplementedError:
+            self._refuse(
+                f"{self.family.__name__}, whose support no map from the real numbers is on"
+            )
+
+    def _refuse(self, got: str) -> NoReturn:
+        checks.refuse(
+            f"site '{self.name}'",
+            got,
+            "a density of real numbers, or of what they are mapped onto one to one",
+            "sample a Normal and take its direction, u / u.norm(dim=-1, keepdim=True), or give a "
+            "posterior of your own for this site and judge it by method='importance'",
+        )
 
 
 def real_site(name: str, size: int) -> LatentSite:
