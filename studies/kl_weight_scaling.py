@@ -31,6 +31,7 @@ GRID = {
     "laptop": {"report_weight": WEIGHTS, "encoder": ["64 units"], "epochs": [4]},
     "paper": {"report_weight": WEIGHTS, "encoder": ["linear", "64 units"], "epochs": [50]},
 }
+SEEDS = {"laptop": 5}
 TABLE = {
     "by": ["kl_weight", "encoder"],
     "value": ["active", "predicted", "kl_1", "predicted_kl_1", "error_per_pixel"],

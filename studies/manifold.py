@@ -32,6 +32,7 @@ GRID = {
     for scale, by in EPOCHS.items()
 }
 SIDE = 10
+SEEDS = {"laptop": 5}
 TABLE = {
     "by": ["data"],
     "value": ["classes_shown", "asymmetry_explained", "validation_bound"],

@@ -40,6 +40,7 @@ EPOCHS = {"smoke": 1, "laptop": 200, "paper": 1000}
 GRID = {
     scale: [{**grid, "epochs": [n]} for grid in (PLAIN, PENALISED)] for scale, n in EPOCHS.items()
 }
+SEEDS = {"laptop": 5}
 TABLE = {
     "by": ["latent_size", "objective", "l2"],
     "value": ["p_gaussian", "coverage", "span", "quadrants", "error", "filled", "bound"],
