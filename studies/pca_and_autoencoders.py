@@ -44,6 +44,7 @@ GRID = {
     scale: {"method": list(METHODS), "epochs": [n]}
     for scale, n in (("smoke", 1), ("laptop", 15), ("paper", 50))
 }
+SEEDS = {"laptop": 5}
 TABLE = {"by": ["method"], "value": ["angle_degrees", "squared_error", "neighbours", "logistic"]}
 
 
