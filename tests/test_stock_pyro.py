@@ -268,6 +268,8 @@ def test_a_run_under_any_optimiser_is_resumed_to_the_bit(name: str, tmp_path: ob
         (3, "optimizer: got 3, expected one of adam, adagrad, or a torch.optim class"),
         (functools.partial(torch.optim.AdamW, beta=1), "AdamW.*unexpected keyword"),
         (dict, "optimizer: got"),
+        (pyro.optim.Adam({"lr": 1e-3}), "Pyro's wrapper of .*Adam.*optimizer=torch.optim.AdamW"),
+        (pyro.optim.ClippedAdam, "optimizer: got pyro.optim.*optimizer=torch.optim.AdamW"),
         (lambda parameters: parameters, "what makes a list"),
     ],
 )

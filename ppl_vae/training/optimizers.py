@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+from pyro.optim import PyroOptim
 from torch import Tensor
 
 from ppl_vae import checks
@@ -327,9 +328,11 @@ def _made(make: Callable[[list[Tensor]], Any], parameters: list[Tensor]) -> torc
     hint = "as in optimizer=torch.optim.AdamW, its learning rate given to fit"
     if not callable(make) or isinstance(make, torch.optim.Optimizer):
         checks.refuse("optimizer", repr(make), expected, hint)
+    if isinstance(make, PyroOptim):
+        checks.refuse("optimizer", f"Pyro's wrapper of {make.pt_optim_constructor}", expected, hint)
     try:
         optimizer = make(parameters)
-    except (TypeError, ValueError) as error:
+    except (AssertionError, TypeError, ValueError) as error:
         checks.refuse("optimizer", f"{optimizer_text(make)}: {error}", expected, hint)
     if not isinstance(optimizer, torch.optim.Optimizer):
         checks.refuse("optimizer", f"what makes a {type(optimizer).__name__}", expected, hint)
