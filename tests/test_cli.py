@@ -109,6 +109,10 @@ class TestOptions:
             "hidden_sizes": ("7,5", (7, 5)),
         }
         for field in dataclasses.fields(VAEConfig):
+            if isinstance(field.default, bool):
+                assert getattr(parse(["train", f"--{field.name}"]), field.name) is True
+                assert getattr(parse(["train", f"--no-{field.name}"]), field.name) is False
+                continue
             if field.name.endswith("_options"):
                 flag, text, value = (
                     f"--{field.name[:-8]}.some-name",

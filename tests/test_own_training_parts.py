@@ -88,6 +88,8 @@ def test_the_command_line_takes_references_and_goes_on_only_with_the_text_that_r
     assert main(arguments) == 0
     assert main(["train", "--resume", str(run), "--epochs", "2", "--no-progress"]) == 0
     load(run)
+    assert main(["evaluate", str(run), "--num-data", "20", "--num-samples", "10"]) == 0
+    assert "estimator A" in capsys.readouterr().out
     file.write_text(FILE + "\nprint('changed')\n")
     capsys.readouterr()
     assert main(["train", "--resume", str(run), "--epochs", "3", "--no-progress"]) == 2
